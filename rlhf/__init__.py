@@ -1,0 +1,1 @@
+"""RLHF as a workflow: the stages, their maths and their data.  Nothing here imports prefect."""

@@ -1,0 +1,211 @@
+"""Artifacts: the finished output of a step, under a fingerprint of all that it depends on.
+
+`artifacts/<step>/<fingerprint>/` holds the step's files and, written last, `manifest.json` with the sha256 of every
+one.  No manifest: not finished.  The fingerprint hashes the step's settings, the fingerprints of its inputs and the
+sources that the step runs; a rerun therefore writes to the same place and resumes there.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rlhf.config import Settings
+from rlhf.errors import InputError
+
+MANIFEST = "manifest.json"
+STAT_CACHE = ".stat.json"
+WORK_FILES = (MANIFEST, STAT_CACHE, ".lock", "request.json", "log.txt")
+"""Files beside an artifact that are not part of it."""
+CHECKPOINTS = "checkpoints"
+"""Folder of an unfinished stage's checkpoints; it is gone once the manifest is written."""
+LOCATIONS = {"data": ("source",), "model": ("path",), "reward": ("path",), "toxicity": ("prompts",)}
+"""Settings that name a place: what lies there enters the fingerprint as an input, the place itself does not."""
+
+
+class FileRecord(BaseModel):
+    """One file of an artifact."""
+
+    model_config = ConfigDict(frozen=True)
+    sha256: str
+    size: int
+
+
+class Manifest(BaseModel):
+    """What `manifest.json` says of a finished stage."""
+
+    model_config = ConfigDict(frozen=True)
+    step: str
+    fingerprint: str
+    config: dict[str, object]
+    inputs: dict[str, str]
+    files: dict[str, FileRecord]
+    metrics: dict[str, float]
+    versions: dict[str, str]
+    seed: int
+    seconds: float
+    device: str
+    processes: int
+    finished_at: str
+
+
+def digest(value: object) -> str:
+    """sha256 of the canonical JSON of `value`, in hex."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` so that `path` holds either the old content or all of the new, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def fingerprint_of(step: str, config: Settings, inputs: Mapping[str, str], module: str) -> str:
+    """Fingerprint of a step: 16 hex digits over its settings, its inputs' fingerprints and the sources of `module`."""
+    settings = config.model_dump(mode="json")
+    for part, names in LOCATIONS.items():
+        for name in names:
+            if isinstance(settings.get(part), dict) and name in settings[part]:
+                settings[part][name] = None
+    return digest([step, settings, dict(inputs), source_digest(module)])[:16]
+
+
+@cache
+def source_digest(module: str) -> str:
+    """sha256 over the source of `module` and of every module of this package that it imports, directly or not."""
+    package = Path(__file__).parent
+    pending, sources = [module], {}
+    while pending:
+        name = pending.pop()
+        path = _module_file(package, name)
+        if path is None or name in sources:
+            continue
+        sources[name] = file_sha256(path)
+        pending.extend(_imports(path))
+    sources.pop("rlhf.config", None)  # its values are in the fingerprint
+    return digest(sources)
+
+
+def _module_file(package: Path, name: str) -> Path | None:
+    base = package.joinpath(*name.split(".")[1:])
+    candidates = (base.with_suffix(".py"), base / "__init__.py")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "rlhf":
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "rlhf")
+
+
+def artifact_files(folder: Path) -> Iterator[Path]:
+    """The files of `folder` that belong to the artifact, sorted by path."""
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        if path.is_file() and relative.parts[0] not in (*WORK_FILES, CHECKPOINTS):
+            yield path
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a finished artifact, or None where there is none or it is not whole."""
+    try:
+        return Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Declare the stage in `folder` finished.  Call it last."""
+    write_atomically(folder / MANIFEST, manifest.model_dump_json(indent=2))
+
+
+def record_files(folder: Path) -> dict[str, FileRecord]:
+    """sha256 and size of every file of the artifact in `folder`."""
+    return {
+        path.relative_to(folder).as_posix(): FileRecord(sha256=file_sha256(path), size=path.stat().st_size)
+        for path in artifact_files(folder)
+    }
+
+
+def damage(folder: Path, *, thorough: bool = False) -> list[str]:
+    """What is wrong with the artifact in `folder`, one line a file; empty where every file is as the manifest says.
+
+    A file whose size and time stamp are those of its last check is taken as unchanged, unless `thorough`.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return [f"{folder / MANIFEST}: missing or not whole"]
+    checked = {} if thorough else _read_stat_cache(folder)
+    problems, stamps = [], {}
+    for name, record in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            problems.append(f"{path}: missing")
+            continue
+        status = path.stat()
+        stamp = [status.st_size, status.st_mtime_ns, record.sha256]
+        if status.st_size != record.size:
+            problems.append(f"{path}: {status.st_size} bytes where the manifest says {record.size}")
+        elif checked.get(name) == stamp or file_sha256(path) == record.sha256:
+            stamps[name] = stamp
+        else:
+            problems.append(f"{path}: sha256 differs from the manifest")
+    if stamps != checked and os.access(folder, os.W_OK):
+        write_atomically(folder / STAT_CACHE, json.dumps(stamps))
+    return problems
+
+
+def _read_stat_cache(folder: Path) -> dict[str, list[object]]:
+    try:
+        cached = json.loads((folder / STAT_CACHE).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return cached if isinstance(cached, dict) else {}
+
+
+class Store:
+    """Artifacts under one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, step: str, fingerprint: str) -> Path:
+        """Where the artifact of `step` with `fingerprint` lies or will lie."""
+        return self.root / step / fingerprint
+
+    def artifacts(self) -> list[Path]:
+        """Folders of all artifacts, finished or not."""
+        return sorted(path for path in self.root.glob("*/*") if path.is_dir())
+
+
+def external_fingerprint(path: Path) -> str:
+    """Fingerprint of a user's file or folder, from the names and bytes of its files.
+
+    Raises InputError where there is nothing at `path`.
+    """
+    if path.is_file():
+        return file_sha256(path)[:16]
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else []
+    if not files:
+        raise InputError(f"{path}: no such file, or a folder without files")
+    return digest({file.relative_to(path).as_posix(): file_sha256(file) for file in files})[:16]
