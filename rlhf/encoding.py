@@ -1,0 +1,42 @@
+"""Text to token ids and back, one place for all stages.
+
+A prompt and its answer are always encoded apart, so that training, sampling and scoring see the same ids at the seam.
+Text that happens to spell a special token, such as `<|endoftext|>`, is ordinary text here.
+"""
+
+from __future__ import annotations
+
+from transformers import PreTrainedTokenizerBase
+
+SEAM = ":"
+"""What every prompt ends in.  Answers are encoded and decoded behind it, because tokenizers of the Llama family treat
+the beginning of a text in their own way: they add a space when encoding and drop one when decoding."""
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """Ids of a prompt: with the BOS token where the tokenizer adds one, never with an EOS at its end."""
+    ids: list[int] = tokenizer(prompt, split_special_tokens=True).input_ids
+    while len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
+        ids.pop()
+    return ids
+
+
+def encode_answer(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
+    """Ids of an answer that follows a prompt: no BOS, one EOS at the end."""
+    seam = _encode_plain(tokenizer, SEAM)
+    both = _encode_plain(tokenizer, SEAM + answer)
+    merged = both[: len(seam)] != seam  # the answer's first characters became one token with the seam
+    ids = _encode_plain(tokenizer, answer) if merged else both[len(seam) :]
+    return [*ids, tokenizer.eos_token_id]
+
+
+def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    """Text of an answer's ids, spaces as they were, without special tokens."""
+    seam = _encode_plain(tokenizer, SEAM)
+    text: str = tokenizer.decode(seam + list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return text.removeprefix(SEAM)
+
+
+def _encode_plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+    return ids

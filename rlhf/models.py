@@ -1,0 +1,143 @@
+"""Models and tokenizers in folders of transformers layout: how every stage reads and writes them.
+
+Nothing is downloaded here, no code from a model folder is run, and weights are safetensors; the one exception is
+`rlhf.pickled_reward`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+from rlhf.errors import InputError
+from rlhf.pickled_reward import find_pickle, read_pickled_reward_model
+
+Dtype = Literal["float32", "bfloat16"]
+HEAD = "score.weight"
+"""The reward model's linear head: hidden state to score, without bias."""
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in `folder`, with a pad token: its EOS where it has none of its own.
+
+    Raises InputError where there is no tokenizer that transformers can read, or one without an EOS token.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{folder}: no tokenizer that transformers can load ({_brief(error)})") from error
+    if tokenizer.eos_token_id is None:
+        raise InputError(
+            f"{folder}: the tokenizer has no EOS token, so no answer could end; set eos_token in tokenizer_config.json"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_causal_lm(folder: Path, dtype: Dtype) -> PreTrainedModel:
+    """The causal language model in `folder`, in evaluation mode, on the CPU.
+
+    Raises InputError where the folder has no whole model: no safetensors, or tensors missing from them.
+    """
+    model, missing = _load(AutoModelForCausalLM, folder, dtype)
+    _require_all(folder, missing)
+    return model
+
+
+def load_reward_model(folder: Path, dtype: Dtype, base: Path | None = None) -> PreTrainedModel:
+    """The reward model in `folder`, in evaluation mode, on the CPU: sequence classification with one label.
+
+    Its bias-free head `score` makes the score of a text from the last hidden state of the text's last token.
+    `folder` may also hold a pickle (see `rlhf.pickled_reward`), whose configuration is that of `base` where the folder
+    has none.  Raises InputError where the model is of another kind, or where its head was never trained.
+    """
+    if (pickle := find_pickle(folder)) is not None:
+        return read_pickled_reward_model(pickle, dtype, base)
+    model, missing = _load(AutoModelForSequenceClassification, folder, dtype)
+    _require_all(folder, missing)
+    _require_score_head(folder, model)
+    return model
+
+
+def new_reward_model(folder: Path, dtype: Dtype) -> PreTrainedModel:
+    """The causal language model in `folder` with a score head of zeros in place of its output layer.
+
+    All scores are 0 at first, so that what the head says is learnt and nothing of it is chance.
+    """
+    model, missing = _load(AutoModelForSequenceClassification, folder, dtype, num_labels=1)
+    _require_score_head(folder, model)
+    _require_all(folder, missing - {HEAD})
+    model.score.weight.data.zero_()
+    return model
+
+
+def save_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, state: dict[str, Tensor] | None = None
+) -> None:
+    """Write model and tokenizer so that `folder` is whole or not there at all, replacing what was there.
+
+    `state` stands for the model's own tensors where those are spread over processes or have another number format.
+    """
+    temporary, replaced = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    for leftover in (temporary, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
+    _quiet()
+    model.save_pretrained(temporary, state_dict=state)
+    tokenizer.save_pretrained(temporary)
+    if folder.exists():
+        folder.rename(replaced)
+    temporary.rename(folder)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _load(kind: Any, folder: Path, dtype: Dtype, **changes: object) -> tuple[PreTrainedModel, set[str]]:
+    """The model and the names of its tensors that the folder lacks, which transformers has filled with chance."""
+    _quiet()
+    try:
+        model, report = kind.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True, **changes
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise InputError(f"{folder}: no model that transformers can load from safetensors ({_brief(error)})") from error
+    return model, set(report["missing_keys"])
+
+
+def _quiet() -> None:
+    """No progress bars, and no tables of missing tensors, which are errors here."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _require_all(folder: Path, missing: set[str]) -> None:
+    if missing:
+        names = ", ".join(sorted(missing)[:5]) + (" ..." if len(missing) > 5 else "")
+        raise InputError(
+            f"{folder}: {len(missing)} tensors of the model are not in its safetensors: {names}; "
+            "give a folder with all trained weights of this kind of model"
+        )
+
+
+def _require_score_head(folder: Path, model: PreTrainedModel) -> None:
+    head = getattr(model, "score", None)
+    if model.config.num_labels != 1 or getattr(head, "out_features", None) != 1:
+        raise InputError(
+            f"{folder}: {type(model).__name__} with {model.config.num_labels} labels is no reward model; "
+            "give a decoder model for sequence classification with num_labels 1 and a linear head named score"
+        )
+
+
+def _brief(error: Exception) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no details'}"
