@@ -1,0 +1,75 @@
+"""Scores answers: one number per dialogue, read at the end-of-text token of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rlhf.encoding import encode_answer, encode_prompt
+from rlhf.errors import InputError
+from rlhf.models import Dtype, load_reward_model, load_tokenizer
+
+
+class RewardModel:
+    """A reward model with its own tokenizer, so that it scores the text of a policy with any other tokenizer."""
+
+    def __init__(self, folder: Path, dtype: Dtype, device: torch.device | str) -> None:
+        """Load the model in `folder`; raises InputError where that is no reward model."""
+        self.folder = folder
+        self.tokenizer = load_tokenizer(folder)
+        self.model = load_reward_model(folder, dtype).to(device)
+        self.device = torch.device(device)
+        self.context_tokens: int | None = getattr(self.model.config, "max_position_embeddings", None)
+
+    def score(
+        self,
+        prompts: list[str],
+        answers: list[str],
+        batch_size: int,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """Scores [N] of `answers` to `prompts` in float32 on the CPU, in the order given.
+
+        An end-of-text token is put behind every answer, sampled or not, and the score read there.  A dialogue longer
+        than the model's context loses its beginning.  `on_batch` is told the number scored so far.
+        Raises InputError where a score is not finite.
+        """
+        rows = [self.encode(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        score_N = torch.empty(len(rows))
+        by_length = sorted(range(len(rows)), key=lambda row: len(rows[row]))  # little padding
+        for start in range(0, len(rows), batch_size):
+            chosen = by_length[start : start + batch_size]
+            score_N[chosen] = self._score_batch([rows[row] for row in chosen])
+            if on_batch is not None:
+                on_batch(start + len(chosen))
+        if not score_N.isfinite().all():
+            row = int((~score_N.isfinite()).nonzero()[0])
+            raise InputError(
+                f"reward model {self.folder}: the score of {answers[row][:60]!r} is {score_N[row]:g}, not a finite number; "
+                "its weights are damaged, or its training diverged: lower reward.learning_rate"
+            )
+        return score_N
+
+    def encode(self, prompt: str, answer: str) -> list[int]:
+        """Ids of the dialogue, EOS last, its beginning cut off where the context is too short."""
+        ids = encode_prompt(self.tokenizer, prompt) + encode_answer(self.tokenizer, answer)
+        return ids if self.context_tokens is None else ids[-self.context_tokens :]
+
+    @torch.inference_mode()
+    def _score_batch(self, rows: list[list[int]]) -> Tensor:
+        """Scores [B].  Padding stands on the right, where a causal model cannot see it, and is masked all the same."""
+        last_B = torch.tensor([len(ids) - 1 for ids in rows])
+        width = int(last_B.max()) + 1
+        ids_BT = torch.tensor([ids + [0] * (width - len(ids)) for ids in rows])
+        mask_BT = (torch.arange(width) <= last_B[:, None]).long()
+        # Not the model's own forward: it looks for the last token that is not padding, which is the one before
+        # the EOS where padding and EOS are the same token.
+        hidden_BTD = self.model.base_model(
+            input_ids=ids_BT.to(self.device), attention_mask=mask_BT.to(self.device), use_cache=False
+        ).last_hidden_state
+        hidden_BD = hidden_BTD[torch.arange(len(rows)), last_B]
+        score_B: Tensor = hidden_BD.float() @ self.model.score.weight.float()[0]
+        return score_B.cpu()
