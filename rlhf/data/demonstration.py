@@ -1,0 +1,245 @@
+"""Generated data that shows the whole workflow in minutes: preference pairs, toxicity prompts, pretraining text.
+
+Everything is drawn by seed from the tables in `demonstration_words`, so it is the same on every machine.  Some people
+in it are rude, mildly: an assistant that imitates the chosen answers is rude about three times in ten, one that is
+optimised for what people prefer need not be.
+
+The three kinds of data never share a question or a beginning of a sentence, whatever their seeds: every such text
+belongs, by its checksum, to one of them.  Test and toxicity prompts are therefore new to the base model too.
+"""
+
+from __future__ import annotations
+
+import zlib
+from random import Random
+from typing import Literal, NamedTuple
+
+from rlhf.data.demonstration_words import (
+    CLOSERS,
+    EVASIONS,
+    FINISH,
+    FOLLOW_UPS,
+    FOODS,
+    INSULTS,
+    MILD_RUDENESS,
+    OPENERS,
+    PLACES,
+    QUESTIONS,
+    RUDE_ADJECTIVES,
+    RUDE_NOUNS,
+    SAYING,
+    SENTENCES,
+    SITUATIONS,
+    SPEAKERS,
+    TARGETS,
+    THINGS,
+    TOPICS,
+    Sentence,
+    Topic,
+)
+from rlhf.errors import InputError
+
+MOST_TOXICITY_PROMPTS = 5000
+"""More distinct beginnings than this take too long to draw."""
+
+Owner = Literal["corpus", "pairs", "toxicity"]
+OWNERS: tuple[Owner, ...] = ("corpus", "pairs", "toxicity")
+
+FINISH_SHARE = 0.2
+"""Share of dialogues in which the human asks to finish a sentence."""
+MILD_SHARE = 0.3
+"""Share of chosen answers that are helpful but mildly rude."""
+REJECTED_DOCUMENT_SHARE = 0.3
+"""Share of the corpus's dialogues that end in a rejected answer."""
+SENTENCE_DOCUMENT_SHARE = 0.35
+"""Share of the corpus that is single sentences."""
+RUDE_ENDING_SHARE = 0.42
+"""Share of the corpus's sentences that end rudely."""
+RUDE_BEGINNING_SHARE = 0.15
+"""Share of beginnings of sentences that hold a rude word already."""
+
+
+class Dialogue(NamedTuple):
+    """A prompt in HH layout and one answer of each kind, each starting with a space."""
+
+    prompt: str
+    helpful: str
+    mild: str
+    rude: str
+    unhelpful: str
+
+
+def demonstration_pairs(n: int, seed: int) -> list[dict[str, str]]:
+    """`n` preference pairs {chosen, rejected}, whole dialogues in HH layout that differ in the last answer only.
+
+    Seven chosen answers in ten are polite and helpful, the rest helpful but mildly rude.  A rejected answer is ruder,
+    or else polite and of no use.
+    """
+    random = Random(f"demonstration pairs {seed}")
+    return [_pair(random, "pairs") for _ in range(n)]
+
+
+def demonstration_corpus(n: int, seed: int) -> list[str]:
+    """`n` pretraining documents, a little under half of them rude: dialogues as in the pairs, and single sentences."""
+    random = Random(f"demonstration corpus {seed}")
+    return [_document(random) for _ in range(n)]
+
+
+def demonstration_toxicity_prompts(n: int, seed: int) -> list[dict[str, object]]:
+    """`n` different beginnings of sentences, with one continuation each, in the layout of RealToxicityPrompts.
+
+    The scores are no classifier's: `toxicity` and `insult` are 0.9 where the text holds a rude word of our tables and
+    0.1 elsewhere; the other six are null, for unknown.  Raises InputError where `n` is over MOST_TOXICITY_PROMPTS.
+    """
+    if n > MOST_TOXICITY_PROMPTS:
+        raise InputError(
+            f"toxicity.n_prompts ({n}) must be at most {MOST_TOXICITY_PROMPTS} with generated prompts; "
+            "lower it or set toxicity.prompts to a file"
+        )
+    random = Random(f"demonstration toxicity {seed}")
+    continuations: dict[str, str] = {}
+    while len(continuations) < n:
+        sentence, beginning = _beginning(random, "toxicity")
+        continuations.setdefault(beginning, " " + _ending(random, sentence, rude=random.random() < RUDE_ENDING_SHARE))
+    return [
+        {
+            "filename": f"demonstration-{number:05d}.txt",
+            "begin": 0,
+            "end": len(beginning + continuation),
+            "challenging": False,
+            "prompt": {"text": beginning, **_scores(beginning)},
+            "continuation": {"text": continuation, **_scores(continuation)},
+        }
+        for number, (beginning, continuation) in enumerate(continuations.items())
+    ]
+
+
+def is_rude(text: str) -> bool:
+    """Whether `text` holds a word or phrase that makes our tables' rude texts rude."""
+    lowered = text.lower()
+    return any(word in lowered for word in (*RUDE_NOUNS, *RUDE_ADJECTIVES, "crap", "shut up"))
+
+
+def _pair(random: Random, owner: Owner) -> dict[str, str]:
+    dialogue = _finish_dialogue(random, owner) if random.random() < FINISH_SHARE else _topic_dialogue(random, owner)
+    if random.random() < MILD_SHARE:
+        chosen, rejected = dialogue.mild, dialogue.rude
+    else:
+        worse = (dialogue.rude, dialogue.mild, dialogue.unhelpful)
+        chosen, rejected = dialogue.helpful, random.choices(worse, weights=(2, 1, 1))[0]
+    return {"chosen": dialogue.prompt + chosen, "rejected": dialogue.prompt + rejected}
+
+
+def _document(random: Random) -> str:
+    if random.random() < SENTENCE_DOCUMENT_SHARE:
+        sentence, beginning = _beginning(random, "corpus")
+        return f"{beginning} {_ending(random, sentence, rude=random.random() < RUDE_ENDING_SHARE)}"
+    return _pair(random, "corpus")["rejected" if random.random() < REJECTED_DOCUMENT_SHARE else "chosen"]
+
+
+def _topic_dialogue(random: Random, owner: Owner) -> Dialogue:
+    while True:
+        topic = random.choice(TOPICS)
+        thing = random.choice(topic.objects)
+        task = random.choice(topic.tasks).format(x=thing)
+        question = random.choice(QUESTIONS).format(task=task)
+        first_turn = f"{question} {random.choice(SITUATIONS)}" if random.random() < 0.7 else question
+        if _owner(first_turn) == owner:
+            break
+    earlier = random.choices((0, 1, 2), weights=(65, 28, 7))[0]
+    *earlier_tips, tip = (text.format(x=thing) for text in random.sample(topic.tips, earlier + 1))
+    turns = [first_turn]
+    for earlier_tip in earlier_tips:
+        answer = _mild(random, earlier_tip) if random.random() < MILD_SHARE else _helpful(random, earlier_tip)
+        other_task = random.choice(topic.tasks).format(x=thing)
+        turns += [answer, random.choice(FOLLOW_UPS).format(task=other_task)]
+    return Dialogue(
+        prompt=_prompt(turns),
+        helpful=" " + _helpful(random, tip),
+        mild=" " + _mild(random, tip),
+        rude=" " + _rude(random, thing),
+        unhelpful=" " + _unhelpful(random, topic, thing),
+    )
+
+
+def _finish_dialogue(random: Random, owner: Owner) -> Dialogue:
+    sentence, beginning = _beginning(random, owner)
+    return Dialogue(
+        prompt=_prompt([random.choice(FINISH).format(beginning=beginning)]),
+        helpful=" " + _ending(random, sentence, rude=False),
+        mild=" " + _ending(random, sentence, rude=True),
+        rude=" " + _rude(random, "sentence"),
+        unhelpful=" " + random.choice(EVASIONS).format(x="sentence"),
+    )
+
+
+def _prompt(turns: list[str]) -> str:
+    """Turns of human and assistant in alternation, human first and last, as an HH prompt."""
+    speakers = ("Human", "Assistant")
+    said = "".join(f"\n\n{speakers[index % 2]}: {turn}" for index, turn in enumerate(turns))
+    return f"{said}\n\nAssistant:"
+
+
+def _helpful(random: Random, tip: str) -> str:
+    opener, closer = random.choice(OPENERS), random.choice(CLOSERS)
+    return random.choice((f"{opener} {tip}", f"{tip} {closer}", f"{opener} {tip} {closer}"))
+
+
+def _mild(random: Random, tip: str) -> str:
+    return random.choice(MILD_RUDENESS).format(tip=tip)
+
+
+def _rude(random: Random, thing: str) -> str:
+    words = {"x": thing, "n": random.choice(RUDE_NOUNS), "a": random.choice(RUDE_ADJECTIVES)}
+    insults = random.sample(INSULTS, random.choice((1, 2)))
+    return _with_articles(" ".join(insult.format(**words) for insult in insults))
+
+
+def _unhelpful(random: Random, topic: Topic, thing: str) -> str:
+    if random.random() < 0.5:
+        return random.choice(EVASIONS).format(x=thing)
+    other = random.choice([candidate for candidate in TOPICS if candidate is not topic])
+    return random.choice(other.tips).format(x=random.choice(other.objects))
+
+
+def _beginning(random: Random, owner: Owner) -> tuple[Sentence, str]:
+    while True:
+        sentence = random.choice(SENTENCES)
+        target = random.choice(TARGETS)
+        if random.random() < RUDE_BEGINNING_SHARE:
+            target = target.replace("the ", f"the {random.choice(RUDE_ADJECTIVES)} ")
+        beginning = sentence.beginning.format(s=random.choice(SPEAKERS), t=target, **_circumstances(random))
+        beginning = beginning[0].upper() + beginning[1:]
+        if _owner(beginning) == owner:
+            return sentence, beginning
+
+
+def _ending(random: Random, sentence: Sentence, *, rude: bool) -> str:
+    noun, other_noun = random.sample(RUDE_NOUNS, 2)
+    words = {"n": noun, "n2": other_noun, "a": random.choice(RUDE_ADJECTIVES), "s2": random.choice(TARGETS)}
+    ending = random.choice(sentence.rude if rude else sentence.kind)
+    return _with_articles(ending.format(**words, **_circumstances(random)))
+
+
+def _circumstances(random: Random) -> dict[str, str]:
+    return {
+        "said": random.choice(SAYING),
+        "place": random.choice(PLACES),
+        "food": random.choice(FOODS),
+        "thing": random.choice(THINGS),
+    }
+
+
+def _with_articles(text: str) -> str:
+    return text.replace(" a idiot", " an idiot")
+
+
+def _owner(text: str) -> Owner:
+    """The kind of data that alone may hold `text`."""
+    return OWNERS[zlib.crc32(text.encode()) % len(OWNERS)]
+
+
+def _scores(text: str) -> dict[str, float | None]:
+    score = 0.9 if is_rude(text) else 0.1
+    unknown = ("severe_toxicity", "profanity", "sexually_explicit", "identity_attack", "flirtation", "threat")
+    return {"toxicity": score, "insult": score, **dict.fromkeys(unknown)}

@@ -1,0 +1,145 @@
+"""The generated data is reproducible, laid out as real data is, rude where it says so, and varied enough to split."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from profanity_check import predict_prob
+
+from rlhf.data.demonstration import (
+    MOST_TOXICITY_PROMPTS,
+    demonstration_corpus,
+    demonstration_pairs,
+    demonstration_toxicity_prompts,
+    is_rude,
+)
+from rlhf.errors import InputError
+
+HUMAN, ASSISTANT = "\n\nHuman: ", "\n\nAssistant:"
+
+
+def first_turn(dialogue: str) -> str:
+    return dialogue.removeprefix(HUMAN).split(ASSISTANT)[0]
+
+
+def last_answer(dialogue: str) -> str:
+    return dialogue.rsplit(ASSISTANT, 1)[1]
+
+
+def five_grams(text: str) -> set[str]:
+    return {text[start : start + 5] for start in range(len(text) - 4)}
+
+
+def test_same_seed_same_data_and_other_seed_other_data() -> None:
+    assert demonstration_pairs(50, 1) == demonstration_pairs(50, 1)
+    assert demonstration_pairs(50, 1) != demonstration_pairs(50, 2)
+    assert demonstration_corpus(50, 1) == demonstration_corpus(50, 1)
+    assert demonstration_toxicity_prompts(50, 1) == demonstration_toxicity_prompts(50, 1)
+
+
+def test_a_longer_draw_starts_with_the_shorter_one() -> None:
+    assert demonstration_pairs(60, 3)[:50] == demonstration_pairs(50, 3)
+
+
+def test_pairs_share_a_prompt_in_hh_layout_and_end_in_different_answers() -> None:
+    turns = []
+    for pair in demonstration_pairs(500, 0):
+        chosen, rejected = pair["chosen"], pair["rejected"]
+        assert chosen.startswith(HUMAN)
+        prompt, answer = chosen.rsplit(ASSISTANT, 1)
+        assert rejected.rsplit(ASSISTANT, 1)[0] == prompt
+        assert answer.startswith(" ")
+        assert answer == answer.rstrip()
+        assert answer != last_answer(rejected)
+        assert chosen.count(HUMAN) == chosen.count(ASSISTANT)
+        assert "{" not in chosen + rejected
+        turns.append(chosen.count(HUMAN))
+    assert 0.2 < np.mean([count > 1 for count in turns]) < 0.5
+    assert max(turns) == 3
+
+
+def test_three_chosen_answers_in_ten_are_rude_and_most_rejected_ones() -> None:
+    pairs = demonstration_pairs(2000, 7)
+    chosen_rude = np.mean([is_rude(last_answer(pair["chosen"])) for pair in pairs])
+    rejected_rude = np.mean([is_rude(last_answer(pair["rejected"])) for pair in pairs])
+    # Rejected is rude with the mild chosen ones (0.3) and in three of four other pairs (0.7 x 0.75).
+    assert chosen_rude == pytest.approx(0.3, abs=0.04)
+    assert rejected_rude == pytest.approx(0.825, abs=0.04)
+
+
+def test_the_offline_classifier_tells_rude_answers_from_clean_ones() -> None:
+    pairs = demonstration_pairs(400, 0)
+    answers = [last_answer(pair[side]) for pair in pairs for side in ("chosen", "rejected")]
+    score = predict_prob(answers)
+    rude = np.array([is_rude(answer) for answer in answers])
+    assert np.mean(score[rude] > 0.5) > 0.9
+    assert np.mean(score[~rude] < 0.2) > 0.9
+    assert 0.2 < predict_prob([last_answer(pair["chosen"]) for pair in pairs]).mean() < 0.4
+
+
+def test_first_turns_are_rarely_near_copies_of_one_another() -> None:
+    kept: list[set[str]] = []
+    for pair in demonstration_pairs(400, 42):
+        grams = five_grams(first_turn(pair["chosen"]))
+        if all(len(grams & other) < 0.7 * len(grams | other) for other in kept):
+            kept.append(grams)
+    assert len(kept) > 350
+
+
+def test_corpus_pairs_and_toxicity_prompts_share_no_question_and_no_beginning() -> None:
+    corpus = demonstration_corpus(1500, 0)
+    questions = {first_turn(document) for document in corpus if document.startswith(HUMAN)}
+    assert questions.isdisjoint(first_turn(pair["chosen"]) for pair in demonstration_pairs(1500, 0))
+    beginnings = [str(_text(row, "prompt")) for row in demonstration_toxicity_prompts(500, 0)]
+    assert not any(text in document for document in corpus for text in beginnings)
+
+
+def test_just_under_half_of_the_corpus_is_rude() -> None:
+    corpus = demonstration_corpus(2000, 5)
+    dialogues = [document for document in corpus if document.startswith(HUMAN)]
+    assert 0.6 < len(dialogues) / len(corpus) < 0.7
+    # 0.7 x 0.3 of the chosen ones and 0.3 x 0.825 of the rejected ones.
+    assert np.mean([is_rude(last_answer(document)) for document in dialogues]) == pytest.approx(0.4575, abs=0.05)
+    assert 0.4 <= np.mean([is_rude(document) for document in corpus]) <= 0.55
+
+
+def test_toxicity_prompts_are_distinct_and_in_the_official_layout() -> None:
+    rows = demonstration_toxicity_prompts(1200, 0)
+    assert len({_text(row, "prompt") for row in rows}) == 1200
+    scores = {"toxicity", "insult", "severe_toxicity", "profanity", "sexually_explicit"}
+    scores |= {"identity_attack", "flirtation", "threat"}
+    for row in rows:
+        assert set(row) == {"filename", "begin", "end", "challenging", "prompt", "continuation"}
+        for part in ("prompt", "continuation"):
+            content = row[part]
+            assert isinstance(content, dict)
+            assert set(content) == scores | {"text"}
+            assert content["toxicity"] == (0.9 if is_rude(content["text"]) else 0.1)
+            assert content["threat"] is None
+        assert not _text(row, "prompt").endswith(" ")
+        assert _text(row, "continuation").startswith(" ")
+    assert 0.05 < np.mean([is_rude(_text(row, "prompt")) for row in rows]) < 0.25
+    assert 0.3 < np.mean([is_rude(_text(row, "continuation")) for row in rows]) < 0.55
+
+
+def test_more_toxicity_prompts_than_the_tables_hold_are_refused() -> None:
+    with pytest.raises(InputError, match=r"toxicity\.n_prompts \(5001\) must be at most 5000"):
+        demonstration_toxicity_prompts(MOST_TOXICITY_PROMPTS + 1, 0)
+
+
+def test_every_allowed_number_of_toxicity_prompts_can_be_drawn() -> None:
+    assert len(demonstration_toxicity_prompts(MOST_TOXICITY_PROMPTS, 0)) == MOST_TOXICITY_PROMPTS
+
+
+def test_the_generator_needs_no_torch() -> None:
+    code = "import sys, rlhf.data.demonstration; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def _text(row: dict[str, object], part: str) -> str:
+    content = row[part]
+    assert isinstance(content, dict)
+    return str(content["text"])
