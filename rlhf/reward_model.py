@@ -48,7 +48,7 @@ class RewardModel:
         if not score_N.isfinite().all():
             row = int((~score_N.isfinite()).nonzero()[0])
             raise InputError(
-                f"reward model {self.folder}: the score of {answers[row][:60]!r} is {score_N[row]:g}, no finite number; "
+                f"reward model {self.folder}: score of {answers[row][:60]!r} is {score_N[row]:g}, no finite number; "
                 "its weights are damaged, or its training diverged: lower reward.learning_rate"
             )
         return score_N
