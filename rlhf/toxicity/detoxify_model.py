@@ -1,0 +1,148 @@
+"""Detoxify's classifiers, from its released checkpoints.
+
+Differs from `detoxify.Detoxify`: the checkpoint is checked against a pinned sha256 and read with `weights_only=True`
+(Detoxify unpickles it freely), configuration and tokenizer come from a pinned commit, every tensor must fit, and texts
+are scored sorted by length in batches of bounded size.  The scores are the same.
+
+Source: unitaryai/detoxify@d537644, detoxify/detoxify.py.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlparse
+
+import torch
+import transformers
+from detoxify.detoxify import MODEL_URLS
+from huggingface_hub import snapshot_download
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlhf.artifacts import file_sha256
+from rlhf.errors import InputError
+
+TOKENS_PER_BATCH = 8192
+"""Padded tokens that are scored at once: bounds memory whatever the number and length of texts."""
+LABEL_NAMES = {"toxic": "toxicity", "severe_toxic": "severe_toxicity", "identity_hate": "identity_attack"}
+"""The first checkpoint's own label names, and what the later ones call them."""
+OFFLINE = "--set toxicity.classifier=profanity-check works without a download"
+
+
+class Release(NamedTuple):
+    """What a released checkpoint is made of."""
+
+    sha256: str
+    """Of the checkpoint; its first 8 digits are in the file's name."""
+    repository: str
+    """Hub repository of the encoder's configuration and tokenizer."""
+    revision: str
+    """Commit of `repository`."""
+
+
+RELEASES = {
+    "original": Release(
+        "c1212f89ac23307ab33932ce29dc446a6e030fb3f384a500890bbe662b7b544a",
+        "google-bert/bert-base-uncased",
+        "86b5e0934494bd15c9632b12f734a8a67f723594",
+    ),
+}
+
+
+class DetoxifyModel:
+    """A transformer with an independent sigmoid per label."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, labels: tuple[str, ...]) -> None:
+        self.labels = labels
+        self._model = model
+        self._tokenizer = tokenizer
+        self._max_tokens = min(tokenizer.model_max_length, model.config.max_position_embeddings)
+
+    @torch.no_grad()
+    def score(self, texts: list[str]) -> dict[str, list[float]]:
+        """Probabilities by label, in the order of `texts`; what exceeds the encoder's window is not read."""
+        ids = self._tokenizer(texts, truncation=True, max_length=self._max_tokens).input_ids
+        scores_NL = torch.zeros(len(texts), len(self.labels))
+        for batch in batches_by_length([len(row) for row in ids], TOKENS_PER_BATCH):
+            padded = self._tokenizer.pad({"input_ids": [ids[index] for index in batch]}, return_tensors="pt")
+            logits_BL = self._model(**padded.to(self._model.device)).logits
+            scores_NL[batch] = torch.sigmoid(logits_BL.float()).cpu()
+        return {label: scores_NL[:, column].tolist() for column, label in enumerate(self.labels)}
+
+
+def batches_by_length(lengths: list[int], tokens_per_batch: int) -> list[list[int]]:
+    """Indices of `lengths`, longest first, cut so that a batch padded to its longest row holds no more tokens."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        if not batches or lengths[batches[-1][0]] * (len(batches[-1]) + 1) > tokens_per_batch:
+            batches.append([])
+        batches[-1].append(index)
+    return batches
+
+
+def load_detoxify(name: str, device: torch.device) -> DetoxifyModel:
+    """The released model `name`, downloaded on first use.  Raises InputError where a file cannot be had or differs."""
+    release = RELEASES[name]
+    checkpoint = download_checkpoint(MODEL_URLS[name], release.sha256)
+    try:
+        encoder = snapshot_download(
+            release.repository, revision=release.revision, allow_patterns=["config.json", "token*", "vocab*"]
+        )
+    except OSError as error:
+        raise InputError(
+            f"toxicity.classifier detoxify: cannot get the tokenizer {release.repository} ({error}); {OFFLINE}"
+        ) from error
+    return read_detoxify(checkpoint, release.sha256, Path(encoder), device)
+
+
+def download_checkpoint(url: str, sha256: str) -> Path:
+    """Where the checkpoint lies in torch.hub's cache, after a download if it was not there."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256, progress=False)
+        except (OSError, RuntimeError) as error:
+            raise InputError(
+                f"toxicity.classifier detoxify: cannot download {url} ({error}); put the file at {path}, or {OFFLINE}"
+            ) from error
+    return path
+
+
+def read_detoxify(checkpoint: Path, sha256: str, encoder: Path, device: torch.device) -> DetoxifyModel:
+    """The classifier in a Detoxify checkpoint, built on the configuration and tokenizer in the folder `encoder`.
+
+    Raises InputError where the checkpoint has another sha256, holds more than plain data or does not fit the encoder.
+    """
+    found = file_sha256(checkpoint)
+    if found != sha256:
+        raise InputError(
+            f"{checkpoint}: sha256 is {found}, expected {sha256}; it was not opened; delete it and run again"
+        )
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        parts, state = content["config"], content["state_dict"]
+        architecture = parts["arch"]["args"]
+        labels = tuple(LABEL_NAMES.get(label, label) for label in parts["dataset"]["args"]["classes"])
+    except (pickle.UnpicklingError, KeyError, TypeError, RuntimeError) as error:
+        raise InputError(f"{checkpoint}: not a Detoxify checkpoint of plain data ({error})") from error
+    config = transformers.AutoConfig.from_pretrained(encoder, num_labels=len(labels), local_files_only=True)
+    model = transformers.AutoModelForSequenceClassification.from_config(config)
+    if type(model).__name__ != architecture["model_name"]:
+        raise InputError(
+            f"{checkpoint}: made for {architecture['model_name']}, but {encoder} configures a {type(model).__name__}"
+        )
+    _load_state(model, state, checkpoint)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(encoder, local_files_only=True)
+    return DetoxifyModel(model.to(device).eval(), tokenizer, labels)
+
+
+def _load_state(model: PreTrainedModel, state: dict[str, Tensor], checkpoint: Path) -> None:
+    """Put every tensor in its place.  Position numbers, which old versions saved among the weights, are left out."""
+    weights = {name: tensor for name, tensor in state.items() if not name.endswith("position_ids")}
+    try:
+        model.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise InputError(f"{checkpoint}: its tensors do not fit {type(model).__name__} ({error})") from error

@@ -1,0 +1,44 @@
+"""The rules that hold for every classifier."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from rlhf.errors import InputError
+from rlhf.toxicity.classifier import score_texts
+
+
+class Fake:
+    """Scores a text by a table and remembers what it was asked."""
+
+    labels = ("toxicity", "insult")
+
+    def __init__(self, table: dict[str, float]) -> None:
+        self.table = table
+        self.asked: list[str] = []
+
+    def score(self, texts: list[str]) -> dict[str, list[float]]:
+        self.asked += texts
+        return {"toxicity": [self.table[text] for text in texts], "insult": [0.5 for _ in texts]}
+
+
+def test_scores_stay_with_their_texts_and_empty_ones_score_zero() -> None:
+    classifier = Fake({"a": 0.1, "b": 1.0})
+    rows = score_texts(classifier, ["1", "2", "3", "4"], ["", "b", " \n", "a"])
+    assert [row["toxicity"] for row in rows] == [0.0, 1.0, 0.0, 0.1]
+    assert [row["insult"] for row in rows] == [0.0, 0.5, 0.0, 0.5]
+    assert classifier.asked == ["b", "a"]
+
+
+def test_nothing_is_asked_about_empty_texts() -> None:
+    classifier = Fake({})
+    assert score_texts(classifier, ["1"], [""]) == [{"toxicity": 0.0, "insult": 0.0}]
+    assert classifier.asked == []
+
+
+@pytest.mark.parametrize("score", [math.nan, -0.01, 1.01, math.inf])
+def test_what_is_no_probability_stops_the_run_with_the_prompt(score: float) -> None:
+    with pytest.raises(InputError, match=r"toxicity of prompt p-17: toxicity is .*not a probability"):
+        score_texts(Fake({"a": 0.2, "b": score}), ["p-3", "p-17"], ["a", "b"])
