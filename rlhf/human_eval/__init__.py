@@ -1,0 +1,1 @@
+"""People compare the answers of two models without knowing which wrote which."""
