@@ -76,8 +76,8 @@ def write_comparison(folder: Path, items: list[Item], key: list[KeyLine]) -> Non
     for item, line in zip(items, lines, strict=True):
         if len(line.encode()) > MAX_LINE_BYTES:
             raise InputError(
-                f"test prompt {ids[item.item]}: {len(line.encode())} bytes with its answers, "
-                f"Ground Truth takes at most {MAX_LINE_BYTES} a line; lower data.max_prompt_tokens or responses.sampling.max_new_tokens"
+                f"test prompt {ids[item.item]}: {len(line.encode())} bytes with its answers, where Ground Truth takes "
+                f"at most {MAX_LINE_BYTES} a line; lower data.max_prompt_tokens or responses.sampling.max_new_tokens"
             )
     (folder / MANIFEST_FILE).write_text("".join(lines), encoding="utf-8")
     (folder / KEY_FILE).write_text("".join(_line(line) for line in key), encoding="utf-8")
