@@ -1,0 +1,77 @@
+"""Log-probabilities and the PPO loss.  T response tokens of all rollouts, one after another; V vocabulary.
+
+Nothing here knows of padding: what is not a response token never gets here.
+
+Source: Schulman et al., 2017, "Proximal Policy Optimization Algorithms", equations 7 and 9; the clipped value loss is
+that of openai/lm-human-preferences@cbfd210, lm_human_preferences/train_policy.py, PPOTrainer.loss.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+class Loss(NamedTuple):
+    """Sums over tokens, divided by the number given; the total alone has a gradient."""
+
+    total: Tensor
+    policy: Tensor
+    value: Tensor
+    policy_clip_fraction: Tensor
+    value_clip_fraction: Tensor
+
+
+def token_logprobs(logits_TV: Tensor, token_T: Tensor) -> Tensor:
+    """Log-probability [T] of each token in nats, in float32 at least."""
+    return -functional.cross_entropy(_precise(logits_TV), token_T, reduction="none")
+
+
+def token_entropies(logits_TV: Tensor) -> Tensor:
+    """Entropy [T] of each distribution in nats, in float32 at least."""
+    logprob_TV = _precise(logits_TV).log_softmax(-1)
+    return -(logprob_TV.exp() * logprob_TV).sum(-1)
+
+
+def ppo_loss(
+    logprob_T: Tensor,
+    value_T: Tensor,
+    *,
+    old_logprob_T: Tensor,
+    old_value_T: Tensor,
+    advantage_T: Tensor,
+    return_T: Tensor,
+    policy_clip: float,
+    value_clip: float,
+    value_coefficient: float,
+    token_count: float,
+) -> Loss:
+    """Clipped policy loss and half the clipped squared value error: sums over the tokens, divided by `token_count`.
+
+    `token_count` is that of the whole minibatch, of which these tokens may be one process's share.
+    A token counts as clipped where the clipped term is the larger loss.
+    """
+    ratio_T = (logprob_T - old_logprob_T).exp()
+    surrogate_T = -advantage_T * ratio_T
+    clipped_surrogate_T = -advantage_T * ratio_T.clamp(1 - policy_clip, 1 + policy_clip)
+    policy = torch.maximum(surrogate_T, clipped_surrogate_T).sum() / token_count
+
+    near_value_T = old_value_T + (value_T - old_value_T).clamp(-value_clip, value_clip)
+    error_T = (value_T - return_T) ** 2
+    clipped_error_T = (near_value_T - return_T) ** 2
+    value = 0.5 * torch.maximum(error_T, clipped_error_T).sum() / token_count
+
+    return Loss(
+        total=policy + value_coefficient * value,
+        policy=policy.detach(),
+        value=value.detach(),
+        policy_clip_fraction=(clipped_surrogate_T > surrogate_T).sum(dtype=policy.dtype) / token_count,
+        value_clip_fraction=(clipped_error_T > error_T).sum(dtype=value.dtype) / token_count,
+    )
+
+
+def _precise(logits_TV: Tensor) -> Tensor:
+    return logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32))
