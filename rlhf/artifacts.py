@@ -21,9 +21,9 @@ from rlhf.config import Settings
 from rlhf.errors import InputError
 
 MANIFEST = "manifest.json"
+REQUEST = "request.json"
+LOG = "log.txt"
 STAT_CACHE = ".stat.json"
-WORK_FILES = (MANIFEST, STAT_CACHE, ".lock", "request.json", "log.txt")
-"""Files beside an artifact that are not part of it."""
 CHECKPOINTS = "checkpoints"
 """Folder of an unfinished stage's checkpoints; it is gone once the manifest is written."""
 LOCATIONS = {"data": ("source",), "model": ("path",), "reward": ("path",), "toxicity": ("prompts",)}
@@ -122,7 +122,8 @@ def artifact_files(folder: Path) -> Iterator[Path]:
     """The files of `folder` that belong to the artifact, sorted by path."""
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
-        if path.is_file() and relative.parts[0] not in (*WORK_FILES, CHECKPOINTS):
+        is_ours = relative.parts[0] in (MANIFEST, REQUEST, LOG, CHECKPOINTS) or relative.parts[0].startswith(".")
+        if path.is_file() and not is_ours:
             yield path
 
 

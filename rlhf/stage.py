@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import fcntl
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -71,6 +73,7 @@ def main(config_type: type[StageT], body: Body[StageT]) -> None:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
+    _die_with_parent()
     try:
         request = StageRequest.model_validate_json(arguments.config.read_bytes())
         execute(request, config_type, body, arguments.output)
@@ -78,7 +81,8 @@ def main(config_type: type[StageT], body: Body[StageT]) -> None:
         message = user_message(error)
         if message is None:
             traceback.print_exc()
-        _tell("error", {"kind": "input" if message else "fault", "message": message or f"{type(error).__name__}: {error}"})
+        kind = "input" if message else "fault"
+        _tell("error", {"kind": kind, "message": message or f"{type(error).__name__}: {error}"})
         sys.exit(2 if message else 1)
 
 
@@ -109,6 +113,13 @@ def execute(request: StageRequest, config_type: type[StageT], body: Body[StageT]
                 finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
             ),
         )
+
+
+def _die_with_parent() -> None:
+    """Get TERM when the launcher dies, however it dies, so that no rank is left behind.  Linux only."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
 
 
 @contextlib.contextmanager
@@ -172,4 +183,3 @@ def _device() -> str:
     if torch is not None and torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
     return "cpu"
-

@@ -1,0 +1,37 @@
+# `make quickstart` and `make test` do all their set-up from a fresh clone.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+
+.PHONY: quickstart test check bench format
+
+quickstart: $(VENV)/.runtime
+	$(RUN)/rlhf run quickstart
+
+test: $(VENV)/.development
+	$(RUN)/pytest
+
+check: $(VENV)/.development
+	$(RUN)/ruff format --check .
+	$(RUN)/ruff check .
+	$(RUN)/mypy
+	$(RUN)/lint-imports
+	$(RUN)/pytest -m "not slow"
+
+format: $(VENV)/.development
+	$(RUN)/ruff format .
+	$(RUN)/ruff check --fix .
+
+bench: $(VENV)/.development
+	$(RUN)/python -m tests.benchmarks
+
+$(VENV)/bin/pip:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: pyproject.toml requirements.lock | $(VENV)/bin/pip
+	$(RUN)/pip install --quiet --constraint requirements.lock --editable .
+	touch $@
+
+$(VENV)/.development: pyproject.toml requirements.lock | $(VENV)/bin/pip
+	$(RUN)/pip install --quiet --constraint requirements.lock --editable '.[dev]'
+	touch $@ $(VENV)/.runtime

@@ -1,0 +1,127 @@
+"""The command line.  Heavy imports stand inside the commands, so that help answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rlhf.errors import InputError, user_message
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="RLHF as a workflow: fine-tune, reward, align, and prove whether the model got better.",
+)
+
+Profile = Annotated[str, typer.Argument(help="Name of a shipped profile (see `rlhf profiles`) or a .yaml file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Change one setting, as in --set ppo.steps=20; again for more.")
+]
+Workspace = Annotated[Path, typer.Option(help="Folder of artifacts and results.")]
+
+
+@app.command()
+def run(profile: Profile, workspace: Workspace = Path("runs"), overrides: Overrides = None) -> None:
+    """Run the whole pipeline; steps whose inputs did not change come from the cache."""
+    from rlhf.profiles import load_profile
+
+    config = load_profile(profile, overrides or ())
+    require_writable(workspace)
+    _prepare_prefect()
+    from rich.console import Console
+
+    from flows.pipeline import pipeline
+    from flows.terminal import Terminal, results_table
+    from rlhf.report.results import Results
+
+    terminal = Terminal(Console(highlight=False))
+    with terminal.attached():
+        summary = pipeline(config, workspace)
+    results = Results.model_validate_json(summary.results.read_bytes())
+    terminal.console.print(results_table(results))
+    terminal.console.print(f"report: {summary.report}\nfigures: {summary.results}", soft_wrap=True)
+
+
+@app.command()
+def profiles() -> None:
+    """List the shipped profiles."""
+    from rlhf.profiles import describe, profile_names
+
+    for name in profile_names():
+        typer.echo(f"{name:<12} {describe(name)}")
+
+
+@app.command()
+def show(profile: Profile, overrides: Overrides = None) -> None:
+    """Print every setting of a profile."""
+    import yaml
+
+    from rlhf.profiles import load_profile
+
+    typer.echo(
+        yaml.safe_dump(load_profile(profile, overrides or ()).model_dump(mode="json"), sort_keys=False), nl=False
+    )
+
+
+@app.command()
+def verify(workspace: Workspace = Path("runs")) -> None:
+    """Hash every file of every finished artifact and name those that changed."""
+    from rlhf.artifacts import MANIFEST, Store, damage
+
+    artifacts = Store(workspace / "artifacts").artifacts()
+    if not artifacts:
+        raise InputError(f"{workspace}: holds no artifacts; name the folder of a run with --workspace")
+    finished = [folder for folder in artifacts if (folder / MANIFEST).exists()]
+    problems = [problem for folder in finished for problem in damage(folder, thorough=True)]
+    for problem in problems:
+        typer.echo(problem)
+    for folder in artifacts:
+        if folder not in finished:
+            typer.echo(f"{folder}: unfinished; the next run resumes it")
+    typer.echo(f"{len(finished)} artifacts checked, {len(problems)} problems")
+    if problems:
+        raise typer.Exit(1)
+
+
+def require_writable(workspace: Path) -> None:
+    """Raise the operating system's error where nothing can be written to `workspace`."""
+    workspace.mkdir(parents=True, exist_ok=True)
+    probe = workspace / f".probe.{os.getpid()}"
+    try:
+        probe.write_bytes(b"\0" * 4096)
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _prepare_prefect() -> None:
+    """Settings that Prefect reads when it is imported: quiet on the terminal, and no call home."""
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+
+
+def main() -> None:
+    """Entry point: one line and exit code 2 for what the user can mend."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on where it was", err=True)
+        sys.exit(130)
+    except Exception as error:
+        message = user_message(error)
+        if message is None:
+            _fail(error)
+        typer.echo(f"error: {message}", err=True)
+        sys.exit(2)
+
+
+def _fail(error: Exception) -> None:
+    if type(error).__name__ != "StageFailedError":
+        raise error
+    typer.echo(f"error: {error}", err=True)
+    sys.exit(1)

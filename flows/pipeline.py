@@ -1,0 +1,63 @@
+"""The workflow: from a base model to a report on whether alignment made it better."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from rlhf.config import DEMONSTRATION, HUB, RunConfig
+from tasks import steps
+from tasks.caching import Run
+from tasks.launch import stages_end_with_this
+from tasks.publish import RunSummary, publish
+
+
+@flow(name="rlhf-pipeline", task_runner=ThreadPoolTaskRunner[object](max_workers=16))
+def pipeline(config: RunConfig, workspace: Path = Path("runs")) -> RunSummary:
+    """Align a base model and prove whether it got better.
+
+    Args:
+        config: Settings of the run; a profile fills them in on the command line.
+        workspace: Folder of artifacts and results.
+    """
+    run = Run(config, workspace)
+    with stages_end_with_this():
+        model = steps.prepare_model.submit(run, source=_path(config.model.path))
+        data = steps.prepare_data.submit(run, model=model, source=_path(config.data.source))
+        sft = steps.train_sft.submit(run, model=model, data=data)
+        reward = steps.train_reward.submit(run, model=model, data=data, source=_path(config.reward.path))
+        ppo = steps.train_ppo.submit(run, data=data, sft=sft, reward=reward)
+
+        sft_responses = steps.generate_responses.submit(run, of="sft", data=data, policy=sft, reward=reward)
+        ppo_responses = steps.generate_responses.submit(run, of="rlhf", data=data, policy=ppo, reward=reward)
+        labeling = steps.export_labeling_manifest.submit(run, sft_responses=sft_responses, ppo_responses=ppo_responses)
+
+        prompts = _path(config.toxicity.prompts)
+        sft_toxicity = steps.score_toxicity.submit(run, of="sft", policy=sft, source=prompts)
+        ppo_toxicity = steps.score_toxicity.submit(run, of="rlhf", policy=ppo, source=prompts)
+
+        results = steps.aggregate_results.submit(
+            run,
+            model=model,
+            data=data,
+            sft=sft,
+            reward=reward,
+            ppo=ppo,
+            sft_responses=sft_responses,
+            ppo_responses=ppo_responses,
+            labeling=labeling,
+            sft_toxicity=sft_toxicity,
+            ppo_toxicity=ppo_toxicity,
+        )
+        return publish(
+            run,
+            [model, data, sft, reward, ppo, sft_responses, ppo_responses, labeling, sft_toxicity, ppo_toxicity],
+            results,
+        )
+
+
+def _path(location: str | None) -> Path | None:
+    """The user's file or folder behind a setting, or None where it names no place on this machine."""
+    return None if location in (None, HUB, DEMONSTRATION) else Path(location)

@@ -1,0 +1,173 @@
+"""One cache policy for every step: by fingerprint, and only while the artifact is there and whole.
+
+A step's fingerprint is known before anything runs, since it depends on settings, sources and the inputs'
+fingerprints alone.  What Prefect stores is a small JSON record of the finished artifact, never a model.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import CachePolicy
+from prefect.futures import PrefectFuture
+from prefect.logging import get_run_logger
+from pydantic import BaseModel, ConfigDict
+
+from rlhf.artifacts import (
+    MANIFEST,
+    REQUEST,
+    Store,
+    damage,
+    external_fingerprint,
+    fingerprint_of,
+    read_manifest,
+    write_atomically,
+)
+from rlhf.config import ComputeConfig, RunConfig, Settings, part_of
+from rlhf.stage import StageInput, StageRequest
+from tasks.launch import run_stage, stage_command
+from tasks.ui import displays, following
+
+
+class StepRecord(BaseModel):
+    """What is known of a finished step."""
+
+    model_config = ConfigDict(frozen=True)
+    step: str
+    fingerprint: str
+    uri: str
+    seconds: float
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the pipeline: its settings and where its artifacts lie."""
+
+    config: RunConfig
+    workspace: Path
+
+    @property
+    def store(self) -> Store:
+        """Artifacts of this workspace, shared by all of its runs."""
+        return Store(self.workspace / "artifacts")
+
+    @property
+    def folder(self) -> Path:
+        """Where the results of this run are published."""
+        return self.workspace / self.config.profile
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A step on its way: its fingerprint is known, its record will be."""
+
+    name: str
+    label: str
+    fingerprint: str
+    future: PrefectFuture[StepRecord]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of the workflow: which stage runs, on which part of the settings."""
+
+    name: str
+    module: str
+    config: type[Settings]
+    accelerator: bool = True
+    """Whether the stage runs under accelerate on the GPU machines."""
+    downloads: Callable[[RunConfig], bool] = lambda _config: False
+    """Whether the stage fetches something from the hub."""
+
+    def submit(self, run: Run, *, of: str = "", **inputs: Submitted | Path | None) -> Submitted:
+        """Send the step to run once its inputs are there; nothing runs where its artifact is finished and whole.
+
+        `of` names which of several runs of the step this is.  Inputs that are None are left out; a path is the
+        user's own file or folder.
+        """
+        given = {name: value for name, value in inputs.items() if value is not None}
+        config = part_of(run.config, self.config)
+        fingerprints = {
+            name: external_fingerprint(value) if isinstance(value, Path) else value.fingerprint
+            for name, value in given.items()
+        }
+        fingerprint = fingerprint_of(self.name, config, fingerprints, self.module)
+        label = f"{self.name}[{of}]" if of else self.name
+        cached_task = run_step.with_options(
+            name=self.name,
+            task_run_name=label,
+            refresh_cache=bool(damage(run.store.folder(self.name, fingerprint))),
+            result_storage=run.workspace.absolute() / "records",
+        )
+        future = cached_task.submit(
+            label=label,
+            step=self,
+            request=StageRequest(
+                step=self.name,
+                fingerprint=fingerprint,
+                config=config.model_dump(mode="json"),
+                inputs={
+                    name: StageInput(
+                        fingerprint=fingerprints[name],
+                        path=value.absolute()
+                        if isinstance(value, Path)
+                        else run.store.folder(value.name, value.fingerprint).absolute(),
+                    )
+                    for name, value in given.items()
+                },
+            ),
+            workspace=run.workspace.absolute(),
+            compute=run.config.compute,
+            offline=not self.downloads(run.config),
+            return_state=False,
+            wait_for=[value.future for value in given.values() if isinstance(value, Submitted)],
+        )
+        future.add_done_callback(lambda done: _announce(label, done))
+        return Submitted(self.name, label, fingerprint, future)
+
+
+class ByFingerprint(CachePolicy):
+    """The record of a step is stored under its fingerprint and nothing else."""
+
+    def compute_key(self, _task: object, inputs: dict[str, Any], _flow: dict[str, Any], **_: object) -> str:
+        """Key of the record of the step that is about to run."""
+        request: StageRequest = inputs["request"]
+        return f"{request.step}-{request.fingerprint}"
+
+
+@task(persist_result=True, result_serializer="json", cache_policy=ByFingerprint())
+def run_step(
+    label: str, step: Step, request: StageRequest, workspace: Path, compute: ComputeConfig, *, offline: bool
+) -> StepRecord:
+    """Make the artifact of one step, or find it finished."""
+    folder = Store(workspace / "artifacts").folder(step.name, request.fingerprint)
+    problems = damage(folder)
+    if problems and (folder / MANIFEST).exists():
+        get_run_logger().warning("%s is made again: %s", label, "; ".join(problems))
+        shutil.rmtree(folder)
+    if problems:
+        folder.mkdir(parents=True, exist_ok=True)
+        request_file = folder / REQUEST
+        write_atomically(request_file, request.model_dump_json(indent=2))
+        command = stage_command(step.module, request_file, folder, compute, accelerator=step.accelerator)
+        run_stage(command, folder, compute, following(label), offline=offline)
+    manifest = read_manifest(folder)
+    assert manifest is not None, f"{step.module} ended well without a manifest in {folder}"
+    return StepRecord(
+        step=step.name,
+        fingerprint=request.fingerprint,
+        uri=folder.as_uri(),
+        seconds=manifest.seconds,
+        metrics=manifest.metrics,
+    )
+
+
+def _announce(label: str, done: PrefectFuture[StepRecord]) -> None:
+    for display in displays:
+        display.finished(label, done.state.name or done.state.type.value)

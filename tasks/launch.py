@@ -1,0 +1,231 @@
+"""Start a stage as a child process group and follow it: the only user of subprocess."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from rlhf.artifacts import LOG
+from rlhf.config import ComputeConfig
+from rlhf.errors import InputError
+
+ACCELERATE_CONFIGS = Path(__file__).parent.parent / "deployments" / "accelerate"
+GRACE_SECONDS = 30.0
+"""Time between TERM and KILL: enough to save a checkpoint."""
+TAIL_LINES = 20
+"""Last lines of the log that an error quotes."""
+
+
+class StageFailedError(RuntimeError):
+    """A stage ended without finishing, through no fault of the user's input."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a phase of a stage is."""
+
+    phase: str
+    done: int
+    total: int
+    figures: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who wants to hear of a running stage."""
+
+    progress: Callable[[Progress], None]
+    note: Callable[[str], None]
+
+
+def stage_command(module: str, request: Path, output: Path, compute: ComputeConfig, *, accelerator: bool) -> list[str]:
+    """The command line of a stage: under `accelerate launch` where it needs an accelerator."""
+    tail = ["-m", module, "--config", str(request), "--output", str(output)]
+    if not accelerator:
+        return [sys.executable, *tail]
+    config = ACCELERATE_CONFIGS / f"{compute.accelerate}.yaml"
+    if not config.is_file():
+        known = ", ".join(sorted(path.stem for path in ACCELERATE_CONFIGS.glob("*.yaml")))
+        raise InputError(f"compute.accelerate ({compute.accelerate}) names no configuration; there are {known}")
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+    return [*launcher, "--num_processes", str(compute.processes), *tail]
+
+
+def run_stage(command: list[str], output: Path, compute: ComputeConfig, listener: Listener, *, offline: bool) -> None:
+    """Run `command` to its end.
+
+    Its standard output is followed for progress and notes; everything else goes to `output/log.txt`.  The process
+    group gets TERM, and KILL after a grace, when this thread is interrupted; TERM too when this process dies.
+
+    Raises InputError where the stage says that the user can mend it, StageFailedError with the end of the log where
+    it fails otherwise.
+    """
+    with _slots(compute.parallel_stages):
+        _run_stage(command, output, _environment(compute, offline=offline), listener)
+
+
+def _run_stage(command: list[str], output: Path, environment: dict[str, str], listener: Listener) -> None:
+    error: dict[str, str] | None = None
+    tail: deque[str] = deque(maxlen=TAIL_LINES)
+    with _started(command, environment) as process, _log(output / LOG) as log:
+        assert process.stdout is not None
+        for line in process.stdout:
+            kind, content = _parse(line)
+            if kind == "progress":
+                listener.progress(Progress(**content))
+            elif kind == "note":
+                listener.note(content)
+            elif kind == "error":
+                error = error or content
+            else:
+                tail.append(line)
+                log(line)
+        code = process.wait()
+    if error is not None and error["kind"] == "input":
+        raise InputError(error["message"])
+    if code != 0 or error is not None:
+        reason = error["message"] if error else _exit_reason(code)
+        raise StageFailedError(f"{reason}\n{''.join(tail)}(whole log: {output / 'log.txt'})")
+
+
+@contextlib.contextmanager
+def stages_end_with_this() -> Iterator[None]:
+    """Where the body is left by an error, end every running stage, with a grace to save a checkpoint."""
+    _stopping.clear()
+    try:
+        yield
+    except BaseException:
+        with _running_lock:
+            _stopping.set()
+            running = list(_running)
+        for process in running:
+            _signal_group(process, signal.SIGTERM)
+        for process in running:
+            _kill_after_grace(process)
+        raise
+
+
+@cache
+def _slots(count: int) -> threading.BoundedSemaphore:
+    """Room for `count` stages at once in this process."""
+    return threading.BoundedSemaphore(count)
+
+
+_running: set[subprocess.Popen[str]] = set()
+_running_lock = threading.Lock()
+_stopping = threading.Event()
+
+
+@contextlib.contextmanager
+def _started(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    dies_with_us = ["setpriv", "--pdeathsig", "TERM", "--"] if shutil.which("setpriv") else []
+    with _running_lock:
+        if _stopping.is_set():
+            raise StageFailedError("the run is being stopped")
+        process = subprocess.Popen(
+            [*dies_with_us, *command],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        _running.add(process)
+    # A rank that outlives its launcher would hold our end of the pipe open for ever.
+    reaper = threading.Thread(target=_end_group_with_launcher, args=(process,), daemon=True)
+    reaper.start()
+    try:
+        yield process
+    except BaseException:
+        _signal_group(process, signal.SIGTERM)
+        raise
+    finally:
+        reaper.join()
+        with _running_lock:
+            _running.discard(process)
+
+
+def _end_group_with_launcher(process: subprocess.Popen[str]) -> None:
+    process.wait()
+    _signal_group(process, signal.SIGTERM)
+    _kill_after_grace(process)
+
+
+def _kill_after_grace(process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + GRACE_SECONDS
+    while time.monotonic() < deadline and _signal_group(process, 0):
+        time.sleep(0.05)
+    _signal_group(process, signal.SIGKILL)
+
+
+def _signal_group(process: subprocess.Popen[str], number: int) -> bool:
+    """Send a signal to every process of the stage; whether there was any."""
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _environment(compute: ComputeConfig, *, offline: bool) -> dict[str, str]:
+    environment = dict(os.environ)
+    environment |= {
+        "OMP_NUM_THREADS": str(compute.threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONHASHSEED": "0",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    }
+    if offline:
+        environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    return environment
+
+
+@contextlib.contextmanager
+def _log(path: Path) -> Iterator[Callable[[str], object]]:
+    """Append to a log that may be lost: a full disk must not hide the stage's own error."""
+    try:
+        stream = path.open("a", encoding="utf-8", buffering=1)
+    except OSError:
+        yield lambda _line: None
+        return
+
+    def write(line: str) -> None:
+        with contextlib.suppress(OSError):
+            stream.write(line)
+
+    try:
+        yield write
+    finally:
+        with contextlib.suppress(OSError):
+            stream.close()
+
+
+def _parse(line: str) -> tuple[str, Any]:
+    kind, _, content = line.partition(" ")
+    if kind in ("@progress", "@note", "@error"):
+        with contextlib.suppress(ValueError):
+            return kind[1:], json.loads(content)
+    return "log", line
+
+
+def _exit_reason(code: int) -> str:
+    if code < 0:
+        return f"the stage was killed by {signal.Signals(-code).name}"
+    return f"the stage ended with exit code {code}"

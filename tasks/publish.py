@@ -1,0 +1,62 @@
+"""Put the results of a finished run where a person looks for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+from prefect.artifacts import create_table_artifact
+from prefect.futures import PrefectFuture, wait
+from pydantic import BaseModel, ConfigDict
+
+from rlhf.artifacts import write_atomically
+from rlhf.report.results import StageRow, with_stages
+from tasks.caching import Run, StepRecord, Submitted
+
+
+class RunSummary(BaseModel):
+    """What a finished run made."""
+
+    model_config = ConfigDict(frozen=True)
+    report: Path
+    results: Path
+    stages: list[StageRow]
+
+
+def publish(run: Run, submitted: list[Submitted], results: Submitted) -> RunSummary:
+    """Wait for the steps, then copy report and results to the run's folder with what each step took.
+
+    Raises the error of the first step that failed.
+    """
+    steps = [*submitted, results]
+    wait([step.future for step in steps])
+    for step in steps:
+        if step.future.state.is_failed() or step.future.state.is_crashed():
+            step.future.result()  # raises the step's own error
+    records = {step.label: _record(step.future) for step in steps}
+    rows = [
+        StageRow(
+            name=step.label,
+            seconds=records[step.label].seconds,
+            cached=step.future.state.name == "Cached",
+            fingerprint=step.fingerprint,
+        )
+        for step in steps
+    ]
+    run.folder.mkdir(parents=True, exist_ok=True)
+    artifact = _folder(records[results.label])
+    report, figures = run.folder / "report.html", run.folder / "results.json"
+    with_stages(artifact, rows, figures, report)
+    write_atomically(run.folder / "config.json", run.config.model_dump_json(indent=2))
+    create_table_artifact([row.model_dump() for row in rows], key="stages", description="Steps of this run")
+    return RunSummary(report=report, results=figures, stages=rows)
+
+
+def _record(future: PrefectFuture[StepRecord]) -> StepRecord:
+    record = future.result()
+    assert isinstance(record, StepRecord)
+    return record
+
+
+def _folder(record: StepRecord) -> Path:
+    return Path(unquote(urlparse(record.uri).path))

@@ -1,0 +1,35 @@
+"""The steps of the workflow, one line of the table in the README each."""
+
+from __future__ import annotations
+
+from rlhf import config
+from rlhf.config import HUB
+from tasks.caching import Step
+
+prepare_model = Step(
+    "prepare_model",
+    "rlhf.prepare_model",
+    config.ModelStage,
+    downloads=lambda run: run.model.path is None and run.model.demonstration is None,
+)
+prepare_data = Step(
+    "prepare_data",
+    "rlhf.prepare_data",
+    config.DataStage,
+    accelerator=False,
+    downloads=lambda run: run.data.source == HUB,
+)
+train_sft = Step("train_sft", "rlhf.train_sft", config.SftStage)
+train_reward = Step("train_reward", "rlhf.train_reward", config.RewardStage)
+train_ppo = Step("train_ppo", "rlhf.train_ppo", config.PpoStage)
+generate_responses = Step("generate_responses", "rlhf.generate_responses", config.ResponsesStage)
+score_toxicity = Step(
+    "score_toxicity",
+    "rlhf.score_toxicity",
+    config.ToxicityStage,
+    downloads=lambda run: run.toxicity.prompts == HUB or run.toxicity.classifier == "detoxify",
+)
+export_labeling_manifest = Step(
+    "export_labeling_manifest", "rlhf.export_labeling_manifest", config.LabelingStage, accelerator=False
+)
+aggregate_results = Step("aggregate_results", "rlhf.aggregate_results", config.ReportStage, accelerator=False)

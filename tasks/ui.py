@@ -1,0 +1,61 @@
+"""What a person sees while steps run: progress in the Prefect UI and, where one is attached, in the terminal."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Protocol
+from uuid import UUID
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.logging import get_run_logger
+
+from tasks.launch import Listener, Progress
+
+UI_SECONDS = 5.0
+"""Least time between two updates of a progress bar in the Prefect UI."""
+
+
+class Display(Protocol):
+    """A terminal, or whatever else wants to hear of the steps of this process."""
+
+    def progress(self, label: str, progress: Progress) -> None:
+        """A stage told how far it is."""
+
+    def note(self, label: str, message: str) -> None:
+        """A stage told something that matters."""
+
+    def finished(self, label: str, state: str) -> None:
+        """A step reached its final state, by Prefect's name of it."""
+
+
+displays: list[Display] = []
+"""Those that are attached to this process."""
+
+
+def following(label: str) -> Listener:
+    """A listener that passes a stage's progress and notes on to the Prefect UI and to every display."""
+    logger = get_run_logger()
+    artifacts: dict[str, tuple[UUID, float]] = {}
+
+    def on_progress(progress: Progress) -> None:
+        for display in displays:
+            display.progress(label, progress)
+        percent = 100.0 * progress.done / max(1, progress.total)
+        now = time.monotonic()
+        if progress.phase not in artifacts:
+            key = re.sub(r"[^a-z0-9]+", "-", f"{label}-{progress.phase}".lower()).strip("-")
+            created = create_progress_artifact(percent, key=key, description=f"{label}: {progress.phase}")
+            assert isinstance(created, UUID)
+            artifacts[progress.phase] = (created, now)
+        elif now - artifacts[progress.phase][1] >= UI_SECONDS or progress.done >= progress.total:
+            artifact = artifacts[progress.phase][0]
+            update_progress_artifact(artifact, percent)
+            artifacts[progress.phase] = (artifact, now)
+
+    def on_note(message: str) -> None:
+        logger.info(message)
+        for display in displays:
+            display.note(label, message)
+
+    return Listener(on_progress, on_note)

@@ -1,0 +1,186 @@
+"""The launcher: follows a stage, tells whose fault a failure is, and leaves no process behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from rlhf.config import ComputeConfig
+from rlhf.errors import InputError
+from tasks.launch import Listener, Progress, StageFailedError, run_stage, stage_command, stages_end_with_this
+
+
+class Heard:
+    """A listener that remembers."""
+
+    def __init__(self) -> None:
+        self.progress: list[Progress] = []
+        self.notes: list[str] = []
+
+    def listener(self) -> Listener:
+        return Listener(self.progress.append, self.notes.append)
+
+
+def run_code(code: str, output: Path, heard: Heard | None = None) -> None:
+    command = [sys.executable, "-c", code]
+    run_stage(command, output, ComputeConfig(threads=1), (heard or Heard()).listener(), offline=True)
+
+
+def test_progress_and_notes_are_heard_and_the_rest_is_logged(tmp_path: Path) -> None:
+    heard = Heard()
+    run_code(
+        "import os\n"
+        """print('@progress {"phase": "p", "done": 1, "total": 2, "figures": {"loss": 0.5}}')\n"""
+        """print('@note "half way"')\n"""
+        "print('@note not json')\n"
+        "print('threads', os.environ['OMP_NUM_THREADS'], 'offline', os.environ['HF_HUB_OFFLINE'])\n",
+        tmp_path,
+        heard,
+    )
+    assert heard.progress == [Progress("p", 1, 2, {"loss": 0.5})]
+    assert heard.notes == ["half way"]
+    assert (tmp_path / "log.txt").read_text() == "@note not json\nthreads 1 offline 1\n"
+
+
+def test_a_failure_that_the_user_can_mend_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^mend this$"):
+        run_code("""print('@error {"kind": "input", "message": "mend this"}'); raise SystemExit(2)""", tmp_path)
+
+
+def test_any_other_failure_quotes_the_end_of_the_log(tmp_path: Path) -> None:
+    with pytest.raises(StageFailedError) as raised:
+        run_code("import sys\nfor i in range(50): print('line', i)\nsys.exit(3)", tmp_path)
+    message = str(raised.value)
+    assert "exit code 3" in message
+    assert "line 49" in message
+    assert "line 29\n" not in message
+    assert str(tmp_path / "log.txt") in message
+
+
+def test_a_killed_stage_says_by_what(tmp_path: Path) -> None:
+    with pytest.raises(StageFailedError, match="killed by SIGKILL"):
+        run_code("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", tmp_path)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def wait_for(condition: object, seconds: float = 10.0) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+GRANDCHILD = (
+    "import subprocess, sys, time\n"
+    "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+    "print(f'@note \"{child.pid}\"', flush=True)\n"
+)
+
+
+def test_grandchildren_end_with_the_stage(tmp_path: Path) -> None:
+    heard = Heard()
+    run_code(GRANDCHILD + "import os; os._exit(0)", tmp_path, heard)
+    wait_for(lambda: not is_alive(int(heard.notes[0])))
+
+
+def test_leaving_by_an_error_ends_running_stages(tmp_path: Path) -> None:
+    heard = Heard()
+    failures: list[BaseException] = []
+
+    def follow() -> None:
+        try:
+            run_code(GRANDCHILD + "time.sleep(600)", tmp_path, heard)
+        except StageFailedError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=follow)
+
+    def interrupted() -> None:
+        with stages_end_with_this():
+            thread.start()
+            wait_for(lambda: heard.notes)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert "SIGTERM" in str(failures[0])
+    wait_for(lambda: not is_alive(int(heard.notes[0])))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="parent-death signals are a feature of Linux")
+def test_a_stage_ends_when_its_orchestrator_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from rlhf.config import ComputeConfig\n"
+        "from tasks.launch import Listener, run_stage\n"
+        "run_stage([sys.executable, '-c', 'import os, time; print(os.getpid(), flush=True); time.sleep(600)'],\n"
+        f"  Path({str(tmp_path)!r}), ComputeConfig(), Listener(print, print), offline=True)\n"
+    )
+    orchestrator = subprocess.Popen([sys.executable, "-c", code])
+    log = tmp_path / "log.txt"
+    wait_for(lambda: log.exists() and log.read_text().endswith("\n"), 30)
+    stage = int(log.read_text())
+    assert is_alive(stage)
+    orchestrator.kill()
+    orchestrator.wait()
+    wait_for(lambda: not is_alive(stage))
+
+
+def test_stages_of_this_machine_wait_for_a_free_place(tmp_path: Path) -> None:
+    running: list[int] = []
+    most: list[int] = []
+
+    def follow(number: int) -> None:
+        def note(message: str) -> None:
+            running.append(number) if message == "in" else running.remove(number)
+            most.append(len(running))
+
+        listener = Listener(lambda _progress: None, note)
+        code = """import time; print('@note "in"', flush=True); time.sleep(0.3); print('@note "out"')"""
+        run_stage([sys.executable, "-c", code], tmp_path, ComputeConfig(parallel_stages=1), listener, offline=True)
+
+    threads = [threading.Thread(target=follow, args=(number,)) for number in range(3)]
+    with stages_end_with_this():
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+    assert len(most) == 6
+    assert max(most) == 1
+
+
+def test_gpu_steps_are_started_by_accelerate(tmp_path: Path) -> None:
+    compute = ComputeConfig(processes=4)
+    command = stage_command("rlhf.train_sft", tmp_path / "r.json", tmp_path, compute, accelerator=True)
+    assert command[:3] == [sys.executable, "-m", "accelerate.commands.launch"]
+    assert command[command.index("--num_processes") + 1] == "4"
+    assert Path(command[command.index("--config_file") + 1]).is_file()
+    plain = stage_command("rlhf.prepare_data", tmp_path / "r.json", tmp_path, compute, accelerator=False)
+    assert plain[:3] == [sys.executable, "-m", "rlhf.prepare_data"]
+
+
+def test_an_unknown_accelerate_configuration_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"compute\.accelerate \(tpu\) names no configuration; there are cpu"):
+        stage_command("m", tmp_path, tmp_path, ComputeConfig(accelerate="tpu"), accelerator=True)
+
+
+def test_the_environment_of_the_caller_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLHF_TEST_VARIABLE", "kept")
+    run_code("import os; print(os.environ['RLHF_TEST_VARIABLE'])", tmp_path)
+    assert (tmp_path / "log.txt").read_text() == "kept\n"
+    assert os.environ.get("HF_HUB_OFFLINE") is None

@@ -1,0 +1,84 @@
+"""Profiles: every shipped one loads, and every mistake is named with the near names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app
+from rlhf.errors import InputError
+from rlhf.profiles import describe, load_profile, profile_names
+
+
+def test_the_published_recipe_and_the_small_ones_are_shipped() -> None:
+    assert {"quickstart", "hh-small", "gptj-6b"} <= set(profile_names())
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_every_shipped_profile_loads_and_is_shown(name: str) -> None:
+    assert load_profile(name).profile == name
+    assert describe(name)
+    shown = CliRunner().invoke(app, ["show", name])
+    assert shown.exit_code == 0
+    assert f"profile: {name}" in shown.output
+
+
+def test_the_6b_profile_is_the_published_setting() -> None:
+    config = load_profile("gptj-6b")
+    # rollouts, epochs, learning rate, clips and KL of the published PPO "6B" setting, spread over 8 processes
+    assert config.ppo.rollouts_per_step == 448
+    assert (config.ppo.epochs, config.ppo.unfrozen_blocks, config.ppo.learning_rate) == (4, 2, 8e-6)
+    assert (config.ppo.kl_coefficient, config.ppo.kl_target, config.ppo.kl_horizon) == (0.05, 6.0, 10_000)
+    assert (config.ppo.policy_clip, config.ppo.value_clip, config.ppo.score_clip) == (0.2, 0.2, 10.0)
+    assert (config.data.max_prompt_tokens, config.ppo.sampling.max_new_tokens) == (384, 128)
+    assert "gpt-j" in config.model.repository
+
+
+def test_overrides_apply_in_order() -> None:
+    config = load_profile("quickstart", ["ppo.steps=3", "ppo.steps=4", "ppo.learning_rate=1e-3", "profile=mine"])
+    assert (config.ppo.steps, config.ppo.learning_rate, config.profile) == (4, 1e-3, "mine")
+
+
+@pytest.mark.parametrize(
+    ("profile", "overrides", "message"),
+    [
+        ("quikstart", [], "unknown profile 'quikstart', did you mean quickstart?"),
+        ("quickstart", ["ppo.stepz=3"], "unknown setting ppo.stepz, did you mean steps?"),
+        ("quickstart", ["pp.steps=3"], "unknown setting pp, did you mean ppo?"),
+        ("quickstart", ["ppo.sampling.top=3"], "unknown setting ppo.sampling.top, did you mean top_p or top_k?"),
+        ("quickstart", ["ppo.steps=many"], "ppo.steps ('many')"),
+        ("quickstart", ["ppo.steps"], "must read KEY.KEY=VALUE"),
+        ("quickstart", ["ppo.steps=["], "not valid YAML"),
+        (
+            "quickstart",
+            ["ppo.minibatch_size=10"],
+            "ppo.rollouts_per_step (64) must be a multiple of ppo.minibatch_size (10)",
+        ),
+        ("quickstart", ["compute.processes=3"], "must be a multiple of compute.processes (3)"),
+        ("quickstart", ["sft.device_batch_size=5"], "sft.batch_size (16) must be a multiple"),
+        ("missing.yaml", [], "profile missing.yaml: cannot be read"),
+    ],
+)
+def test_mistakes_are_named(profile: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(InputError) as raised:
+        load_profile(profile, overrides)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_profile_of_the_users_own(tmp_path: Path) -> None:
+    profile = tmp_path / "mine.yaml"
+    profile.write_text("ppo: {steps: 7}\n")
+    config = load_profile(str(profile))
+    assert (config.profile, config.ppo.steps) == ("mine", 7)
+    profile.write_text("ppo: {stepz: 7}\n")
+    with pytest.raises(InputError, match=r"unknown setting ppo\.stepz"):
+        load_profile(str(profile))
+    profile.write_text("ppo: [\n")
+    with pytest.raises(InputError, match="line 2"):
+        load_profile(str(profile))
+    profile.write_text("- 1\n")
+    with pytest.raises(InputError, match="must hold keys"):
+        load_profile(str(profile))
