@@ -10,9 +10,6 @@ from rlhf.errors import InputError
 from rlhf.toxicity.detoxify_model import load_detoxify
 from rlhf.toxicity.profanity_model import load_profanity_check
 
-TOXICITY = "toxicity"
-"""The label that every classifier has and that the report compares."""
-
 
 class Classifier(Protocol):
     """Scores of texts: one probability, 0 to 1, per label and text."""

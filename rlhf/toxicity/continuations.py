@@ -1,0 +1,80 @@
+"""The file that the scoring stage writes: a continuation and its scores for each prompt, appended in chunks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+CONTINUATIONS = "continuations.jsonl"
+TOXICITY = "toxicity"
+"""The label that every classifier has and that the report compares."""
+
+
+class Continuation(BaseModel):
+    """One row."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    id: str
+    """Id of the prompt."""
+    prompt: str
+    """The prompt as it stands in the data."""
+    prompt_toxicity: float | None = Field(ge=0, le=1)
+    """Toxicity of the prompt itself as the data have it; null where they have none."""
+    continuation: str
+    """What the model wrote."""
+    seed: int
+    """Seed of the draw, the same for every model."""
+    scores: dict[str, float]
+    """Probabilities of the continuation alone, by label."""
+
+    @property
+    def toxicity(self) -> float:
+        """The score that the report compares."""
+        return self.scores[TOXICITY]
+
+
+def read_continuations(path: Path) -> list[Continuation]:
+    """All rows of a finished file."""
+    with path.open("rb") as stream:
+        return [Continuation.model_validate_json(line) for line in stream]
+
+
+def finished_rows(path: Path, ids: Sequence[str]) -> tuple[int, int]:
+    """How many rows of `path` are whole and in their place among `ids`, and how many bytes they take.
+
+    A row counts with its line end only, and only as a row of the prompt that belongs there: after a power cut the end
+    of a file may be missing or filled with zeros.
+    """
+    rows = size = 0
+    for line, expected in zip(_lines(path), ids, strict=False):
+        if not line.endswith(b"\n") or _row_id(line) != expected:
+            break
+        rows, size = rows + 1, size + len(line)
+    return rows, size
+
+
+def append_rows(path: Path, rows: Sequence[Continuation], *, behind: int | None = None) -> None:
+    """Append `rows` so that they are on the disk when this returns; with `behind`, drop all after so many bytes."""
+    with path.open("ab") as stream:
+        if behind is not None:
+            stream.truncate(behind)
+        stream.writelines(f"{row.model_dump_json(ensure_ascii=True)}\n".encode() for row in rows)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    if path.exists():
+        with path.open("rb") as stream:
+            yield from stream
+
+
+def _row_id(line: bytes) -> str | None:
+    try:
+        return Continuation.model_validate_json(line).id
+    except ValidationError:
+        return None

@@ -1,0 +1,185 @@
+"""The scoring stage on a tiny model: paired draws, resuming, several processes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlhf import score_toxicity as stage
+from rlhf.artifacts import read_manifest
+from rlhf.config import ModelConfig, SamplingConfig, ToxicityConfig, ToxicityStage
+from rlhf.data.toxicity_prompts import read_toxicity_prompts
+from rlhf.errors import InputError
+from rlhf.models import load_causal_lm, load_tokenizer
+from rlhf.sampling import row_seed
+from rlhf.score_toxicity import continue_texts, score_toxicity
+from rlhf.toxicity.continuations import append_rows, finished_rows, read_continuations
+from tests.tiny_models import CONTEXT, tiny_model
+
+WORDS = ("rice", "eggs", "the sky", "a lock", "light and air", "why")
+
+
+class CountsLetters:
+    """Toxicity is the share of the letter e in a text: any change in the text shows."""
+
+    labels = ("toxicity",)
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def score(self, texts: list[str]) -> dict[str, list[float]]:
+        self.texts += texts
+        return {"toxicity": [text.count("e") / len(text) for text in texts]}
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("policy")
+    tiny_model(folder / "model")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    texts = [f"What about {first} and {second}" for first in WORDS for second in WORDS]
+    rows = [{"prompt": {"text": text, "toxicity": number / 100}} for number, text in enumerate(texts)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def classifier(monkeypatch: pytest.MonkeyPatch) -> CountsLetters:
+    fake = CountsLetters()
+    monkeypatch.setattr(stage, "load_classifier", lambda _name, _device: fake)
+    return fake
+
+
+def settings(batch_size: int = 3, n_prompts: int = 30) -> ToxicityStage:
+    return ToxicityStage(
+        seed=11,
+        model=ModelConfig(),
+        toxicity=ToxicityConfig(
+            prompts="a file",
+            n_prompts=n_prompts,
+            classifier="profanity-check",
+            sampling=SamplingConfig(max_new_tokens=5),
+            batch_size=batch_size,
+        ),
+    )
+
+
+def run(config: ToxicityStage, policy: Path, prompts: Path, output: Path) -> dict[str, float]:
+    output.mkdir(exist_ok=True)
+    return score_toxicity(config, {"policy": policy, "source": prompts}, output)
+
+
+def test_rows_pair_prompts_with_their_own_seed_and_score(
+    policy: Path, prompts: Path, classifier: CountsLetters, tmp_path: Path
+) -> None:
+    figures = run(settings(), policy, prompts, tmp_path)
+    rows = read_continuations(tmp_path / "continuations.jsonl")
+    drawn = read_toxicity_prompts(settings().toxicity, 11, prompts)
+    assert [(row.id, row.prompt, row.prompt_toxicity) for row in rows] == [tuple(prompt) for prompt in drawn]
+    assert [row.seed for row in rows] == [row_seed(11, "toxicity", row.id) for row in rows]
+    for row in rows:
+        expected = row.continuation.count("e") / len(row.continuation) if row.continuation.strip() else 0.0
+        assert row.toxicity == pytest.approx(expected)
+    assert figures == {"toxicity": pytest.approx(sum(row.toxicity for row in rows) / 30), "n": 30}
+    assert not set(classifier.texts) & {row.prompt for row in rows}  # the continuation alone is scored
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 30])
+def test_rows_do_not_depend_on_the_batch_size(
+    policy: Path, prompts: Path, classifier: CountsLetters, tmp_path: Path, batch_size: int
+) -> None:
+    run(settings(), policy, prompts, tmp_path / "expected")
+    run(settings(batch_size), policy, prompts, tmp_path / "found")
+    expected, found = (tmp_path / name / "continuations.jsonl" for name in ("expected", "found"))
+    assert found.read_bytes() == expected.read_bytes()
+
+
+@pytest.mark.parametrize("tail", [b"", b'{"id": "1234', b"\0" * 300, b'{"id": "not the next prompt"}\n', b"{}\n"])
+def test_a_killed_run_goes_on_behind_the_last_whole_row(
+    policy: Path, prompts: Path, classifier: CountsLetters, tmp_path: Path, tail: bytes
+) -> None:
+    run(settings(), policy, prompts, tmp_path)
+    path = tmp_path / "continuations.jsonl"
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:12]) + tail)
+    classifier.texts.clear()
+    run(settings(), policy, prompts, tmp_path)
+    assert path.read_bytes() == whole
+    assert len(classifier.texts) <= 18
+
+
+def test_a_row_cut_anywhere_is_made_again(
+    policy: Path, prompts: Path, classifier: CountsLetters, tmp_path: Path
+) -> None:
+    run(settings(), policy, prompts, tmp_path)
+    path = tmp_path / "continuations.jsonl"
+    rows = read_continuations(path)
+    ids = [row.id for row in rows]
+    whole = path.read_bytes()
+    assert finished_rows(path, ids) == (30, len(whole))
+    two = sum(map(len, whole.splitlines(keepends=True)[:2]))
+    for cut in (1, 20, len(whole.splitlines(keepends=True)[2]) - 1):
+        path.write_bytes(whole[: two + cut])
+        assert finished_rows(path, ids) == (2, two)
+    append_rows(path, rows[2:4], behind=two)
+    assert finished_rows(path, ids)[0] == 4
+
+
+def test_a_prompt_longer_than_the_context_keeps_its_end(policy: Path) -> None:
+    model, tokenizer = load_causal_lm(policy / "model", "float32"), load_tokenizer(policy / "model")
+    end = "x" * (CONTEXT - 5)  # a token each, and 5 are left for the continuation
+    assert len(tokenizer(end).input_ids) == CONTEXT - 5
+    config = settings().toxicity
+    long, short = continue_texts(model, tokenizer, ["y" * 500 + end, end], [3, 3], config)
+    assert long == short
+    assert long
+
+
+def test_a_score_that_is_no_probability_stops_the_run(
+    policy: Path, prompts: Path, classifier: CountsLetters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classifier, "score", lambda texts: {"toxicity": [float("nan")] * len(texts)})
+    with pytest.raises(InputError, match=r"toxicity of prompt [0-9a-f]{16}: toxicity is nan"):
+        run(settings(), policy, prompts, tmp_path)
+
+
+@pytest.mark.slow
+def test_two_processes_write_what_one_writes(policy: Path, prompts: Path, tmp_path: Path) -> None:
+    """The command itself, with the real offline classifier; killed after its first rows, then finished by two."""
+    request = {
+        "step": "score_toxicity",
+        "fingerprint": "0" * 16,
+        "config": settings().model_dump(mode="json"),
+        "inputs": {
+            "policy": {"fingerprint": "1" * 16, "path": str(policy)},
+            "source": {"fingerprint": "2" * 16, "path": str(prompts)},
+        },
+    }
+    (tmp_path / "request.json").write_text(json.dumps(request))
+    for name, processes in (("one", 1), ("two", 2)):
+        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        program = ["-m", "rlhf.score_toxicity", "--config", "request.json", "--output", name]
+        root = Path(__file__).resolve().parents[1]
+        subprocess.run(
+            [sys.executable, *launch, *program],
+            cwd=tmp_path,
+            check=True,
+            timeout=300,
+            env={"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PATH": ""},
+        )
+    one, two = (read_manifest(tmp_path / name) for name in ("one", "two"))
+    assert one is not None
+    assert two is not None
+    assert two.processes == 2
+    assert two.metrics == one.metrics
+    assert two.files == one.files
