@@ -26,6 +26,8 @@ from rlhf.pickled_reward import find_pickle, read_pickled_reward_model
 Dtype = Literal["float32", "bfloat16"]
 HEAD = "score.weight"
 """The reward model's linear head: hidden state to score, without bias."""
+PAD = "<|pad|>"
+"""Pad token of reward models whose base model has none."""
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -71,16 +73,25 @@ def load_reward_model(folder: Path, dtype: Dtype, base: Path | None = None) -> P
     return model
 
 
-def new_reward_model(folder: Path, dtype: Dtype) -> PreTrainedModel:
-    """The causal language model in `folder` with a score head of zeros in place of its output layer.
+def new_reward_model(folder: Path, dtype: Dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The causal language model in `folder` with a score head of zeros in place of its output layer, and its tokenizer.
 
-    All scores are 0 at first, so that what the head says is learnt and nothing of it is chance.
+    All scores are 0 at first, so that what the head says is learnt and nothing of it is chance.  The tokenizer has a
+    pad token of its own: transformers reads the score at the last token that is not padding, and that would be the
+    one before the EOS where the two are the same.
     """
+    tokenizer = load_tokenizer(folder)
     model, missing = _load(AutoModelForSequenceClassification, folder, dtype, num_labels=1)
     _require_score_head(folder, model)
     _require_all(folder, missing - {HEAD})
     model.score.weight.data.zero_()
-    return model
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:
+        tokenizer.add_special_tokens({"pad_token": PAD})
+        rows = model.get_input_embeddings().num_embeddings
+        if len(tokenizer) > rows:
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer
 
 
 def save_model(

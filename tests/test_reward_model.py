@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rlhf.errors import InputError
-from rlhf.models import load_tokenizer, new_reward_model, save_model
+from rlhf.models import new_reward_model, save_model
 from rlhf.reward_model import RewardModel
 from tests.tiny_models import CONTEXT, Architecture, tiny_model
 
@@ -19,17 +19,16 @@ ANSWERS = [" Rice.", " You can make fried rice with eggs, or soup.", ""]
 def tiny_reward_model(folder: Path, architecture: Architecture = "gptj") -> Path:
     """A reward model with a random head, its base beside it."""
     base = tiny_model(folder / "base", architecture)
-    model = new_reward_model(base, "float32")
+    model, tokenizer = new_reward_model(base, "float32")
     torch.manual_seed(1)
     model.score.weight.data.normal_()
-    save_model(model, load_tokenizer(base), folder / "reward")
+    save_model(model, tokenizer, folder / "reward")
     return folder / "reward"
 
 
 @pytest.mark.parametrize("architecture", ["gptj", "gpt_neox", "llama", "gpt2", "qwen2"])
 def test_score_is_read_at_the_eos_whatever_the_batch(tmp_path: Path, architecture: Architecture) -> None:
     reward = RewardModel(tiny_reward_model(tmp_path, architecture), "float32", "cpu")
-    assert reward.tokenizer.pad_token_id == reward.tokenizer.eos_token_id
     reward.model.config.pad_token_id = None  # transformers then reads the score at the last token
     rows = [reward.encode(prompt, answer) for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)]
     assert all(ids[-1] == reward.tokenizer.eos_token_id for ids in rows)

@@ -1,0 +1,77 @@
+"""Supervised fine-tuning: the base model learns the chosen answers of the dialogues.
+
+The loss is the mean negative log-likelihood, in nats per token, of the answer and its end of text; the prompt is
+context only.  Dropout stays as the model's own configuration has it.  What is kept is the model after the last step.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+from accelerate import PartialState
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl import SFTConfig, SFTTrainer
+
+from rlhf.config import SftStage
+from rlhf.encoding import encode_answer, encode_prompt
+from rlhf.models import load_causal_lm, load_tokenizer, save_model
+from rlhf.stage import is_main_process, main, read_jsonl
+from rlhf.trl_training import METRICS, read_rows, require_fitting, train, training_arguments
+
+NO_LOSS = -100
+"""Label of a token that is context only."""
+
+
+def train_sft(config: SftStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:
+    """Fine-tune inputs["model"] on inputs["data"]; writes model/ and metrics.jsonl to `output`."""
+    if not (output / "model").is_dir():
+        weights = fine_tune(config, inputs["model"] / "model", inputs["data"], output)
+        if is_main_process():
+            tokenizer = load_tokenizer(inputs["model"] / "model")
+            save_model(load_causal_lm(weights, config.model.dtype), tokenizer, output / "model")
+        PartialState().wait_for_everyone()
+    rows = cast(list[dict[str, float]], read_jsonl(output / METRICS))
+    measured = [row["validation_loss"] for row in rows if "validation_loss" in row]
+    return {"validation_loss_first": measured[0], "validation_loss_last": measured[-1], "steps": rows[-1]["step"]}
+
+
+def fine_tune(config: SftStage, base: Path, data: Path, output: Path) -> Path:
+    """Train to the end, from a checkpoint where there is one; returns the folder of the float32 weights."""
+    tokenizer = load_tokenizer(base)
+    model = load_causal_lm(base, "float32")
+    train_rows = encode_rows(data / "demonstrations.jsonl", tokenizer, model)
+    arguments = training_arguments(
+        config.sft,
+        model=model,
+        dtype=config.model.dtype,
+        seed=config.seed,
+        rows=len(train_rows),
+        output=output,
+    )
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(**arguments, dataset_kwargs={"skip_prepare_dataset": True}),
+        train_dataset=train_rows,
+        eval_dataset=encode_rows(data / "validation_demonstrations.jsonl", tokenizer, model),
+        processing_class=tokenizer,
+    )
+    return train(trainer, "fine-tuning", output)
+
+
+def encode_rows(path: Path, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> Dataset:
+    """Rows {input_ids, labels} of a file of demonstrations; a label is the answer's id, its EOS included, or -100.
+
+    Raises InputError where the file has no rows, or one that is longer than the model's context.
+    """
+    encoded = []
+    for row in read_rows(path):
+        prompt, answer = encode_prompt(tokenizer, row["prompt"]), encode_answer(tokenizer, row["answer"])
+        require_fitting(row, prompt + answer, model)
+        encoded.append({"input_ids": prompt + answer, "labels": [NO_LOSS] * len(prompt) + answer})
+    return Dataset.from_list(encoded)
+
+
+if __name__ == "__main__":
+    main(SftStage, train_sft)
