@@ -135,7 +135,9 @@ class Step:
 class ByFingerprint(CachePolicy):
     """The record of a step is stored under its fingerprint and nothing else."""
 
-    def compute_key(self, _task: object, inputs: dict[str, Any], _flow: dict[str, Any], **_: object) -> str:
+    def compute_key(
+        self, task_ctx: object, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: object
+    ) -> str:
         """Key of the record of the step that is about to run."""
         request: StageRequest = inputs["request"]
         return f"{request.step}-{request.fingerprint}"
