@@ -25,6 +25,13 @@ def sum_over_processes(values: Tensor) -> Tensor:
     return summed.to(values.device)
 
 
+def sum_in_place(tensors: list[Tensor]) -> None:
+    """Put the sum of every process's tensors into each of them."""
+    if _several():
+        for tensor in tensors:
+            torch.distributed.all_reduce(tensor)
+
+
 def gather_rows(rows: list[Item]) -> list[Item]:
     """The rows of all processes, in the order of the processes, on each of them."""
     return list(gather_object(rows)) if _several() else rows

@@ -157,7 +157,7 @@ class TestDeliberateDifferences:
         assert controller.coefficient == pytest.approx(0.050064, abs=1e-12)
 
     def test_scores_are_clipped_before_they_are_scaled(self) -> None:
-        """40 after fifty of 1 and fifty of -1 is clipped to 10: the variance is (100 + 10^2 * 100 / 101) / 100 = 1.9901.
+        """40 after fifty 1 and fifty -1 is clipped to 10: the variance is (100 + 10^2 * 100 / 101) / 100 = 1.9901.
 
         trlx divides 40 by the deviation with 40 in it, 4.104: 9.747.
         """

@@ -1,0 +1,118 @@
+"""The answers of one step and what is computed from them once.
+
+N rollouts of this process, R response places padded on the right, T response tokens of a batch one after another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from rlhf.ppo.losses import token_entropies, token_logprobs
+from rlhf.ppo.policy import Batch, Policy
+from rlhf.ppo.trunk import Split
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Prompts with their drawn answers, after the trunk."""
+
+    kept: list[Tensor]
+    """Of each rollout its trunk states [tokens, d], or its token ids [tokens]: no padding is kept."""
+    responses: list[Tensor]
+    """Drawn tokens of each rollout."""
+    mask: Tensor
+    """True at response tokens [N, R]."""
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """The rollouts `rows`, padded on the right to the longest of them."""
+        lengths = [len(self.responses[row]) for row in rows]
+        ends = [len(self.kept[row]) - 1 for row in rows]
+        place = [torch.arange(end - length, end) for end, length in zip(ends, lengths, strict=True)]
+        device = self.mask.device
+        return Batch(
+            kept=pad_sequence([self.kept[row] for row in rows], batch_first=True),
+            row=torch.arange(len(rows)).repeat_interleave(torch.tensor(lengths)).to(device),
+            place=torch.cat(place).to(device),
+            token=torch.cat([self.responses[row] for row in rows]),
+        )
+
+    def flatten(self, values_NR: Tensor, rows: Sequence[int]) -> Tensor:
+        """The values [T] of the rollouts `rows` at their response tokens, in the order of `batch`."""
+        return values_NR[rows][self.mask[rows]]
+
+    def unflatten(self, values_T: Tensor, rows: Sequence[int], into_NR: Tensor) -> None:
+        """Write values [T] in the order of `batch` to where `flatten` reads them."""
+        mask_BR = self.mask[rows]
+        values_BR = into_NR.new_zeros(mask_BR.shape)
+        values_BR[mask_BR] = values_T.to(into_NR.dtype)
+        into_NR[rows] = values_BR
+
+
+class Estimates(NamedTuple):
+    """What policy, reference and value head say of the rollouts as they were drawn; [N, R], 0 at padding."""
+
+    logprob: Tensor
+    reference_logprob: Tensor
+    value: Tensor
+    entropy: Tensor
+
+
+@torch.no_grad()
+def run_trunk(split: Split, prompts: list[list[int]], answers: list[list[int]], batch_size: int) -> Rollouts:
+    """Run the trunk once over each prompt with its answer, rollouts of like length together."""
+    device = next(split.embedding.parameters()).device
+    ids = [torch.tensor(prompt + answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    by_length = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
+    kept: dict[int, Tensor] = {}
+    for start in range(0, len(ids), batch_size):
+        rows = by_length[start : start + batch_size]
+        states = split.keep(pad_sequence([ids[row] for row in rows], batch_first=True).to(device))
+        kept |= {row: states[place, : len(ids[row])].clone() for place, row in enumerate(rows)}
+    length_N = torch.tensor([len(answer) for answer in answers])
+    return Rollouts(
+        kept=[kept[row] for row in range(len(ids))],
+        responses=[torch.tensor(answer, device=device) for answer in answers],
+        mask=(torch.arange(int(length_N.max())) < length_N[:, None]).to(device),
+    )
+
+
+@torch.no_grad()
+def estimate(policy: Policy, rollouts: Rollouts, batches: Sequence[Sequence[int]]) -> Estimates:
+    """Log-probabilities of policy and reference, values and entropies, before any of the step's training.
+
+    Given the minibatches of the first epoch, the first of them has ratio exactly 1: it repeats this computation.
+    """
+    empty_NR = torch.zeros(rollouts.mask.shape, device=rollouts.mask.device)
+    estimates = Estimates(*(empty_NR.clone() for _ in Estimates._fields))
+    for rows in batches:
+        batch = rollouts.batch(rows)
+        logits_TV, value_T = policy.predict(batch)
+        flat = Estimates(
+            logprob=token_logprobs(logits_TV, batch.token),
+            reference_logprob=token_logprobs(policy.predict_reference(batch), batch.token),
+            value=value_T,
+            entropy=token_entropies(logits_TV),
+        )
+        for values_T, into_NR in zip(flat, estimates, strict=True):
+            rollouts.unflatten(values_T, rows, into_NR)
+    return estimates
+
+
+def minibatch_rows(rollouts: int, minibatches: int, generators: list[torch.Generator]) -> list[list[int]]:
+    """One epoch's minibatches of this process's rollouts, each a list of rows.
+
+    The rollouts stand in as many lanes as there are generators, one lane after another.  A minibatch takes one rollout
+    of each lane, in an order that the lane's generator draws: so it is made of the same rollouts however many processes
+    the lanes are spread over.
+    """
+    assert rollouts == minibatches * len(generators)
+    order_LM = torch.stack([torch.randperm(minibatches, generator=generator) for generator in generators])
+    start_L1 = torch.arange(len(generators))[:, None] * minibatches
+    rows: list[list[int]] = (start_L1 + order_LM).T.tolist()
+    return rows
