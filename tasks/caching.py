@@ -41,6 +41,7 @@ class StepRecord(BaseModel):
     step: str
     fingerprint: str
     uri: str
+    """Where the artifact lies, from the workspace."""
     seconds: float
     metrics: dict[str, float]
 
@@ -164,7 +165,7 @@ def run_step(
     return StepRecord(
         step=step.name,
         fingerprint=request.fingerprint,
-        uri=folder.as_uri(),
+        uri=folder.relative_to(workspace).as_posix(),
         seconds=manifest.seconds,
         metrics=manifest.metrics,
     )

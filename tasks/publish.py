@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import unquote, urlparse
 
 from prefect.artifacts import create_table_artifact
 from prefect.futures import PrefectFuture, wait
@@ -44,7 +43,7 @@ def publish(run: Run, submitted: list[Submitted], results: Submitted) -> RunSumm
         for step in steps
     ]
     run.folder.mkdir(parents=True, exist_ok=True)
-    artifact = _folder(records[results.label])
+    artifact = run.store.folder(results.name, results.fingerprint)
     report, figures = run.folder / "report.html", run.folder / "results.json"
     with_stages(artifact, rows, figures, report)
     write_atomically(run.folder / "config.json", run.config.model_dump_json(indent=2))
@@ -56,7 +55,3 @@ def _record(future: PrefectFuture[StepRecord]) -> StepRecord:
     record = future.result()
     assert isinstance(record, StepRecord)
     return record
-
-
-def _folder(record: StepRecord) -> Path:
-    return Path(unquote(urlparse(record.uri).path))

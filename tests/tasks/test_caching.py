@@ -96,9 +96,8 @@ def test_only_what_depends_on_a_changed_setting_runs_again(stages: Stages, run_t
     assert stages.started == ["first", "second", "second"]
 
 
-def test_a_changed_input_file_runs_everything_again(
-    stages: Stages, run_two: Callable[..., list[str]], tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("stages")
+def test_a_changed_input_file_runs_everything_again(run_two: Callable[..., list[str]], tmp_path: Path) -> None:
     run_two()
     (tmp_path / "data.jsonl").write_text("{ }\n")
     assert run_two() == ["Completed", "Completed"]
@@ -123,7 +122,8 @@ def test_a_damaged_artifact_is_made_again_and_then_cached(
     assert stages.started == ["first", "second", "first"]
 
 
-def test_a_deleted_artifact_is_made_again(stages: Stages, run_two: Callable[..., list[str]], tmp_path: Path) -> None:
+@pytest.mark.usefixtures("stages")
+def test_a_deleted_artifact_is_made_again(run_two: Callable[..., list[str]], tmp_path: Path) -> None:
     run_two()
     artifact_file(tmp_path, "second").unlink()
     assert run_two() == ["Cached", "Completed"]
@@ -165,9 +165,8 @@ def test_an_unfinished_stage_finds_what_it_left(
     assert (folder / "checkpoints" / "step-1").exists()
 
 
-def test_the_stored_record_is_json_and_holds_no_model(
-    stages: Stages, run_two: Callable[..., list[str]], tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("stages")
+def test_the_stored_record_is_json_and_holds_no_model(run_two: Callable[..., list[str]], tmp_path: Path) -> None:
     run_two()
     records = [json.loads(path.read_text()) for path in sorted((tmp_path / "records").iterdir())]
     assert [record["metadata"]["serializer"]["type"] for record in records] == ["json", "json"]

@@ -1,0 +1,85 @@
+"""Run the command line as a user does: a process of its own, with a Prefect home of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SMALL = {
+    "model.demonstration.documents": 600,
+    "model.demonstration.width": 64,
+    "model.demonstration.layers": 3,
+    "model.demonstration.heads": 4,
+    "data.demonstration_pairs": 400,
+    "data.test_prompts": 10,
+    "data.validation_prompts": 10,
+    "sft.max_steps": 4,
+    "reward.max_steps": 4,
+    "ppo.steps": 2,
+    "ppo.rollouts_per_step": 8,
+    "ppo.minibatch_size": 4,
+    "ppo.validate_every": 1,
+    "toxicity.n_prompts": 20,
+    "compute.threads": 1,
+}
+"""The quickstart, shrunk to seconds of computing."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a user sees of a finished command."""
+
+    code: int
+    output: str
+    error: str
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """`rlhf` with one workspace."""
+
+    workspace: Path
+    home: Path
+    prefix: tuple[str, ...] = ()
+    """What the command is started by, such as `unshare --net`."""
+
+    def __call__(self, *arguments: str, timeout: float = 400) -> Outcome:
+        """Run `rlhf ARGUMENTS` to its end."""
+        done = subprocess.run(
+            [*self.prefix, str(Path(sys.executable).with_name("rlhf")), *arguments],
+            env={
+                **os.environ,
+                "PREFECT_HOME": str(self.home),
+                "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+            },
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    def run(self, profile: str = "quickstart", **settings: object) -> Outcome:
+        """Run the shrunk `profile`, with further settings by dotted name."""
+        overrides = [f"--set={name}={json.dumps(value)}" for name, value in {**SMALL, **settings}.items()]
+        return self("run", profile, "--workspace", str(self.workspace), *overrides)
+
+    def results(self, profile: str = "quickstart") -> dict[str, Any]:
+        """The figures that the last run published."""
+        loaded = json.loads((self.workspace / profile / "results.json").read_bytes())
+        assert isinstance(loaded, dict)
+        return loaded
+
+    def cached(self) -> dict[str, bool]:
+        """Whether each step of the last run came from the cache."""
+        return {stage["name"]: stage["cached"] for stage in self.results()["stages"]}
+
+    def artifact(self, step: str) -> Path:
+        """Folder of the only artifact of `step`."""
+        [folder] = (self.workspace / "artifacts" / step).iterdir()
+        return folder

@@ -1,0 +1,190 @@
+"""The whole pipeline by the command line: real stages, real Prefect, every step of the workflow."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rlhf.report.results import Results
+from tests.e2e.cli import CommandLine
+
+pytestmark = pytest.mark.slow
+
+STEPS = [
+    "prepare_model",
+    "prepare_data",
+    "train_sft",
+    "train_reward",
+    "train_ppo",
+    "generate_responses[sft]",
+    "generate_responses[rlhf]",
+    "export_labeling_manifest",
+    "score_toxicity[sft]",
+    "score_toxicity[rlhf]",
+    "aggregate_results",
+]
+
+
+def offline() -> tuple[str, ...]:
+    """A command prefix that takes every network but loopback away, where this user may do that."""
+    prefix = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
+    able = shutil.which("unshare") and shutil.which("ip")
+    if able and subprocess.run([*prefix, "true"], check=False, capture_output=True).returncode == 0:
+        return prefix
+    return ()
+
+
+@pytest.fixture(scope="module")
+def rlhf(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
+    """A command line whose workspace already holds one finished run, made without a network."""
+    folder = tmp_path_factory.mktemp("local")
+    command = CommandLine(folder / "runs", folder / "prefect", offline())
+    outcome = command.run()
+    assert outcome.code == 0, outcome.output + outcome.error
+    assert "Did the model get better?" in outcome.output
+    assert [stage["name"] for stage in command.results()["stages"]] == STEPS
+    assert not any(command.cached().values())
+    return command
+
+
+def test_the_results_follow_the_documented_schema(rlhf: CommandLine) -> None:
+    results = Results.model_validate(rlhf.results())
+    assert results.toxicity.sft.n == results.toxicity.rlhf.n == 20
+    assert results.human_evaluation.status == "pending"
+    assert (rlhf.workspace / "quickstart" / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_again_everything_is_cached_and_nothing_is_started(rlhf: CommandLine) -> None:
+    logs = {path: path.stat().st_mtime_ns for path in rlhf.workspace.rglob("log.txt")}
+    assert logs
+    outcome = rlhf.run()
+    assert outcome.code == 0, outcome.error
+    assert rlhf.cached() == dict.fromkeys(STEPS, True)
+    assert {path: path.stat().st_mtime_ns for path in rlhf.workspace.rglob("log.txt")} == logs
+
+
+def test_a_changed_ppo_setting_runs_ppo_and_what_follows(rlhf: CommandLine, tmp_path: Path) -> None:
+    command = copied(rlhf, tmp_path)
+    outcome = command.run(**{"ppo.kl_coefficient": 0.1})
+    assert outcome.code == 0, outcome.error
+    ran = {name for name, cached in command.cached().items() if not cached}
+    assert ran == {
+        "train_ppo",
+        "generate_responses[rlhf]",
+        "score_toxicity[rlhf]",
+        "export_labeling_manifest",
+        "aggregate_results",
+    }
+
+
+def test_a_wrong_byte_is_named_and_its_step_made_again(rlhf: CommandLine, tmp_path: Path) -> None:
+    command = copied(rlhf, tmp_path)
+    weights = command.artifact("train_sft") / "model" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    verified = command("verify", "--workspace", str(command.workspace))
+    assert verified.code == 1
+    assert f"{weights}: sha256 differs from the manifest" in verified.output
+    outcome = command.run()
+    assert outcome.code == 0, outcome.error
+    assert [name for name, cached in command.cached().items() if not cached] == ["train_sft"]
+    assert weights.read_bytes() == whole
+    assert command("verify", "--workspace", str(command.workspace)).code == 0
+
+
+def test_a_deleted_file_is_made_again(rlhf: CommandLine, tmp_path: Path) -> None:
+    command = copied(rlhf, tmp_path)
+    manifest = command.artifact("export_labeling_manifest") / "manifest.jsonl"
+    whole = manifest.read_bytes()
+    manifest.unlink()
+    assert f"{manifest}: missing" in command("verify", "--workspace", str(command.workspace)).output
+    assert command.run().code == 0
+    assert [name for name, cached in command.cached().items() if not cached] == ["export_labeling_manifest"]
+    assert manifest.read_bytes() == whole
+
+
+def copied(rlhf: CommandLine, folder: Path) -> CommandLine:
+    """The same finished run in a workspace of its own."""
+    shutil.copytree(rlhf.workspace, folder / "runs")
+    return CommandLine(folder / "runs", rlhf.home, rlhf.prefix)
+
+
+def test_help_answers_at_once_and_orchestration_is_free_of_torch() -> None:
+    started = time.monotonic()
+    helped = subprocess.run([str(Path(sys.executable).with_name("rlhf")), "--help"], check=True, capture_output=True)
+    assert b"verify" in helped.stdout
+    assert time.monotonic() - started < 60  # a hang; the time itself is the benchmark's business
+    code = "import flows.pipeline, flows.cli, sys; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    imported = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert imported.stdout == "False False\n"
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> CommandLine:
+    return CommandLine(tmp_path / "runs", tmp_path / "prefect")
+
+
+def finished(workspace: Path) -> set[str]:
+    return {path.parent.parent.name for path in workspace.glob("artifacts/*/*/manifest.json")}
+
+
+GOOD = '{"chosen": "\\n\\nHuman: Hi\\n\\nAssistant: Hello", "rejected": "\\n\\nHuman: Hi\\n\\nAssistant: No"}\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("broken.jsonl", GOOD + '{"chosen": \n', r"broken\.jsonl:2: .*on_bad_row=skip"),
+        ("empty.jsonl", "", r"empty\.jsonl"),
+        ("other.jsonl", '{"question": "a", "answer": "b"}\n', r"other\.jsonl.*chosen"),
+        ("none", None, r"none.*no such file"),
+        ("folder/notes.md", "text", r"folder.*jsonl"),
+    ],
+)
+def test_bad_data_is_one_line_and_exit_2(fresh: CommandLine, name: str, content: str | None, message: str) -> None:
+    source = fresh.workspace.parent / name
+    if content is not None:
+        source.parent.mkdir(exist_ok=True)
+        source.write_text(content)
+    given = source.parent if "/" in name else source
+    outcome = fresh.run(**{"data.source": str(given)})
+    assert outcome.code == 2, outcome.output + outcome.error
+    assert re.fullmatch(rf"error: .*{message}.*\n", outcome.error)
+    assert "prepare_data" not in finished(fresh.workspace)
+
+
+def test_a_model_folder_without_weights_is_one_line_and_exit_2(fresh: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "gptj"}')
+    outcome = fresh.run(**{"model.path": str(tmp_path / "model")})
+    assert outcome.code == 2, outcome.output + outcome.error
+    assert re.fullmatch(r"error: .*model.*weights.*\n", outcome.error)
+    assert finished(fresh.workspace) == set()
+
+
+def test_a_full_disk_is_one_line_and_exit_2(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)], check=False, capture_output=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip("needs the right to mount a small tmpfs; run the tests as root")
+    try:
+        command = CommandLine(disk / "runs", tmp_path / "prefect")
+        outcome = command.run()
+        assert outcome.code == 2, outcome.output + outcome.error
+        assert re.fullmatch(r"error: cannot write.*space.*\n", outcome.error)
+        assert finished(command.workspace) == set()
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        outcome = command.run()
+        assert outcome.code == 2
+        assert re.fullmatch(r"error: cannot write.*[Rr]ead-only file system.*\n", outcome.error)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
