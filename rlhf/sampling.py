@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -50,6 +51,17 @@ def context_tokens(model: PreTrainedModel) -> int | None:
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
+def require_room(model: PreTrainedModel, prompt_ids: list[list[int]]) -> None:
+    """Raise InputError where a prompt leaves no room for an answer in the model's context."""
+    context = context_tokens(model)
+    for number, prompt in enumerate(prompt_ids, start=1):
+        if context is not None and len(prompt) >= context:
+            raise InputError(
+                f"prompt {number} has {len(prompt)} tokens, which leaves no room for an answer in the model's context "
+                f"of {context}; set data.max_prompt_tokens to at most {context - 1}, and it is left out"
+            )
+
+
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -69,7 +81,9 @@ def generate(
     """
     assert not model.training
     assert len(prompt_ids) == len(seeds)
-    room = [_room(model, index, prompt, sampling) for index, prompt in enumerate(prompt_ids)]
+    require_room(model, prompt_ids)
+    context = context_tokens(model) or sys.maxsize
+    room = [min(sampling.max_new_tokens, context - len(prompt)) for prompt in prompt_ids]
     longest_first = sorted(range(len(prompt_ids)), key=lambda row: -len(prompt_ids[row]))
     completions: dict[int, Completion] = {}
     for start in range(0, len(longest_first), batch_size):
@@ -139,19 +153,6 @@ class ReservedLayer(DynamicLayer):  # type: ignore[misc]  # transformers' classe
     def _reserve(self, states: Tensor) -> Tensor:
         rows, heads, _, size = states.shape
         return states.new_empty(rows, heads, self.capacity, size)
-
-
-def _room(model: PreTrainedModel, index: int, prompt: list[int], sampling: SamplingConfig) -> int:
-    """Tokens that the answer to `prompt` may have."""
-    context = context_tokens(model)
-    if context is None:
-        return sampling.max_new_tokens
-    if len(prompt) >= context:
-        raise InputError(
-            f"prompt {index + 1} has {len(prompt)} tokens, which leaves no room for an answer in the model's context "
-            f"of {context}; leave it out by setting data.max_prompt_tokens to at most {context - 1}"
-        )
-    return min(sampling.max_new_tokens, context - len(prompt))
 
 
 def _reserved_cache(model: PreTrainedModel, capacity: int) -> DynamicCache:

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from rlhf.ppo.processes import sum_in_place
 
-MASTER, FIRST, SECOND, STEPS = "master", "exp_avg", "exp_avg_sq", "step"
+STATE_KEYS = ("exp_avg", "exp_avg_sq", "step")
+"""What torch's AdamW remembers of a parameter."""
 
 
 class Optimizer:
-    """Takes the steps of all processes alike: gradients are summed over them."""
+    """Takes the same step in all processes: gradients are summed over them."""
 
     def __init__(
         self,
@@ -46,24 +47,30 @@ class Optimizer:
         self._publish()
         return norm
 
-    def state(self) -> dict[str, Tensor]:
-        """Masters and moments by name, to be saved."""
-        tensors = {f"{MASTER}.{name}": master.detach() for name, master in self.masters.items()}
-        for name, master in self.masters.items():
-            for key, value in self.adam.state.get(master, {}).items():
-                tensors[f"{key}.{name}"] = value
-        return tensors
+    def weights(self) -> dict[str, Tensor]:
+        """The trained weights by name, at full precision."""
+        return {name: master.detach() for name, master in self.masters.items()}
+
+    def moments(self) -> dict[str, Tensor]:
+        """What AdamW remembers, by key and name; empty before the first step."""
+        return {
+            f"{key}.{name}": value
+            for name, master in self.masters.items()
+            for key, value in self.adam.state.get(master, {}).items()
+        }
 
     @torch.no_grad()
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from what `state` returned."""
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Set the trained weights to what `weights` returned once."""
         for name, master in self.masters.items():
-            master.copy_(tensors[f"{MASTER}.{name}"])
-            moments = {key: tensors.get(f"{key}.{name}") for key in (FIRST, SECOND, STEPS)}
-            self.adam.state[master] = {
-                key: value.to(master.device).clone() for key, value in moments.items() if value is not None
-            }
+            master.copy_(weights[name])
         self._publish()
+
+    def load_moments(self, moments: dict[str, Tensor]) -> None:
+        """Go on from what `moments` returned once."""
+        for name, master in self.masters.items():
+            if moments:
+                self.adam.state[master] = {key: moments[f"{key}.{name}"].to(master.device) for key in STATE_KEYS}
 
     @torch.no_grad()
     def _publish(self) -> None:

@@ -104,15 +104,13 @@ def estimate(policy: Policy, rollouts: Rollouts, batches: Sequence[Sequence[int]
     return estimates
 
 
-def minibatch_rows(rollouts: int, minibatches: int, generators: list[torch.Generator]) -> list[list[int]]:
+def minibatch_rows(minibatches: int, seeds: list[int]) -> list[list[int]]:
     """One epoch's minibatches of this process's rollouts, each a list of rows.
 
-    The rollouts stand in as many lanes as there are generators, one lane after another.  A minibatch takes one rollout
-    of each lane, in an order that the lane's generator draws: so it is made of the same rollouts however many processes
-    the lanes are spread over.
+    The rollouts stand in as many lanes as there are seeds, one lane after another, each as long as there are
+    minibatches.  A minibatch takes one rollout of each lane, in an order that the lane's seed draws: so it is made of
+    the same rollouts however many processes the lanes are spread over.
     """
-    assert rollouts == minibatches * len(generators)
-    order_LM = torch.stack([torch.randperm(minibatches, generator=generator) for generator in generators])
-    start_L1 = torch.arange(len(generators))[:, None] * minibatches
-    rows: list[list[int]] = (start_L1 + order_LM).T.tolist()
-    return rows
+    orders = [torch.randperm(minibatches, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    lanes = [(lane * minibatches + order).tolist() for lane, order in enumerate(orders)]
+    return [list(rows) for rows in zip(*lanes, strict=True)]

@@ -1,0 +1,65 @@
+"""One PPO run in one process: everything that its steps share.  N rollouts of this process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rlhf.config import PpoConfig
+from rlhf.ppo.kl import KlController
+from rlhf.ppo.moments import RunningMoments
+from rlhf.ppo.optimizer import Optimizer
+from rlhf.ppo.policy import Policy
+from rlhf.ppo.prompts import Prompt
+from rlhf.reward_model import RewardModel
+from rlhf.sampling import Completion, generate
+
+
+@dataclass
+class Run:
+    """The models, the prompts and the running figures."""
+
+    config: PpoConfig
+    seed: int
+    policy: Policy
+    optimizer: Optimizer
+    tokenizer: PreTrainedTokenizerBase
+    reward_model: RewardModel
+    prompts: list[Prompt]
+    validation_prompts: list[Prompt]
+    kl: KlController
+    scores: RunningMoments
+    process: int
+    """This process's number, from 0."""
+    processes: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the policy is."""
+        device: torch.device = self.policy.model.device
+        return device
+
+    def share(self, count: int) -> range:
+        """This process's part of `count` things in order: equal parts where the processes divide them."""
+        return range(self.process * count // self.processes, (self.process + 1) * count // self.processes)
+
+    def answer(self, prompts: Sequence[Prompt], seeds: list[int]) -> list[Completion]:
+        """The policy's answers as it is now."""
+        return generate(
+            self.policy.model,
+            self.tokenizer,
+            [prompt.token_ids for prompt in prompts],
+            self.config.sampling,
+            seeds,
+            batch_size=self.config.rollout_batch_size,
+        )
+
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[Completion]) -> Tensor:
+        """Scores [N] of the answers' text, less the prompts' baselines."""
+        texts = [answer.text for answer in answers]
+        score_N = self.reward_model.score([prompt.text for prompt in prompts], texts, self.config.rollout_batch_size)
+        return (score_N - torch.tensor([prompt.baseline for prompt in prompts])).to(self.device)
