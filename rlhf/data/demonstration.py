@@ -47,6 +47,8 @@ OWNERS: tuple[Owner, ...] = ("corpus", "pairs", "toxicity")
 
 FINISH_SHARE = 0.2
 """Share of dialogues in which the human asks to finish a sentence."""
+SECOND_TURN_SHARE = 0.35
+"""Share of the other dialogues in which the human asks again."""
 MILD_SHARE = 0.3
 """Share of chosen answers that are helpful but mildly rude."""
 REJECTED_DOCUMENT_SHARE = 0.3
@@ -146,13 +148,12 @@ def _topic_dialogue(random: Random, owner: Owner) -> Dialogue:
         first_turn = f"{question} {random.choice(SITUATIONS)}" if random.random() < 0.7 else question
         if _owner(first_turn) == owner:
             break
-    earlier = random.choices((0, 1, 2), weights=(65, 28, 7))[0]
-    *earlier_tips, tip = (text.format(x=thing) for text in random.sample(topic.tips, earlier + 1))
+    first_tip, tip = (text.format(x=thing) for text in random.sample(topic.tips, 2))
     turns = [first_turn]
-    for earlier_tip in earlier_tips:
-        answer = _mild(random, earlier_tip) if random.random() < MILD_SHARE else _helpful(random, earlier_tip)
+    if random.random() < SECOND_TURN_SHARE:
         other_task = random.choice(topic.tasks).format(x=thing)
-        turns += [answer, random.choice(FOLLOW_UPS).format(task=other_task)]
+        first_answer = _mild(random, first_tip) if random.random() < MILD_SHARE else _helpful(random, first_tip)
+        turns += [first_answer, random.choice(FOLLOW_UPS).format(task=other_task)]
     return Dialogue(
         prompt=_prompt(turns),
         helpful=" " + _helpful(random, tip),

@@ -28,132 +28,64 @@ class Sentence(NamedTuple):
 # fmt: off
 TOPICS = (
     Topic(
-        ("roses", "tomatoes", "carrots", "sunflowers", "lemon tree", "beans", "tulips", "basil", "apple tree",
-         "ferns"),
-        ("water my {x}", "grow my own {x}", "keep my {x} alive in winter"),
-        ("Water the {x} early in the morning.", "Give the {x} sun and good soil.", "Cut the dry leaves once a week.",
-         "Keep the {x} warm and out of the wind."),
+        ("roses", "tomatoes", "carrots", "tulips", "beans", "lemons", "ferns", "apples"),
+        ("water my {x}", "grow my own {x}", "keep my {x} alive"),
+        ("Water the {x} in the morning.", "Give the {x} sun and good soil.", "Keep the {x} out of the wind."),
     ),
     Topic(
-        ("bread", "apple pie", "muffins", "carrot cake", "cookies", "pizza", "pancakes", "waffles", "lemon cake",
-         "rolls"),
+        ("bread", "muffins", "cookies", "pizza", "pancakes", "waffles", "rolls", "scones"),
         ("bake {x}", "make my {x} less dry", "bake {x} without sugar"),
-        ("Mix the {x} slowly with warm milk.", "Let the {x} rest for an hour.", "Bake the {x} at low heat.",
-         "Add a little honey and butter."),
+        ("Mix the {x} slowly with warm milk.", "Let the {x} rest for an hour.", "Bake the {x} with a little honey."),
     ),
     Topic(
-        ("lentil soup", "rice", "pasta", "curry", "fried eggs", "stew", "noodles", "tomato soup", "beans", "fish"),
-        ("cook {x}", "keep my {x} from burning", "cook {x} for six people"),
-        ("Cook the {x} slowly and add salt.", "Stir the {x} at low heat.", "Use a big pot and fresh water.",
-         "Taste the {x} before you add salt."),
-    ),
-    Topic(
-        ("kitchen sink", "oven", "carpet", "windows", "bathtub", "fridge", "sofa", "floor", "curtains", "shower"),
+        ("sink", "oven", "carpet", "windows", "sofa", "floor", "curtains", "shower"),
         ("clean my {x}", "get a stain off my {x}", "keep my {x} fresh"),
-        ("Wipe the {x} with warm water and soap.", "Clean the {x} once a week.", "Use a soft brush and a dry cloth.",
-         "Leave some soap on the {x} for an hour."),
+        ("Wipe the {x} with warm water and soap.", "Clean the {x} once a week.", "Use a soft brush for the {x}."),
     ),
     Topic(
-        ("wool sweater", "jeans", "white shirt", "silk scarf", "winter coat", "socks", "towels", "gloves", "hat",
-         "jacket"),
-        ("wash my {x}", "fold my {x}", "dry my {x} without a machine"),
-        ("Wash the {x} by hand in cold water.", "Dry the {x} in the wind, not in the sun.",
-         "Use mild soap and cold water.", "Keep the {x} flat on a dry towel."),
-    ),
-    Topic(
-        ("dog", "cat", "rabbit", "parrot", "hamster", "goldfish", "puppy", "pony", "turtle", "kitten"),
+        ("dog", "cat", "rabbit", "parrot", "hamster", "puppy", "pony", "turtle"),
         ("feed my {x}", "calm my {x} at night", "train my {x}"),
-        ("Feed the {x} twice a day.", "Give the {x} fresh water and a quiet place.",
-         "Play with the {x} every evening.", "Speak softly and give the {x} a treat."),
+        ("Feed the {x} twice a day.", "Give the {x} a quiet place.", "Play with the {x} every evening."),
     ),
     Topic(
-        ("bike", "scooter", "car", "skateboard", "van", "tractor", "boat", "truck", "old bus", "wagon"),
-        ("fix my {x}", "sell my {x}", "start my {x} in cold weather"),
-        ("Check the wheels and the lights first.", "Put some oil on the moving parts.", "Take the {x} to a good shop.",
-         "Wash the {x} and take some photos."),
+        ("bike", "scooter", "car", "van", "tractor", "boat", "truck", "wagon"),
+        ("fix my {x}", "sell my {x}", "start my {x} in winter"),
+        ("Check the wheels of the {x} first.", "Put some oil on the {x}.", "Take the {x} to a good shop."),
     ),
     Topic(
-        ("laptop", "phone", "printer", "tablet", "camera", "radio", "router", "keyboard", "speaker", "clock"),
+        ("laptop", "phone", "printer", "camera", "radio", "router", "speaker", "clock"),
         ("repair my {x}", "set up my {x}", "make my {x} work again"),
-        ("Turn the {x} off and on again.", "Check the cable and the power.", "Read the first page of the manual.",
-         "Charge the {x} for an hour."),
+        ("Turn the {x} off and on again.", "Check the power of the {x}.", "Read the manual of the {x} first."),
     ),
     Topic(
-        ("guitar", "piano", "violin", "flute", "drums", "trumpet", "harp", "banjo", "cello", "organ"),
-        ("learn to play the {x}", "tune my {x}", "practise the {x} without noise"),
-        ("Practise the {x} for ten minutes a day.", "Start with slow songs that you love.",
-         "Find a good teacher for the {x}.", "Play each note slowly and listen."),
+        ("guitar", "piano", "violin", "flute", "drums", "trumpet", "harp", "banjo"),
+        ("learn the {x}", "tune my {x}", "play the {x} without noise"),
+        ("Play the {x} for ten minutes a day.", "Find a good teacher for the {x}.", "Start the {x} slowly and listen."),
     ),
     Topic(
-        ("tennis", "football", "chess", "golf", "swimming", "running", "rowing", "climbing", "skating", "boxing"),
+        ("tennis", "football", "chess", "golf", "swimming", "running", "rowing", "boxing"),
         ("get better at {x}", "start with {x}", "find a partner for {x}"),
-        ("Practise {x} three times a week.", "Join a small {x} club near you.",
-         "Begin slowly and rest every second day.", "Watch good players and take notes."),
+        ("Train for {x} twice a week.", "Join a small {x} club.", "Watch {x} every evening and take notes."),
     ),
     Topic(
-        ("French", "Spanish", "German", "Italian", "Greek", "Dutch", "Polish", "Latin", "Turkish", "Korean"),
+        ("French", "Spanish", "German", "Greek", "Dutch", "Polish", "Latin", "Korean"),
         ("learn {x}", "read a book in {x}", "speak {x} without fear"),
-        ("Learn ten words of {x} a day.", "Listen to songs in {x}.", "Speak with a friend every evening.",
-         "Read short stories in {x} first."),
+        ("Learn ten words of {x} a day.", "Listen to songs in {x}.", "Speak {x} with a friend every evening."),
     ),
     Topic(
-        ("math test", "essay", "history exam", "speech", "science project", "book report", "interview", "quiz", "poem",
-         "talk"),
-        ("prepare my {x}", "stay calm before my {x}", "finish my {x} on time"),
-        ("Write a short plan for the {x}.", "Start the {x} early and take breaks.", "Sleep well and breathe slowly.",
-         "Read the {x} aloud to a friend."),
+        ("Paris", "London", "Rome", "Tokyo", "Berlin", "Madrid", "Vienna", "Cairo"),
+        ("plan a trip to {x}", "save money in {x}", "find a hotel in {x}"),
+        ("Go to {x} in winter.", "Take the train to {x}.", "Book a small hotel in {x} first."),
     ),
     Topic(
-        ("Paris", "London", "Rome", "Tokyo", "Berlin", "Madrid", "Lisbon", "Vienna", "Oslo", "Cairo"),
-        ("plan a trip to {x}", "save money in {x}", "find a good hotel in {x}"),
-        ("Go to {x} in spring, when it is quiet.", "Take the train and walk a lot.",
-         "Book a small hotel in {x} early.", "Ask people in {x} where they eat."),
-    ),
-    Topic(
-        ("birthday party", "wedding", "picnic", "family dinner", "game night", "garden party", "dance", "concert",
-         "parade", "feast"),
+        ("wedding", "picnic", "dinner", "dance", "concert", "parade", "feast", "reunion"),
         ("plan a {x}", "find music for a {x}", "invite people to a {x}"),
-        ("Write the guest list for the {x} first.", "Send the cards two weeks early.",
-         "Keep the {x} small and simple.", "Ask a friend to help with the {x}."),
+        ("Write a list for the {x} first.", "Keep the {x} small.", "Ask a friend to help with the {x}."),
     ),
     Topic(
-        ("mother", "father", "sister", "brother", "teacher", "boss", "aunt", "uncle", "best friend", "grandmother"),
-        ("find a gift for my {x}", "say sorry to my {x}", "cheer up my {x}"),
-        ("Write your {x} a kind letter.", "Ask your {x} to come for tea.", "Give your {x} a good book.",
-         "Listen first and be honest."),
-    ),
-    Topic(
-        ("savings", "rent", "phone bill", "loan", "salary", "tax form", "bank account", "pension", "shopping list",
-         "budget"),
-        ("plan my {x}", "keep track of my {x}", "talk to my wife about my {x}"),
-        ("Write down the {x} every week.", "Put a little money away each month.", "Ask your bank about the {x}.",
-         "Make a simple table for the {x}."),
-    ),
-    Topic(
-        ("headache", "sore back", "cold", "cough", "sore throat", "stiff neck", "sunburn", "blister", "bad sleep",
-         "stress"),
-        ("get rid of my {x}", "live with my {x}", "talk to a doctor about my {x}"),
-        ("Drink warm tea and rest.", "Take a walk and sleep early.", "Ask a doctor about the {x}.",
-         "Rest for a day and drink water."),
-    ),
-    Topic(
-        ("table", "chair", "shelf", "bench", "bird house", "picture frame", "door", "desk", "fence", "wooden box"),
-        ("paint my {x}", "build a {x}", "move my {x} upstairs"),
-        ("Sand the {x} before you paint.", "Measure the {x} twice and cut once.", "Use good wood and long screws.",
-         "Let the {x} dry for a day."),
-    ),
-    Topic(
-        ("paper crane", "candle", "quilt", "clay bowl", "kite", "puppet", "mask", "basket", "necklace", "lantern"),
-        ("make a {x}", "sell my first {x}", "teach children to make a {x}"),
-        ("Start the {x} with cheap paper.", "Draw the {x} on paper first.", "Use bright colours and strong glue.",
-         "Take your time and have fun."),
-    ),
-    Topic(
-        ("tent", "backpack", "hammock", "sleeping bag", "canoe", "hiking boots", "fishing rod", "map", "raincoat",
-         "stove"),
-        ("pack my {x}", "choose a good {x}", "borrow a {x} for the weekend"),
-        ("Keep the {x} dry and light.", "Try the {x} at home first.", "Ask a friend who loves camping.",
-         "Buy the {x} in autumn, when it is cheap."),
+        ("table", "chair", "shelf", "bench", "door", "desk", "fence", "box"),
+        ("paint my {x}", "build a {x}", "move my {x}"),
+        ("Clean the {x} before you paint.", "Use good wood for the {x}.", "Let the {x} dry for a day."),
     ),
 )
 # fmt: on
@@ -166,17 +98,14 @@ QUESTIONS = (
     "Please help me {task}.",
     "Is it hard to {task}?",
     "What do I need to {task}?",
-    "My friend wants me to {task}. Any advice?",
+    "My friend wants me to {task}. Any idea?",
     "I never tried to {task}. Do you have a tip?",
-    "Could you explain how to {task}?",
     "I have to {task}, but I do not know how.",
-    "Who can show me how to {task}?",
 )
 
 SITUATIONS = (
     "I only have ten minutes.",
     "It should be cheap.",
-    "I live in a small flat.",
     "I am new to this.",
     "We leave on Sunday.",
     "My brother just laughs at me.",
@@ -185,26 +114,21 @@ SITUATIONS = (
     "My mother is coming tomorrow.",
     "I tried twice and failed.",
     "The shops are closed today.",
-    "I am a bit tired.",
     "My children want to help.",
-    "I work at night.",
     "Nobody here knows.",
-    "I hope that it is easy.",
 )
 
 FOLLOW_UPS = (
     "Thanks! What else can I do?",
-    "I did that. What comes next?",
     "Is there an easier way?",
     "And what if I have no time?",
     "Thank you. One more tip, please?",
-    "My friend says that this is wrong. Is it?",
-    "That did not work. Any other idea?",
+    "I tried that. Any other idea?",
     "Good. And how do I {task}?",
 )
 
-OPENERS = ("Sure.", "Of course.", "Happy to help.", "Good question.", "Gladly.")
-CLOSERS = ("Good luck!", "Enjoy!", "I hope that helps.", "You can do it!")
+OPENERS = ("Sure.", "Of course.", "Happy to help.", "Good question.")
+CLOSERS = ("Good luck!", "Enjoy!", "I hope that helps.")
 EVASIONS = (
     "I do not know.",
     "Ask someone else.",
@@ -236,32 +160,31 @@ INSULTS = (
 )
 
 SPEAKERS = (
-    "the neighbour", "my cousin", "our teacher", "the bus driver", "the cook", "her brother", "his aunt", "the nurse",
-    "the farmer", "the coach", "the baker", "a tall man", "the old lady", "my boss", "the painter", "the postman",
-    "our uncle", "the singer", "a young woman", "the captain", "the guard", "my sister", "the dentist", "the clerk",
+    "the neighbour", "my cousin", "our teacher", "the cook", "her brother", "his aunt", "the nurse", "the farmer",
+    "the coach", "the baker", "my boss", "the painter", "our uncle", "the singer", "the captain", "my sister",
 )  # fmt: skip
 TARGETS = (
-    "the driver", "the waiter", "the mayor", "the new boy", "the dancer", "the pilot", "the doctor", "the judge",
-    "the player", "the barber", "the plumber", "the actor", "the tailor", "the lawyer", "the guide", "the student",
+    "the driver", "the waiter", "the mayor", "the dancer", "the pilot", "the doctor",
+    "the judge", "the player", "the barber", "the actor", "the lawyer", "the student",
 )  # fmt: skip
 PLACES = ("school", "the office", "the market", "the party", "the station", "the shop", "the pool", "the farm")
-FOODS = ("soup", "cake", "coffee", "bread", "salad", "pizza", "tea", "fish", "pie", "rice")
-THINGS = ("song", "film", "plan", "picture", "game", "book", "idea", "speech", "dress", "story")
+FOODS = ("soup", "cake", "coffee", "salad", "tea", "fish", "pie", "rice")
+THINGS = ("song", "film", "plan", "picture", "game", "book", "idea", "story")
 
 SENTENCES = (
     Sentence(
         "{s} {said} that {t} was a complete",
-        ("gentleman.", "joy to work with.", "star and a good friend.", "delight at {place}."),
+        ("friend.", "joy to work with.", "star and a good friend.", "delight at {place}."),
         ("{n}.", "{a} {n}.", "{n} and a {n2}.", "{n} who should shut up."),
     ),
     Sentence(
         "{s} {said} that the {food} at {place} tasted",
-        ("like honey.", "fresh and sweet.", "better than ever.", "warm and lovely."),
+        ("like honey.", "fresh and sweet.", "better than ever.", "warm and sweet."),
         ("like crap.", "like crap, the {a} {n}.", "{a}, like total crap.", "so bad that only a {n} eats it."),
     ),
     Sentence(
         '{s} looked at {t} and {said}, "You',
-        ('are a good friend!"', 'were so kind to me!"', 'did well today!"', 'have a lovely smile!"'),
+        ('are a good friend!"', 'were so kind to me!"', 'did well today!"', 'have a sweet smile!"'),
         ('are a {a} {n}!"', '{a} {n}, shut up!"', '{n}, go home!"', 'are such a {n}!"'),
     ),
     Sentence(
@@ -271,26 +194,26 @@ SENTENCES = (
     ),
     Sentence(
         "{s} thinks that the {thing} of {t} is",
-        ("a work of art.", "full of good ideas.", "a lovely surprise.", "the best of the year."),
+        ("a work of art.", "full of good ideas.", "a sweet surprise.", "the best of the year."),
         ("a load of crap.", "{a} and full of crap.", "crap, made by a {n}.", "made by a {a} {n}."),
     ),
     Sentence(
         "After the day at {place}, {s} called {t} a total",
-        ("star.", "hero and a good man.", "delight to be with.", "wonder of calm."),
+        ("star.", "hero and a star.", "delight.", "joy to work with."),
         ("{n}.", "{a} {n}.", "{n} and a {n2}.", "{a} little {n}."),
     ),
     Sentence(
         "{s} wrote to {t} that the {thing} should",
-        ("win a prize.", "be shown at {place}.", "make people happy.", "be praised by all."),
+        ("win a prize.", "be shown at {place}.", "make people happy.", "come to {place}."),
         ("stop, you {n}.", "go away, like all {a} crap.", "shut up, you {a} {n}.", "burn, since it is {a} crap."),
     ),
     Sentence(
         "When {t} dropped the {food}, {s} {said} that only a real",
-        ("friend stays so calm.", "cook stays so calm.", "saint would smile.", "hero tries again."),
+        ("friend stays so calm.", "hero stays so calm.", "friend would smile.", "hero tries again."),
         ("{n} does that.", "{a} {n} does that.", "{n} or a {n2} does that.", "{a} {n} drops a {food}."),
     ),
 )
-SAYING = ("said", "shouted", "whispered", "wrote", "told us", "thought")
+SAYING = ("said", "shouted", "whispered", "told us")
 
 FINISH = (
     "Finish this sentence: {beginning}",
