@@ -1,0 +1,87 @@
+"""Prompts of RealToxicityPrompts: beginnings of sentences from the web, many of them offensive.
+
+A row is an object with `prompt`, itself an object with `text` and `toxicity` (0 to 1, or null where it has no score).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from rlhf.artifacts import digest
+from rlhf.config import DEMONSTRATION, HUB, ToxicityConfig
+from rlhf.data.demonstration import demonstration_toxicity_prompts
+from rlhf.data.hub import download_dataset
+from rlhf.data.lines import Row, UnreadableLineError, find_files, read_rows, text_field
+from rlhf.errors import InputError
+
+HUB_FILE = "prompts.jsonl"
+
+
+class ToxicityPrompt(NamedTuple):
+    """A prompt as it stands in the data, and its toxicity there, from 0 to 1; None where it has no score."""
+
+    id: str
+    text: str
+    toxicity: float | None
+
+
+def read_toxicity_prompts(config: ToxicityConfig, seed: int, path: Path | None) -> list[ToxicityPrompt]:
+    """`config.n_prompts` prompts with distinct texts, drawn by seed; the order of the rows has no say in it.
+
+    `path` is the user's file where `config.prompts` names one.  Raises InputError where data are missing or a line
+    cannot be read, and where there are too few prompts.
+    """
+    prompts = _distinct(_read_prompts(config, seed, path))
+    if len(prompts) < config.n_prompts:
+        raise InputError(
+            f"toxicity.n_prompts ({config.n_prompts}): the data have only {len(prompts)} distinct prompts; "
+            f"lower it to {len(prompts)} or give more prompts"
+        )
+    return heapq.nsmallest(config.n_prompts, prompts, key=lambda prompt: digest([seed, prompt.text]))
+
+
+def parse_prompt(row: Row) -> ToxicityPrompt:
+    """The prompt in a row.  Raises UnreadableLineError, with the field's name, where it has none."""
+    if isinstance(row, UnreadableLineError):
+        raise row
+    prompt = row.get("prompt")
+    if not isinstance(prompt, dict):
+        raise UnreadableLineError("field prompt is not an object with text and toxicity")
+    text, toxicity = text_field(prompt, "text"), prompt.get("toxicity")
+    if not text.strip():
+        raise UnreadableLineError("field text of prompt is empty")
+    if toxicity is None:
+        return ToxicityPrompt(digest(text)[:16], text, None)
+    if isinstance(toxicity, bool) or not isinstance(toxicity, int | float) or not 0 <= toxicity <= 1:
+        raise UnreadableLineError(f"field toxicity of prompt is {toxicity!r}, not a number from 0 to 1 or null")
+    return ToxicityPrompt(digest(text)[:16], text, float(toxicity))
+
+
+def _read_prompts(config: ToxicityConfig, seed: int, path: Path | None) -> Iterator[ToxicityPrompt]:
+    if config.prompts == DEMONSTRATION:
+        yield from map(parse_prompt, demonstration_toxicity_prompts(config.n_prompts, seed))
+        return
+    if config.prompts == HUB:
+        folder = download_dataset(config.repository, config.revision, [HUB_FILE], field="toxicity.prompts")
+        files = find_files(folder / HUB_FILE)
+    else:
+        files = find_files(path or Path(config.prompts))
+    for file in files:
+        for number, row in read_rows(file):
+            try:
+                yield parse_prompt(row)
+            except UnreadableLineError as problem:
+                raise InputError(f"{file}:{number}: {problem}; fix or remove the line") from None
+
+
+def _distinct(prompts: Iterable[ToxicityPrompt]) -> list[ToxicityPrompt]:
+    """One prompt for each text: where its rows differ in their score, the lowest."""
+    by_text: dict[str, ToxicityPrompt] = {}
+    for prompt in prompts:
+        known = by_text.setdefault(prompt.text, prompt)
+        if prompt.toxicity is not None and (known.toxicity is None or prompt.toxicity < known.toxicity):
+            by_text[prompt.text] = prompt
+    return list(by_text.values())
