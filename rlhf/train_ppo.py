@@ -62,8 +62,7 @@ def make_run(config: PpoStage, inputs: dict[str, Path], processes: PartialState)
     for given in (prompts, validation_prompts):
         require_room(model, [prompt.token_ids for prompt in given])
     split = split_model(model, ppo.unfrozen_blocks)
-    value_head = make_value_head(model.config.get_text_config().hidden_size, row_seed(config.seed, "value head"))
-    value_head = value_head.to(model.device, model.dtype)
+    value_head = make_value_head(split.width, row_seed(config.seed, "value head")).to(model.device, model.dtype)
     policy = Policy(model, split, value_head, ppo.sampling.temperature)
     return Run(
         config=ppo,

@@ -57,6 +57,13 @@ class Split:
     trained: dict[str, nn.Parameter]
     """Trained parameters of the model by their names in it."""
 
+    @property
+    def width(self) -> int:
+        """Size of the hidden states that the head reads."""
+        weight = self.head.weight
+        assert isinstance(weight, Tensor)
+        return weight.shape[1]
+
     @torch.no_grad()
     def keep(self, ids_BL: Tensor) -> Tensor:
         """What the top needs of sequences: the trunk's hidden states [B, L, d], or the ids themselves [B, L]."""
@@ -86,7 +93,8 @@ def split_model(model: PreTrainedModel, unfrozen_blocks: int | Literal["all"]) -
 
 
 def _freeze_below(model: PreTrainedModel, unfrozen_blocks: int) -> None:
-    blocks = getattr(model.base_model, _blocks_name(model))
+    stack, blocks_name = _find_blocks(model)
+    blocks = getattr(stack, blocks_name)
     if not 1 <= unfrozen_blocks <= len(blocks):
         raise InputError(
             f"ppo.unfrozen_blocks ({unfrozen_blocks}) must be all or 1 to {len(blocks)}, the model's blocks"
@@ -94,14 +102,14 @@ def _freeze_below(model: PreTrainedModel, unfrozen_blocks: int) -> None:
     model.requires_grad_(False)
     blocks[-unfrozen_blocks:].requires_grad_(True)
     for name in FINAL_NORMS:
-        if (norm := getattr(model.base_model, name, None)) is not None:
+        if (norm := getattr(stack, name, None)) is not None:
             norm.requires_grad_(True)
     if not _is_tied(model):
         model.get_output_embeddings().requires_grad_(True)
 
 
 def _parts(model: PreTrainedModel, unfrozen_blocks: int) -> Split:
-    backbone, blocks_name = model.base_model, _blocks_name(model)
+    backbone, blocks_name = _find_blocks(model)
     blocks = list(getattr(backbone, blocks_name))
     norm_name = next(name for name in FINAL_NORMS if hasattr(backbone, name))
     embedding_name = next(name for name, child in backbone.named_children() if child is model.get_input_embeddings())
@@ -177,12 +185,14 @@ def _is_tied(model: PreTrainedModel) -> bool:
     return model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
-def _blocks_name(model: PreTrainedModel) -> str:
+def _find_blocks(model: PreTrainedModel) -> tuple[nn.Module, str]:
+    """The module that holds the list of blocks, and the list's name in it."""
     count = model.config.get_text_config().num_hidden_layers
-    children: dict[str, nn.Module] = dict(model.base_model.named_children())
-    for name, child in children.items():
-        if isinstance(child, nn.ModuleList) and len(child) == count:
-            return name
+    modules: list[nn.Module] = list(model.base_model.modules())
+    for module in modules:
+        for name, child in module.named_children():
+            if isinstance(child, nn.ModuleList) and len(child) == count:
+                return module, name
     raise InputError(
         f"the blocks of a {model.config.model_type} model cannot be told apart; set ppo.unfrozen_blocks to all"
     )
