@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,7 +22,7 @@ from rlhf.models import load_reward_model, load_tokenizer, new_reward_model, sav
 from rlhf.reward_evaluation import evaluate_margins
 from rlhf.reward_model import RewardModel
 from rlhf.stage import is_main_process, main, progress, write_jsonl
-from rlhf.trl_training import read_rows, require_fitting, train, training_arguments
+from rlhf.trl_training import read_rows, require_fitting, this_process, train, training_arguments
 
 PROMPT_FILES = ("ppo_prompts.jsonl", "validation_prompts.jsonl", "test_prompts.jsonl")
 SCORING_FACTOR = 4
@@ -41,9 +40,9 @@ def train_reward(config: RewardStage, inputs: dict[str, Path], output: Path) -> 
             adopt(inputs["source"], base, config, output)
         else:
             fit(config, base, data, output)
-        PartialState().wait_for_everyone()
+        this_process().wait_for_everyone()
 
-    reward = RewardModel(output / "model", config.model.dtype, PartialState().device)
+    reward = RewardModel(output / "model", config.model.dtype, this_process().device)
     batch_size = SCORING_FACTOR * config.reward.device_batch_size
     pairs = read_rows(data / "validation_preferences.jsonl")
     chosen = score_all(reward, pairs, "chosen", batch_size, "scoring held-out pairs: chosen")
@@ -108,7 +107,7 @@ def encode_pairs(path: Path, tokenizer: PreTrainedTokenizerBase, model: PreTrain
 
 def score_all(reward: RewardModel, rows: list[dict[str, str]], answer: str, batch_size: int, phase: str) -> list[float]:
     """Scores of row[answer] to row["prompt"], in the rows' order; each process scores its share and has them all."""
-    state = PartialState()
+    state = this_process()
     mine = range(state.process_index, len(rows), state.num_processes)
     scored = reward.score(
         [rows[index]["prompt"] for index in mine],

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
-from accelerate import PartialState
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
@@ -18,7 +17,7 @@ from rlhf.config import SftStage
 from rlhf.encoding import encode_answer, encode_prompt
 from rlhf.models import load_causal_lm, load_tokenizer, save_model
 from rlhf.stage import is_main_process, main, read_jsonl
-from rlhf.trl_training import METRICS, read_rows, require_fitting, train, training_arguments
+from rlhf.trl_training import METRICS, read_rows, require_fitting, this_process, train, training_arguments
 
 NO_LOSS = -100
 """Label of a token that is context only."""
@@ -31,7 +30,7 @@ def train_sft(config: SftStage, inputs: dict[str, Path], output: Path) -> dict[s
         if is_main_process():
             tokenizer = load_tokenizer(inputs["model"] / "model")
             save_model(load_causal_lm(weights, config.model.dtype), tokenizer, output / "model")
-        PartialState().wait_for_everyone()
+        this_process().wait_for_everyone()
     rows = cast(list[dict[str, float]], read_jsonl(output / METRICS))
     measured = [row["validation_loss"] for row in rows if "validation_loss" in row]
     return {"validation_loss_first": measured[0], "validation_loss_last": measured[-1], "steps": rows[-1]["step"]}

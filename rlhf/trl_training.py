@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import time
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from accelerate import PartialState
 from transformers import (
     PreTrainedModel,
@@ -40,6 +42,15 @@ RECOMPUTE_FROM_PARAMETERS = 1_000_000_000
 """Models of this size trade a fifth of their speed for the memory of activations."""
 
 
+def this_process() -> PartialState:
+    """This process among those that run the stage, and its device: a GPU, unless there is none or accelerate says CPU.
+
+    accelerate's PartialState alone does not see that it runs on CPUs, and would then count one process of many.
+    """
+    use_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true")
+    return PartialState(cpu=use_cpu or not torch.cuda.is_available())
+
+
 def total_steps(settings: SftConfig | RewardConfig, rows: int) -> int:
     """Optimizer steps of the whole training: its epochs, or `max_steps` where that is fewer."""
     steps = math.ceil(settings.epochs * math.ceil(rows / settings.batch_size))
@@ -53,7 +64,7 @@ def training_arguments(
 
     Raises InputError where `batch_size` cannot be made of the processes that run.
     """
-    state = PartialState()
+    state = this_process()
     held = settings.device_batch_size * state.num_processes
     if settings.batch_size % held:
         raise InputError(
@@ -74,6 +85,7 @@ def training_arguments(
         "seed": seed,
         "bf16": dtype == "bfloat16",
         "activation_checkpointing": model.num_parameters() >= RECOMPUTE_FROM_PARAMETERS,
+        "ddp_find_unused_parameters": False,
         "use_cpu": on_cpu,
         "dataloader_pin_memory": not on_cpu,
         "eval_strategy": "steps",
@@ -204,7 +216,7 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]  # transformers is not t
 
     def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         self._write_row()
-        PartialState().wait_for_everyone()
+        this_process().wait_for_everyone()
         if is_main_process():
             write_atomically(Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE, "")
         self.since = time.monotonic()
