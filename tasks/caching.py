@@ -20,17 +20,15 @@ from pydantic import BaseModel, ConfigDict
 
 from rlhf.artifacts import (
     MANIFEST,
-    REQUEST,
     Store,
     damage,
     external_fingerprint,
     fingerprint_of,
     read_manifest,
-    write_atomically,
 )
-from rlhf.config import ComputeConfig, RunConfig, Settings, part_of
+from rlhf.config import RunConfig, Settings, part_of
 from rlhf.stage import StageInput, StageRequest
-from tasks.launch import run_stage, stage_command
+from tasks.launch import StageJob, run_job
 from tasks.ui import displays, following
 
 
@@ -100,32 +98,37 @@ class Step:
         }
         fingerprint = fingerprint_of(self.name, config, fingerprints, self.module)
         label = f"{self.name}[{of}]" if of else self.name
+        folder = run.store.folder(self.name, fingerprint)
         cached_task = run_step.with_options(
             name=self.name,
             task_run_name=label,
-            refresh_cache=bool(damage(run.store.folder(self.name, fingerprint))),
+            refresh_cache=bool(damage(folder)),
             result_storage=run.workspace.absolute() / "records",
         )
         future = cached_task.submit(
-            label=label,
-            step=self,
-            request=StageRequest(
-                step=self.name,
-                fingerprint=fingerprint,
-                config=config.model_dump(mode="json"),
-                inputs={
-                    name: StageInput(
-                        fingerprint=fingerprints[name],
-                        path=value.absolute()
-                        if isinstance(value, Path)
-                        else run.store.folder(value.name, value.fingerprint).absolute(),
-                    )
-                    for name, value in given.items()
-                },
+            job=StageJob(
+                label=label,
+                module=self.module,
+                accelerator=self.accelerator,
+                offline=not self.downloads(run.config),
+                output=folder.absolute(),
+                compute=run.config.compute,
+                request=StageRequest(
+                    step=self.name,
+                    fingerprint=fingerprint,
+                    config=config.model_dump(mode="json"),
+                    inputs={
+                        name: StageInput(
+                            fingerprint=fingerprints[name],
+                            path=value.absolute()
+                            if isinstance(value, Path)
+                            else run.store.folder(value.name, value.fingerprint).absolute(),
+                        )
+                        for name, value in given.items()
+                    },
+                ),
             ),
             workspace=run.workspace.absolute(),
-            compute=run.config.compute,
-            offline=not self.downloads(run.config),
             return_state=False,
             wait_for=[value.future for value in given.values() if isinstance(value, Submitted)],
         )
@@ -140,32 +143,25 @@ class ByFingerprint(CachePolicy):
         self, task_ctx: object, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: object
     ) -> str:
         """Key of the record of the step that is about to run."""
-        request: StageRequest = inputs["request"]
+        request: StageRequest = inputs["job"].request
         return f"{request.step}-{request.fingerprint}"
 
 
 @task(persist_result=True, result_serializer="json", cache_policy=ByFingerprint())
-def run_step(
-    label: str, step: Step, request: StageRequest, workspace: Path, compute: ComputeConfig, *, offline: bool
-) -> StepRecord:
+def run_step(job: StageJob, workspace: Path) -> StepRecord:
     """Make the artifact of one step, or find it finished."""
-    folder = Store(workspace / "artifacts").folder(step.name, request.fingerprint)
-    problems = damage(folder)
-    if problems and (folder / MANIFEST).exists():
-        get_run_logger().warning("%s is made again: %s", label, "; ".join(problems))
-        shutil.rmtree(folder)
+    problems = damage(job.output)
+    if problems and (job.output / MANIFEST).exists():
+        get_run_logger().warning("%s is made again: %s", job.label, "; ".join(problems))
+        shutil.rmtree(job.output)
     if problems:
-        folder.mkdir(parents=True, exist_ok=True)
-        request_file = folder / REQUEST
-        write_atomically(request_file, request.model_dump_json(indent=2))
-        command = stage_command(step.module, request_file, folder, compute, accelerator=step.accelerator)
-        run_stage(command, folder, compute, following(label), offline=offline)
-    manifest = read_manifest(folder)
-    assert manifest is not None, f"{step.module} ended well without a manifest in {folder}"
+        run_job(job, following(job.label))
+    manifest = read_manifest(job.output)
+    assert manifest is not None, f"{job.module} ended well without a manifest in {job.output}"
     return StepRecord(
-        step=step.name,
-        fingerprint=request.fingerprint,
-        uri=folder.relative_to(workspace).as_posix(),
+        step=job.request.step,
+        fingerprint=job.request.fingerprint,
+        uri=job.output.relative_to(workspace).as_posix(),
         seconds=manifest.seconds,
         metrics=manifest.metrics,
     )

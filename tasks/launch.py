@@ -18,9 +18,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rlhf.artifacts import LOG
+from pydantic import BaseModel, ConfigDict
+
+from rlhf.artifacts import LOG, REQUEST, write_atomically
 from rlhf.config import ComputeConfig
 from rlhf.errors import InputError
+from rlhf.stage import StageRequest
 
 ACCELERATE_CONFIGS = Path(__file__).parent.parent / "deployments" / "accelerate"
 GRACE_SECONDS = 30.0
@@ -43,6 +46,26 @@ class Progress:
     figures: dict[str, float]
 
 
+class StageJob(BaseModel):
+    """A stage to run, wherever that is."""
+
+    model_config = ConfigDict(frozen=True)
+    label: str
+    """Name of the step and, where it runs for each model, which."""
+    module: str
+    """Module whose body runs."""
+    accelerator: bool
+    """Whether it runs under `accelerate launch`."""
+    offline: bool
+    """Whether it must not reach for the hub."""
+    request: StageRequest
+    """What it is to do, on which inputs."""
+    output: Path
+    """Folder of the artifact that it makes."""
+    compute: ComputeConfig
+    """Processes and threads."""
+
+
 @dataclass(frozen=True)
 class Listener:
     """Who wants to hear of a running stage."""
@@ -51,11 +74,12 @@ class Listener:
     note: Callable[[str], None]
 
 
-def stage_command(module: str, request: Path, output: Path, compute: ComputeConfig, *, accelerator: bool) -> list[str]:
+def stage_command(job: StageJob) -> list[str]:
     """The command line of a stage: under `accelerate launch` where it needs an accelerator."""
-    tail = ["-m", module, "--config", str(request), "--output", str(output)]
-    if not accelerator:
+    tail = ["-m", job.module, "--config", str(job.output / REQUEST), "--output", str(job.output)]
+    if not job.accelerator:
         return [sys.executable, *tail]
+    compute = job.compute
     config = ACCELERATE_CONFIGS / f"{compute.accelerate}.yaml"
     if not config.is_file():
         known = ", ".join(sorted(path.stem for path in ACCELERATE_CONFIGS.glob("*.yaml")))
@@ -64,7 +88,19 @@ def stage_command(module: str, request: Path, output: Path, compute: ComputeConf
     return [*launcher, "--num_processes", str(compute.processes), *tail]
 
 
-def run_stage(command: list[str], output: Path, compute: ComputeConfig, listener: Listener, *, offline: bool) -> None:
+def run_job(job: StageJob, listener: Listener) -> None:
+    """Run a stage on this machine to its end, where there is room for one more.
+
+    Raises what `run_stage` raises.
+    """
+    command = stage_command(job)
+    job.output.mkdir(parents=True, exist_ok=True)
+    write_atomically(job.output / REQUEST, job.request.model_dump_json(indent=2))
+    with _slots(job.compute.parallel_stages):
+        run_stage(command, job.output, _environment(job), listener)
+
+
+def run_stage(command: list[str], output: Path, environment: dict[str, str], listener: Listener) -> None:
     """Run `command` to its end.
 
     Its standard output is followed for progress and notes; everything else goes to `output/log.txt`.  The process
@@ -73,11 +109,6 @@ def run_stage(command: list[str], output: Path, compute: ComputeConfig, listener
     Raises InputError where the stage says that the user can mend it, StageFailedError with the end of the log where
     it fails otherwise.
     """
-    with _slots(compute.parallel_stages):
-        _run_stage(command, output, _environment(compute, offline=offline), listener)
-
-
-def _run_stage(command: list[str], output: Path, environment: dict[str, str], listener: Listener) -> None:
     error: dict[str, str] | None = None
     tail: deque[str] = deque(maxlen=TAIL_LINES)
     with _started(command, environment) as process, _log(output / LOG) as log:
@@ -182,17 +213,17 @@ def _signal_group(process: subprocess.Popen[str], number: int) -> bool:
     return True
 
 
-def _environment(compute: ComputeConfig, *, offline: bool) -> dict[str, str]:
+def _environment(job: StageJob) -> dict[str, str]:
     environment = dict(os.environ)
     environment |= {
-        "OMP_NUM_THREADS": str(compute.threads),
+        "OMP_NUM_THREADS": str(job.compute.threads),
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
         "PYTHONHASHSEED": "0",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }
-    if offline:
+    if job.offline:
         environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     return environment
 

@@ -12,7 +12,6 @@ from prefect import flow
 from rlhf.artifacts import Manifest, Store, record_files, write_manifest
 from rlhf.config import DataStage, RunConfig, SftStage
 from rlhf.errors import InputError
-from rlhf.stage import StageRequest
 from tasks import caching, launch
 from tasks.caching import Run, Step
 
@@ -29,8 +28,9 @@ class Stages:
         self.started: list[str] = []
         self.failing: dict[str, Exception] = {}
 
-    def run(self, command: list[str], output: Path, *_: object, **__: object) -> None:
-        request = StageRequest.model_validate_json(Path(command[command.index("--config") + 1]).read_bytes())
+    def run(self, job: launch.StageJob, _listener: launch.Listener) -> None:
+        request, output = job.request, job.output
+        output.mkdir(parents=True, exist_ok=True)
         self.started.append(request.step)
         if request.step in self.failing:
             raise self.failing[request.step]
@@ -57,7 +57,7 @@ class Stages:
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
     fake = Stages()
-    monkeypatch.setattr(caching, "run_stage", fake.run)
+    monkeypatch.setattr(caching, "run_job", fake.run)
     return fake
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,17 @@ import pytest
 
 from rlhf.config import ComputeConfig
 from rlhf.errors import InputError
-from tasks.launch import Listener, Progress, StageFailedError, run_stage, stage_command, stages_end_with_this
+from rlhf.stage import StageRequest
+from tasks.launch import (
+    Listener,
+    Progress,
+    StageFailedError,
+    StageJob,
+    run_job,
+    run_stage,
+    stage_command,
+    stages_end_with_this,
+)
 
 
 class Heard:
@@ -28,8 +39,7 @@ class Heard:
 
 
 def run_code(code: str, output: Path, heard: Heard | None = None) -> None:
-    command = [sys.executable, "-c", code]
-    run_stage(command, output, ComputeConfig(threads=1), (heard or Heard()).listener(), offline=True)
+    run_stage([sys.executable, "-c", code], output, dict(os.environ), (heard or Heard()).listener())
 
 
 def test_progress_and_notes_are_heard_and_the_rest_is_logged(tmp_path: Path) -> None:
@@ -39,13 +49,13 @@ def test_progress_and_notes_are_heard_and_the_rest_is_logged(tmp_path: Path) -> 
         """print('@progress {"phase": "p", "done": 1, "total": 2, "figures": {"loss": 0.5}}')\n"""
         """print('@note "half way"')\n"""
         "print('@note not json')\n"
-        "print('threads', os.environ['OMP_NUM_THREADS'], 'offline', os.environ['HF_HUB_OFFLINE'])\n",
+        "print('a line')\n",
         tmp_path,
         heard,
     )
     assert heard.progress == [Progress("p", 1, 2, {"loss": 0.5})]
     assert heard.notes == ["half way"]
-    assert (tmp_path / "log.txt").read_text() == "@note not json\nthreads 1 offline 1\n"
+    assert (tmp_path / "log.txt").read_text() == "@note not json\na line\n"
 
 
 def test_a_failure_that_the_user_can_mend_is_one_line(tmp_path: Path) -> None:
@@ -126,10 +136,9 @@ def test_leaving_by_an_error_ends_running_stages(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="parent-death signals are a feature of Linux")
 def test_a_stage_ends_when_its_orchestrator_is_killed(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from rlhf.config import ComputeConfig\n"
-        "from tasks.launch import Listener, run_stage\n"
+        "import os, sys; from pathlib import Path; from tasks.launch import Listener, run_stage\n"
         "run_stage([sys.executable, '-c', 'import os, time; print(os.getpid(), flush=True); time.sleep(600)'],\n"
-        f"  Path({str(tmp_path)!r}), ComputeConfig(), Listener(print, print), offline=True)\n"
+        f"  Path({str(tmp_path)!r}), dict(os.environ), Listener(print, print))\n"
     )
     orchestrator = subprocess.Popen([sys.executable, "-c", code])
     log = tmp_path / "log.txt"
@@ -141,7 +150,43 @@ def test_a_stage_ends_when_its_orchestrator_is_killed(tmp_path: Path) -> None:
     wait_for(lambda: not is_alive(stage))
 
 
-def test_stages_of_this_machine_wait_for_a_free_place(tmp_path: Path) -> None:
+STAND_IN = """
+import json, os, sys, time
+output = sys.argv[sys.argv.index("--output") + 1]
+print('@note "in"', flush=True)
+time.sleep(0.3)
+names = ("OMP_NUM_THREADS", "HF_HUB_OFFLINE", "RLHF_TEST_VARIABLE")
+with open(output + "/seen.json", "w") as seen:
+    json.dump({name: os.environ.get(name) for name in names}, seen)
+print('@note "out"')
+"""
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StageJob:
+    """A job whose module only tells what it sees."""
+    (tmp_path / "stand_in.py").write_text(STAND_IN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return StageJob(
+        label="train_sft",
+        module="stand_in",
+        accelerator=False,
+        offline=True,
+        request=StageRequest(step="train_sft", fingerprint="f", config={"seed": 1}, inputs={}),
+        output=tmp_path / "artifact",
+        compute=ComputeConfig(threads=3),
+    )
+
+
+def test_a_job_gets_its_request_and_its_environment(job: StageJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLHF_TEST_VARIABLE", "kept")
+    run_job(job, Heard().listener())
+    seen = json.loads((job.output / "seen.json").read_text())
+    assert seen == {"OMP_NUM_THREADS": "3", "HF_HUB_OFFLINE": "1", "RLHF_TEST_VARIABLE": "kept"}
+    assert StageRequest.model_validate_json((job.output / "request.json").read_text()) == job.request
+
+
+def test_jobs_of_this_machine_wait_for_a_free_place(job: StageJob) -> None:
     running: list[int] = []
     most: list[int] = []
 
@@ -150,9 +195,7 @@ def test_stages_of_this_machine_wait_for_a_free_place(tmp_path: Path) -> None:
             running.append(number) if message == "in" else running.remove(number)
             most.append(len(running))
 
-        listener = Listener(lambda _progress: None, note)
-        code = """import time; print('@note "in"', flush=True); time.sleep(0.3); print('@note "out"')"""
-        run_stage([sys.executable, "-c", code], tmp_path, ComputeConfig(parallel_stages=1), listener, offline=True)
+        run_job(job, Listener(lambda _progress: None, note))
 
     threads = [threading.Thread(target=follow, args=(number,)) for number in range(3)]
     with stages_end_with_this():
@@ -164,23 +207,16 @@ def test_stages_of_this_machine_wait_for_a_free_place(tmp_path: Path) -> None:
     assert max(most) == 1
 
 
-def test_gpu_steps_are_started_by_accelerate(tmp_path: Path) -> None:
-    compute = ComputeConfig(processes=4)
-    command = stage_command("rlhf.train_sft", tmp_path / "r.json", tmp_path, compute, accelerator=True)
+def test_gpu_steps_are_started_by_accelerate(job: StageJob) -> None:
+    on_gpu = job.model_copy(update={"accelerator": True, "compute": ComputeConfig(processes=4, threads=1)})
+    command = stage_command(on_gpu)
     assert command[:3] == [sys.executable, "-m", "accelerate.commands.launch"]
     assert command[command.index("--num_processes") + 1] == "4"
     assert Path(command[command.index("--config_file") + 1]).is_file()
-    plain = stage_command("rlhf.prepare_data", tmp_path / "r.json", tmp_path, compute, accelerator=False)
-    assert plain[:3] == [sys.executable, "-m", "rlhf.prepare_data"]
+    assert stage_command(job)[:3] == [sys.executable, "-m", "stand_in"]
 
 
-def test_an_unknown_accelerate_configuration_is_named(tmp_path: Path) -> None:
+def test_an_unknown_accelerate_configuration_is_named(job: StageJob) -> None:
+    on_tpu = job.model_copy(update={"accelerator": True, "compute": ComputeConfig(accelerate="tpu")})
     with pytest.raises(InputError, match=r"compute\.accelerate \(tpu\) names no configuration; there are cpu"):
-        stage_command("m", tmp_path, tmp_path, ComputeConfig(accelerate="tpu"), accelerator=True)
-
-
-def test_the_environment_of_the_caller_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RLHF_TEST_VARIABLE", "kept")
-    run_code("import os; print(os.environ['RLHF_TEST_VARIABLE'])", tmp_path)
-    assert (tmp_path / "log.txt").read_text() == "kept\n"
-    assert os.environ.get("HF_HUB_OFFLINE") is None
+        stage_command(on_tpu)
