@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -163,19 +164,20 @@ print('@note "out"')
 
 
 @pytest.fixture
-def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StageJob:
-    """A job whose module only tells what it sees."""
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StageJob]:
+    """A job whose module only tells what it sees, in a run of its own."""
     (tmp_path / "stand_in.py").write_text(STAND_IN)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    return StageJob(
-        label="train_sft",
-        module="stand_in",
-        accelerator=False,
-        offline=True,
-        request=StageRequest(step="train_sft", fingerprint="f", config={"seed": 1}, inputs={}),
-        output=tmp_path / "artifact",
-        compute=ComputeConfig(threads=3),
-    )
+    with stages_end_with_this():
+        yield StageJob(
+            label="train_sft",
+            module="stand_in",
+            accelerator=False,
+            offline=True,
+            request=StageRequest(step="train_sft", fingerprint="f", config={"seed": 1}, inputs={}),
+            output=tmp_path / "artifact",
+            compute=ComputeConfig(threads=3),
+        )
 
 
 def test_a_job_gets_its_request_and_its_environment(job: StageJob, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,11 +200,10 @@ def test_jobs_of_this_machine_wait_for_a_free_place(job: StageJob) -> None:
         run_job(job, Listener(lambda _progress: None, note))
 
     threads = [threading.Thread(target=follow, args=(number,)) for number in range(3)]
-    with stages_end_with_this():
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(30)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
     assert len(most) == 6
     assert max(most) == 1
 
