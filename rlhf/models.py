@@ -6,10 +6,12 @@ Nothing is downloaded here, no code from a model folder is run, and weights are 
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -73,18 +75,19 @@ def load_reward_model(folder: Path, dtype: Dtype, base: Path | None = None) -> P
     return model
 
 
-def new_reward_model(folder: Path, dtype: Dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The causal language model in `folder` with a score head of zeros in place of its output layer, and its tokenizer.
+def new_reward_model(folder: Path, dtype: Dtype, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The causal language model in `folder` with a score head in place of its output layer, and its tokenizer.
 
-    All scores are 0 at first, so that what the head says is learnt and nothing of it is chance.  The tokenizer has a
-    pad token of its own: transformers reads the score at the last token that is not padding, and that would be the
-    one before the EOS where the two are the same.
+    The head is drawn by seed from N(0, 1 / (hidden size + 1)), as in Stiennon et al. 2020 (arXiv 2009.01325): the first
+    scores are of the order of 1.  The tokenizer has a pad token of its own, because transformers reads the score
+    at the last token that is not padding: where EOS is the padding, that is the one before the EOS.
     """
     tokenizer = load_tokenizer(folder)
     model, missing = _load(AutoModelForSequenceClassification, folder, dtype, num_labels=1)
     _require_score_head(folder, model)
     _require_all(folder, missing - {HEAD})
-    model.score.weight.data.zero_()
+    head = model.score.weight.data
+    head.copy_(torch.randn(head.shape, generator=torch.Generator().manual_seed(seed)) / math.sqrt(head.shape[1] + 1))
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
         tokenizer.add_special_tokens({"pad_token": PAD})
         rows = model.get_input_embeddings().num_embeddings

@@ -60,7 +60,7 @@ def train_reward(config: RewardStage, inputs: dict[str, Path], output: Path) -> 
 
 def fit(config: RewardStage, base: Path, data: Path, output: Path) -> None:
     """Train to the end, from a checkpoint where there is one, and write model/ and metrics.jsonl."""
-    model, tokenizer = new_reward_model(base, "float32")
+    model, tokenizer = new_reward_model(base, "float32", config.seed)
     train_rows = encode_pairs(data / "preferences.jsonl", tokenizer, model)
     arguments = training_arguments(
         config.reward,

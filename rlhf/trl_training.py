@@ -131,10 +131,8 @@ def train(trainer: Trainer, phase: str, output: Path) -> Path:
     metrics, checkpoints = output / METRICS, output / CHECKPOINTS
     with trainer.accelerator.main_process_first():
         if is_main_process():
-            _delete_torn(checkpoints)
+            clear_torn(checkpoints, metrics)
         checkpoint = newest_checkpoint(checkpoints)
-    if is_main_process():
-        _cut_metrics(metrics, checkpoint)
     trainer.args.eval_on_start = checkpoint is None
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Recorder(phase, metrics))
@@ -156,20 +154,17 @@ def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
-def _delete_torn(checkpoints: Path) -> None:
-    """Remove what a killed process left half written."""
+def clear_torn(checkpoints: Path, metrics: Path) -> None:
+    """Delete checkpoints that a killed process left half written, and the metrics of steps that come again."""
     for folder in checkpoints.glob("checkpoint-*"):
         if not (folder / COMPLETE).is_file():
             shutil.rmtree(folder)
-
-
-def _cut_metrics(metrics: Path, checkpoint: Path | None) -> None:
-    """Forget the rows of steps that will be done again."""
-    if checkpoint is None or not metrics.exists():
+    newest = newest_checkpoint(checkpoints)
+    if newest is None or not metrics.exists():
         metrics.unlink(missing_ok=True)
         return
     whole = [line for line in metrics.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    kept = [line for line in whole if json.loads(line)["step"] <= _step_of(checkpoint)]
+    kept = [line for line in whole if json.loads(line)["step"] <= _step_of(newest)]
     write_atomically(metrics, "".join(line + "\n" for line in kept))
 
 

@@ -31,13 +31,16 @@ def test_a_saved_model_computes_the_same(tmp_path: Path, architecture: Architect
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_new_reward_model_is_the_base_with_a_head_of_zeros(tmp_path: Path, architecture: Architecture) -> None:
+def test_a_new_reward_model_is_the_base_with_a_seeded_head(tmp_path: Path, architecture: Architecture) -> None:
     base = tiny_model(tmp_path, architecture)
-    model, tokenizer = new_reward_model(base, "float32")
+    model, tokenizer = new_reward_model(base, "float32", seed=3)
     body = load_causal_lm(base, "float32").base_model
     expected, got = body(IDS).last_hidden_state, model.base_model(IDS).last_hidden_state
     assert torch.equal(expected, got)
-    assert not model.score.weight.any()
+    head = model.score.weight
+    assert torch.equal(head, new_reward_model(base, "float32", seed=3)[0].score.weight)
+    assert not torch.equal(head, new_reward_model(base, "float32", seed=4)[0].score.weight)
+    assert float(head.detach().square().mean()) == pytest.approx(1 / 33, rel=0.5)
     assert model.config.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
 
 
@@ -46,7 +49,7 @@ def test_the_pad_token_of_a_reward_model_has_a_row_of_its_own(tmp_path: Path) ->
     tokenizer = load_tokenizer(full)
     tokenizer.add_tokens([f"<|extra_{number}|>" for number in range(8)])  # no row is left over
     tokenizer.save_pretrained(full)
-    model, padded = new_reward_model(full, "float32")
+    model, padded = new_reward_model(full, "float32", seed=0)
     assert padded.pad_token_id == len(tokenizer) == model.get_input_embeddings().num_embeddings - 1
 
 

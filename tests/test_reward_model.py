@@ -19,9 +19,7 @@ ANSWERS = [" Rice.", " You can make fried rice with eggs, or soup.", ""]
 def tiny_reward_model(folder: Path, architecture: Architecture = "gptj") -> Path:
     """A reward model with a random head, its base beside it."""
     base = tiny_model(folder / "base", architecture)
-    model, tokenizer = new_reward_model(base, "float32")
-    torch.manual_seed(1)
-    model.score.weight.data.normal_()
+    model, tokenizer = new_reward_model(base, "float32", seed=1)
     save_model(model, tokenizer, folder / "reward")
     return folder / "reward"
 

@@ -1,0 +1,45 @@
+"""Steps, checkpoints and metrics of the shared training loop."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rlhf.config import SftConfig
+from rlhf.trl_training import clear_torn, newest_checkpoint, total_steps
+
+
+@pytest.mark.parametrize(
+    ("epochs", "rows", "max_steps", "steps"),
+    [(1, 60, None, 8), (2, 60, None, 16), (0.5, 60, None, 4), (1, 60, 5, 5), (1, 60, 500, 8), (0.01, 8, None, 1)],
+)
+def test_steps_are_those_of_the_epochs_unless_fewer_are_asked_for(
+    epochs: float, rows: int, max_steps: int | None, steps: int
+) -> None:
+    assert total_steps(SftConfig(epochs=epochs, batch_size=8, max_steps=max_steps), rows) == steps
+
+
+def test_a_torn_checkpoint_is_deleted_and_never_resumed_from(tmp_path: Path) -> None:
+    checkpoints, metrics = tmp_path / "checkpoints", tmp_path / "metrics.jsonl"
+    for step in (90, 100, 110):
+        (checkpoints / f"checkpoint-{step}").mkdir(parents=True)
+    assert newest_checkpoint(checkpoints) is None
+    for step in (90, 100):
+        (checkpoints / f"checkpoint-{step}" / "complete").touch()
+    lines = [json.dumps({"step": step}) for step in (0, 90, 100, 105, 110)]
+    metrics.write_text("\n".join([*lines, '{"step": 11']))
+
+    assert newest_checkpoint(checkpoints) == checkpoints / "checkpoint-100"
+    clear_torn(checkpoints, metrics)
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["checkpoint-100", "checkpoint-90"]
+    assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == [0, 90, 100]
+
+
+def test_without_a_whole_checkpoint_all_starts_anew(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n{"step": 3}\n')
+    (tmp_path / "checkpoints" / "checkpoint-3").mkdir(parents=True)
+    clear_torn(tmp_path / "checkpoints", tmp_path / "metrics.jsonl")
+    assert not (tmp_path / "metrics.jsonl").exists()
+    assert not list((tmp_path / "checkpoints").iterdir())
