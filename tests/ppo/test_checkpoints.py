@@ -1,0 +1,111 @@
+"""Checkpoints are whole or not there, and come back to the last bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from rlhf.ppo.checkpoints import STATE, WEIGHTS, Checkpoints, Measured, State
+from rlhf.ppo.optimizer import Optimizer
+
+WEIGHT = {"weight": torch.tensor([1 / 3, 2.0])}
+
+
+def state(step: int, best_step: int = 0) -> State:
+    measured = Measured(step=best_step, score=0.1 + 0.2)
+    return State(
+        step=step,
+        kl_coefficient=0.1 + 0.2,
+        score_count=3,
+        score_mean=1 / 3,
+        score_squares=1e-17,
+        first=measured,
+        best=measured,
+        last=measured,
+    )
+
+
+def saved_steps(output: Path) -> list[str]:
+    return sorted(path.name for path in (output / "checkpoints").iterdir())
+
+
+def test_they_come_back_to_the_last_bit(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(state(7), WEIGHT, {"exp_avg.weight": torch.tensor([0.1])})
+    assert checkpoints.newest() == state(7)
+    assert torch.equal(checkpoints.weights(7)["weight"], WEIGHT["weight"])
+    assert torch.equal(checkpoints.moments(7)["exp_avg.weight"], torch.tensor([0.1]))
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (10, 20, 30, 40):
+        checkpoints.save(state(step, best_step=20 if step >= 20 else 0), WEIGHT, {})
+    assert saved_steps(tmp_path) == ["step-000020", "step-000030", "step-000040"]
+
+
+def test_nothing_is_there_before_the_first(tmp_path: Path) -> None:
+    assert Checkpoints(tmp_path, keep=2).newest() is None
+
+
+@pytest.mark.parametrize("file", [WEIGHTS, STATE])
+def test_one_that_was_being_removed_does_not_count(tmp_path: Path, file: str) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.save(state(1), WEIGHT, {})
+    checkpoints.save(state(2), WEIGHT, {})
+    (tmp_path / "checkpoints" / "step-000002" / file).unlink()
+    assert checkpoints.newest() == state(1)
+
+
+def test_one_that_was_being_written_does_not_count_and_is_written_again(tmp_path: Path) -> None:
+    partial = tmp_path / "checkpoints" / "step-000003.partial"
+    partial.mkdir(parents=True)
+    (partial / WEIGHTS).write_bytes(b"half")
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    assert checkpoints.newest() is None
+    checkpoints.save(state(3), WEIGHT, {})
+    assert checkpoints.newest() == state(3)
+    assert saved_steps(tmp_path) == ["step-000003"]
+
+
+def optimizer_of(parameter: nn.Parameter) -> Optimizer:
+    return Optimizer(
+        {"weight": parameter}, learning_rate=0.1, betas=(0.9, 0.95), weight_decay=0.1, max_gradient_norm=1.0
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_optimizer_goes_on_as_if_it_had_not_been_saved(tmp_path: Path, dtype: torch.dtype) -> None:
+    first = nn.Parameter(torch.tensor([1.0, -2.0], dtype=dtype))
+    optimizer = optimizer_of(first)
+
+    def take_step(parameter: nn.Parameter, stepping: Optimizer, gradient: float) -> None:
+        parameter.grad = torch.tensor([gradient, -gradient], dtype=dtype)
+        stepping.step()
+
+    take_step(first, optimizer, 0.3)
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(state(1), optimizer.weights(), optimizer.moments())
+    take_step(first, optimizer, -0.7)
+
+    second = nn.Parameter(torch.zeros(2, dtype=dtype))
+    resumed = optimizer_of(second)
+    resumed.load_weights(checkpoints.weights(1))
+    resumed.load_moments(checkpoints.moments(1))
+    take_step(second, resumed, -0.7)
+    assert torch.equal(first, second)
+    assert torch.equal(optimizer.weights()["weight"], resumed.weights()["weight"])
+
+
+def test_a_step_by_hand() -> None:
+    """Gradient 3, 4 has norm 5, clipped to 1: Adam's first step is the learning rate against its sign, after decay."""
+    parameter = nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = optimizer_of(parameter)
+    parameter.grad = torch.tensor([3.0, -4.0])
+    assert optimizer.step().item() == pytest.approx(5.0)
+    assert parameter.tolist() == pytest.approx([1.0 * 0.99 - 0.1, -2.0 * 0.99 + 0.1], abs=1e-6)
+    assert optimizer.moments()["exp_avg.weight"].tolist() == pytest.approx([0.1 * 0.6, -0.1 * 0.8], abs=1e-6)
+    assert parameter.grad is None
