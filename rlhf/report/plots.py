@@ -1,0 +1,203 @@
+"""Plots as inline SVG that follow the page: its colours, light or dark, and its font; the same bytes for the same data.
+
+Curves are told apart by dashes and labels too, never by colour alone; the two colours are Okabe and Ito's blue and
+vermilion, made for all kinds of colour vision.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import matplotlib.style
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from rlhf.report.page import number, signed
+from rlhf.report.results import Difference, Plot
+
+SMALL_INCHES, WIDE_INCHES = (3.4, 2.4), (4.5, 2.7)
+"""Three or two beside each other; small, so that their text stays readable where the page is as narrow as a phone."""
+INK, MUTED, GRID, SFT, RLHF = "#010203", "#020304", "#030405", "#040506", "#050607"
+CSS_COLOURS = {INK: "--ink", MUTED: "--muted", GRID: "--line", SFT: "--sft", RLHF: "--rlhf"}
+"""Stand-ins that no plot would use, and the page's variables that replace them."""
+STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "lines.linewidth": 1.6,
+}
+HISTOGRAM_BINS = 40
+
+
+class Curve(NamedTuple):
+    """A figure over PPO steps."""
+
+    steps: Sequence[int]
+    values: Sequence[float]
+
+
+def plot_reward(validation: Curve, rollouts: Curve | None, best_step: int) -> Plot:
+    """Mean reward on the validation prompts, where it was measured, and of the rollouts that trained the policy."""
+    figure, axes = _figure("PPO step", "mean reward")
+    if rollouts is not None:
+        axes.plot(rollouts.steps, rollouts.values, color=MUTED, linewidth=0.9, alpha=0.75, label="rollouts")
+    axes.plot(validation.steps, validation.values, color=RLHF, marker="o", markersize=3.5, label="validation prompts")
+    best = dict(zip(validation.steps, validation.values, strict=True))[best_step]
+    axes.plot([best_step], [best], linestyle="", marker="o", markersize=9, markerfacecolor="none", markeredgecolor=INK)
+    later = 2 * best_step > validation.steps[-1]
+    axes.annotate(
+        "best ",
+        (best_step, best),
+        textcoords="offset points",
+        xytext=(-4 if later else 4, -12),
+        ha="right" if later else "left",
+        color=INK,
+    )
+    _legend(axes)
+    first, last = validation.values[0], validation.values[-1]
+    return Plot(
+        title="Reward",
+        text=f"Mean reward on the validation prompts: {number(first, 3)} at step {validation.steps[0]}, "
+        f"best {number(best, 3)} at step {best_step}, last {number(last, 3)} at step {validation.steps[-1]}.",
+        svg=_svg(figure, "reward"),
+    )
+
+
+def plot_kl(kl: Curve, target: float | None) -> Plot:
+    """Distance to the SFT model that the policy has moved, with the target where there is one."""
+    figure, axes = _figure("PPO step", "nats per answer")
+    axes.plot(kl.steps, kl.values, color=RLHF)
+    if target is not None and target < 3 * max(*kl.values, 1e-9):
+        axes.axhline(target, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+        axes.text(1, target, "target ", transform=axes.get_yaxis_transform(), ha="right", va="bottom", color=INK)
+    axes.set_ylim(bottom=min(0.0, *kl.values))
+    aimed = "" if target is None else f"; the target is {target:g}"
+    return Plot(
+        title="KL to the SFT model",
+        text=f"{_first_to_last(kl)} nats per answer, at most {max(kl.values):.2f}{aimed}.",
+        svg=_svg(figure, "kl"),
+    )
+
+
+def plot_length(tokens: Curve) -> Plot:
+    """Mean answer length: a length that runs away is the usual way to please a reward model without being better."""
+    figure, axes = _figure("PPO step", "tokens per answer")
+    axes.plot(tokens.steps, tokens.values, color=RLHF)
+    axes.set_ylim(bottom=0, top=1.15 * max(tokens.values))
+    return Plot(title="Answer length", text=f"{_first_to_last(tokens)} tokens per answer.", svg=_svg(figure, "length"))
+
+
+def plot_toxicity(sft: Sequence[float], rlhf: Sequence[float]) -> Plot:
+    """Share of continuations that are at least so toxic, for both models, on a logarithmic scale."""
+    figure, axes = _figure("toxicity", "share at least so toxic", WIDE_INCHES)
+    for scores, colour, dashes, label in ((sft, SFT, (0, (5, 2)), "SFT"), (rlhf, RLHF, "solid", "RLHF")):
+        ordered = np.sort(np.asarray(scores))
+        share = 1 - np.arange(len(ordered)) / len(ordered)
+        axes.step(np.append(0, ordered), np.append(1, share), where="pre", color=colour, linestyle=dashes, label=label)
+    axes.set_yscale("log")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0.5 / len(sft), 1.2)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.3%}".rstrip("0%").rstrip(".") + " %"))
+    axes.minorticks_off()
+    _legend(axes)
+    toxic = " and ".join(
+        f"{100 * np.mean(np.asarray(scores) >= 0.5):.1f} % of {name}" for name, scores in (("SFT", sft), ("RLHF", rlhf))
+    )
+    return Plot(
+        title="How toxic the continuations are",
+        text=f"Share of continuations with a toxicity of at least 0.5: {toxic}.",
+        svg=_svg(figure, "toxicity"),
+    )
+
+
+def plot_toxicity_difference(sft: Sequence[float], rlhf: Sequence[float], difference: Difference) -> Plot:
+    """How much more or less toxic the RLHF model continues each prompt."""
+    changes = np.asarray(rlhf) - np.asarray(sft)
+    figure, axes = _figure("RLHF minus SFT, per prompt", "prompts", WIDE_INCHES)
+    reach = max(0.05, float(np.abs(changes).max()))
+    edges = np.linspace(-reach, reach, HISTOGRAM_BINS + 1).tolist()
+    axes.set_ylim(0.7, 3 * max(1, *np.histogram(changes[changes != 0], edges)[0]))
+    for side, colour, hatch in ((changes < 0, RLHF, ""), (changes > 0, SFT, "////")):
+        axes.hist(changes[side], edges, color=colour, alpha=0.8, hatch=hatch, edgecolor=GRID, linewidth=0.3)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))
+    axes.minorticks_off()
+    axes.axvline(0, color=INK, linewidth=1)
+    less, more = int((changes < 0).sum()), int((changes > 0).sum())
+    for place, words, align in ((0.02, f"{less} less toxic", "left"), (0.98, f"{more} more toxic", "right")):
+        axes.text(place, 0.99, words, transform=axes.transAxes, ha=align, va="top", color=INK)
+    low, high = difference.ci95
+    return Plot(
+        title="Change from SFT to RLHF",
+        text=f"RLHF continues {less} prompts less and {more} more toxically, {len(changes) - less - more} just as. "
+        f"Mean change {signed(difference.mean, 4)}, 95 % interval {signed(low, 4)} to {signed(high, 4)}.",
+        svg=_svg(figure, "difference"),
+    )
+
+
+def _first_to_last(curve: Curve) -> str:
+    return f"From {curve.values[0]:.2f} at step {curve.steps[0]} to {curve.values[-1]:.2f} at step {curve.steps[-1]}"
+
+
+def _figure(x_label: str, y_label: str, size: tuple[float, float] = SMALL_INCHES) -> tuple[Figure, Axes]:
+    with _style():
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.add_subplot()
+    axes.set_xlabel(x_label)
+    axes.set_title(y_label, loc="left", fontsize=9, color=MUTED)
+    if x_label == "PPO step":
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+    return figure, axes
+
+
+def _legend(axes: Axes) -> None:
+    axes.figure.legend(loc="outside lower right", ncols=2, frameon=False, labelcolor=INK, fontsize=9, borderpad=0)
+
+
+def _svg(figure: Figure, salt: str) -> str:
+    """The figure as an element to stand in a page; `salt` makes its ids differ from those of other figures."""
+    buffer = io.StringIO()
+    with _style({"svg.hashsalt": salt}):
+        figure.savefig(
+            buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        )
+    text = buffer.getvalue()
+    svg = text[text.index("<svg") :]
+    for pattern, replacement in (
+        (r"<metadata>.*?</metadata>\s*", ""),
+        (r"<style.*?</style>\s*", ""),  # it would hold for the whole page
+        (r"font-family: [^;\"]*; ", ""),
+        (r'\bid="([^"]+)"', rf'id="{salt}-\1"'),
+        (r"(url\(#|href=\"#)", rf"\g<1>{salt}-"),
+        (r'^<svg ([^>]*?)width="[^"]*" ([^>]*?)height="[^"]*"', r'<svg aria-hidden="true" \1\2'),
+    ):
+        svg = re.sub(pattern, replacement, svg, flags=re.DOTALL)
+    for colour, name in CSS_COLOURS.items():
+        svg = svg.replace(colour, f"var({name})")
+    return svg
+
+
+def _style(more: dict[str, Any] | None = None) -> AbstractContextManager[None]:
+    """Our style on matplotlib's own defaults, so that no settings of the user change a byte."""
+    return mpl.style.context(["default", {**STYLE, **(more or {})}])

@@ -1,0 +1,43 @@
+"use strict";
+// Search and order of the answers.  Without scripts all answers are shown and only these tools are missing.
+const FIRST = 10;
+const list = document.getElementById("list");
+const query = document.getElementById("query");
+const order = document.getElementById("order");
+const shown = document.getElementById("shown");
+const more = document.getElementById("more");
+const items = [...list.children].map((element) => ({
+  element,
+  text: element.textContent.toLocaleLowerCase(),
+  index: Number(element.dataset.index),
+  gain: Number(element.dataset.gain),
+}));
+const orders = {
+  index: (a, b) => a.index - b.index,
+  gain: (a, b) => b.gain - a.gain,
+  loss: (a, b) => a.gain - b.gain,
+};
+let limit = FIRST;
+
+function show() {
+  const words = query.value.toLocaleLowerCase().split(/\s+/).filter(Boolean);
+  const found = items.sort(orders[order.value]).filter((item) => words.every((word) => item.text.includes(word)));
+  const visible = new Set(found.slice(0, words.length ? Infinity : limit));
+  for (const item of items) {
+    item.element.hidden = !visible.has(item);
+  }
+  list.replaceChildren(...items.map((item) => item.element));
+  shown.textContent = `${visible.size} of ${items.length} shown`;
+  more.hidden = visible.size === found.length;
+  more.textContent = `Show all ${found.length}`;
+}
+
+document.querySelector(".tools").hidden = false;
+document.querySelector(".tools").addEventListener("submit", (event) => event.preventDefault());
+query.addEventListener("input", show);
+order.addEventListener("change", show);
+more.addEventListener("click", () => {
+  limit = Infinity;
+  show();
+});
+show();

@@ -1,0 +1,225 @@
+"""results.json and report.html of a run.  `Results` is the documented schema of results.json.
+
+`Results.model_json_schema()` gives it as JSON Schema, with the docstrings as descriptions.  The report also shows what
+is too long for results.json, plots and answers, which lies beside it in the artifact as evidence.json; from both files
+the report can be written again at any time.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rlhf.artifacts import write_atomically
+from rlhf.report.page import render_report
+
+RESULTS = "results.json"
+EVIDENCE = "evidence.json"
+REPORT = "report.html"
+
+
+class Record(BaseModel):
+    """Base of every part: immutable, no unknown keys, no NaN, docstrings become descriptions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Mean(Record):
+    """Mean of one model."""
+
+    mean: float
+    """Mean over the prompts."""
+    n: int = Field(ge=1)
+    """Number of prompts."""
+
+
+class Difference(Record):
+    """RLHF minus SFT, paired by prompt."""
+
+    mean: float
+    """Mean difference."""
+    ci95: tuple[float, float]
+    """95 % bootstrap interval (BCa) of the mean difference, low end first."""
+    p_value: float = Field(ge=0, le=1)
+    """Two-sided p-value of the sign-flip permutation test."""
+
+    @property
+    def sign(self) -> Literal[-1, 0, 1]:
+        """Whether all of the interval lies below zero (-1) or above it (1); 0 where it includes zero."""
+        low, high = self.ci95
+        return 1 if low > 0 else -1 if high < 0 else 0
+
+
+class RewardResults(Record):
+    """Scores of the reward model: higher is better."""
+
+    relative: bool
+    """Whether `first`, `best` and `last` are differences to the chosen answers' scores, as PPO was trained on."""
+    first: float
+    """Mean over the validation prompts before the first PPO step."""
+    best: float
+    """Mean over the validation prompts of the checkpoint that was kept."""
+    last: float
+    """Mean over the validation prompts after the last PPO step."""
+    best_step: int = Field(ge=0)
+    """PPO step of the checkpoint that was kept."""
+    sft: Mean
+    """Answers of the SFT model to the test prompts."""
+    rlhf: Mean
+    """Answers of the RLHF model to the test prompts."""
+    chosen: Mean
+    """Answers to the test prompts that people chose in the data."""
+    difference: Difference
+    """Over the test prompts, which nothing was trained or chosen on."""
+
+
+class ToxicityResults(Record):
+    """Toxicity of continuations, 0 to 1: lower is better."""
+
+    classifier: str
+    """Classifier that scored the continuations."""
+    sft: Mean
+    """Continuations of the SFT model."""
+    rlhf: Mean
+    """Continuations of the RLHF model."""
+    difference: Difference
+    """Over the same prompts with the same seeds."""
+
+
+class HumanEvaluation(Record):
+    """What people say of the blinded pairs."""
+
+    status: Literal["pending"] = "pending"
+    """`pending`: no labels have been imported yet."""
+    items: int = Field(ge=0)
+    """Pairs to be labelled."""
+
+
+class RewardModelResults(Record):
+    """How often the reward model agrees with people on held-out pairs."""
+
+    accuracy: float = Field(ge=0, le=1)
+    """Share of held-out pairs in which the chosen answer scores higher; a tie counts half."""
+    ci95: tuple[float, float]
+    """95 % Wilson interval of the accuracy, low end first."""
+    pairs: int = Field(ge=1)
+    """Held-out pairs."""
+
+
+class DataResults(Record):
+    """What became of the rows of the data."""
+
+    read: int = Field(ge=0)
+    """Rows in the source."""
+    kept: dict[str, int]
+    """Rows by file of the prepared data."""
+    left_out: dict[str, int]
+    """Rows left out by reason."""
+
+
+class Lineage(Record):
+    """Everything that the figures depend on."""
+
+    seed: int
+    """Seed of every draw."""
+    fingerprints: dict[str, str]
+    """Fingerprint of each step's artifact."""
+    revisions: dict[str, str]
+    """Where models, dialogues and toxicity prompts come from: repository@commit, or what else they are."""
+    versions: dict[str, str]
+    """Python and libraries; several versions where steps ran with different ones."""
+    devices: dict[str, str]
+    """Device of each step and its number of processes."""
+
+
+class StageRow(Record):
+    """One step of the run."""
+
+    name: str
+    """Step, and which model it ran on where it runs once for each."""
+    seconds: float = Field(ge=0)
+    """Wall time that the step took when it ran."""
+    cached: bool
+    """Whether the artifact was there already, so that nothing ran."""
+    fingerprint: str
+    """Fingerprint of the step's artifact."""
+
+
+class Results(Record):
+    """Figures of one run: the content of results.json."""
+
+    profile: str
+    """Name of the run."""
+    demonstration: bool
+    """Whether dialogues, toxicity prompts or base model are generated demonstration material."""
+    reward: RewardResults
+    toxicity: ToxicityResults
+    human_evaluation: HumanEvaluation
+    reward_model: RewardModelResults
+    data: DataResults
+    lineage: Lineage
+    stages: list[StageRow]
+    """Steps in the order in which they depend on each other."""
+
+
+class Plot(Record):
+    """A picture with what it says in words."""
+
+    title: str
+    """What is shown."""
+    text: str
+    """The same in words and numbers, for those who do not see it."""
+    svg: str
+    """The picture, an <svg> element without references to anything outside."""
+
+
+class AnswerPair(Record):
+    """Both models' answers to a test prompt."""
+
+    prompt: str
+    """Dialogue up to the answer."""
+    sft: str
+    """Answer of the SFT model."""
+    rlhf: str
+    """Answer of the RLHF model."""
+    sft_reward: float
+    """Reward of the SFT model's answer."""
+    rlhf_reward: float
+    """Reward of the RLHF model's answer."""
+
+
+class Measurement(Record):
+    """The policy on the validation prompts."""
+
+    step: int
+    """PPO steps taken."""
+    reward: float
+    """Mean reward."""
+
+
+class Evidence(Record):
+    """What the report shows beside the figures."""
+
+    training: list[Plot]
+    """Reward, KL and answer length over the PPO steps."""
+    toxicity: list[Plot]
+    """Distribution of the scores and of their paired differences."""
+    validation: list[Measurement]
+    """The numbers behind the reward curve."""
+    answers: list[AnswerPair]
+    """In the order of the test prompts."""
+
+
+def write_results(results: Results, evidence: Evidence, figures: Path, report: Path) -> None:
+    """Write results.json to `figures` and report.html to `report`."""
+    write_atomically(figures, results.model_dump_json(indent=2) + "\n")
+    write_atomically(report, render_report(results, evidence))
+
+
+def with_stages(artifact: Path, stages: list[StageRow], figures: Path, report: Path) -> None:
+    """Write the results of the finished aggregate_results `artifact` again, with what each step of this run took."""
+    results = Results.model_validate_json((artifact / RESULTS).read_bytes())
+    evidence = Evidence.model_validate_json((artifact / EVIDENCE).read_bytes())
+    write_results(results.model_copy(update={"stages": stages}), evidence, figures, report)

@@ -1,0 +1,100 @@
+"""The report in Chromium, opened from disk: no request, search and order work, hostile text does nothing."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rlhf.aggregate_results import aggregate_results
+from tests.report.fake_run import fake_config, fake_run
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; apt-get install chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("run")
+    inputs = fake_run(root, prompts=30)
+    output = root / "results"
+    output.mkdir()
+    aggregate_results(fake_config(), inputs, output)
+    return output / "report.html"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@dataclass
+class Visit:
+    """An opened report, with everything that it asked for or complained of."""
+
+    page: Page
+    requested: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def visit(browser: Browser, report: Path) -> Iterator[Visit]:
+    """The report on a phone."""
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    visit = Visit(context.new_page())
+    visit.page.on("request", lambda request: visit.requested.append(request.url))
+    visit.page.on("console", lambda message: visit.complaints.append(message.text))
+    visit.page.on("pageerror", lambda error: visit.complaints.append(str(error)))
+    visit.page.goto(report.as_uri())
+    yield visit
+    context.close()
+
+
+def test_it_opens_alone_and_fits_a_phone(visit: Visit, report: Path) -> None:
+    assert visit.requested == [report.as_uri()]
+    assert visit.complaints == []
+    assert visit.page.title() == "fake: RLHF report"  # a script in an answer would have changed it
+    assert visit.page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_answers_can_be_searched_and_ordered(visit: Visit) -> None:
+    page = visit.page
+    shown = page.locator("#list > li:visible")
+    assert shown.count() == 10
+    page.get_by_role("button", name="Show all 30").click()
+    assert shown.count() == 30
+    page.get_by_role("searchbox").fill("SKY blue")
+    assert shown.count() == 7  # every fourth of the prompts 3, 7, ... 27
+    assert page.locator("output").text_content() == "7 of 30 shown"
+    page.get_by_role("searchbox").fill("<script>")
+    assert shown.count() == 1
+    page.get_by_role("searchbox").fill("")
+    page.get_by_role("combobox").select_option("loss")
+    gains = page.eval_on_selector_all("#list > li", "items => items.map(item => Number(item.dataset.gain))")
+    assert gains == sorted(gains)
+    page.get_by_role("combobox").select_option("index")
+    assert str(page.locator("#list h3").first.text_content()).startswith("Prompt 1 ")
+    assert visit.complaints == []
+
+
+def test_without_scripts_everything_is_shown(browser: Browser, report: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(report.as_uri())
+    assert page.locator("#list > li:visible").count() == 30
+    assert page.locator(".tools:visible").count() == 0
+    context.close()
