@@ -93,10 +93,9 @@ def test_rows_pair_prompts_with_their_own_seed_and_score(
     assert not set(classifier.texts) & {row.prompt for row in rows}  # the continuation alone is scored
 
 
+@pytest.mark.usefixtures("classifier")
 @pytest.mark.parametrize("batch_size", [1, 7, 30])
-def test_rows_do_not_depend_on_the_batch_size(
-    policy: Path, prompts: Path, classifier: CountsLetters, tmp_path: Path, batch_size: int
-) -> None:
+def test_rows_do_not_depend_on_the_batch_size(policy: Path, prompts: Path, tmp_path: Path, batch_size: int) -> None:
     run(settings(), policy, prompts, tmp_path / "expected")
     run(settings(batch_size), policy, prompts, tmp_path / "found")
     expected, found = (tmp_path / name / "continuations.jsonl" for name in ("expected", "found"))
@@ -118,9 +117,8 @@ def test_a_killed_run_goes_on_behind_the_last_whole_row(
     assert len(classifier.texts) <= 18
 
 
-def test_a_row_cut_anywhere_is_made_again(
-    policy: Path, prompts: Path, classifier: CountsLetters, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("classifier")
+def test_a_row_cut_anywhere_is_made_again(policy: Path, prompts: Path, tmp_path: Path) -> None:
     run(settings(), policy, prompts, tmp_path)
     path = tmp_path / "continuations.jsonl"
     rows = read_continuations(path)
