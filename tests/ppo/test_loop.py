@@ -233,6 +233,7 @@ def test_two_processes_equal_one(inputs: dict[str, Path], tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_killed_ten_times_at_any_moment(inputs: dict[str, Path], tmp_path: Path) -> None:
     """From the first to the last moment of its work; runs that ended before the kill begin again from nothing."""
     request = write_request(settings(steps=8, checkpoint_every=2), inputs, tmp_path / "request.json")
