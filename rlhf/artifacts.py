@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from rlhf.config import Settings
+from rlhf.config import DEMONSTRATION, HUB, Settings
 from rlhf.errors import InputError
 
 MANIFEST = "manifest.json"
@@ -83,8 +83,8 @@ def fingerprint_of(step: str, config: Settings, inputs: Mapping[str, str], modul
     settings = config.model_dump(mode="json")
     for part, names in LOCATIONS.items():
         for name in names:
-            if isinstance(settings.get(part), dict) and name in settings[part]:
-                settings[part][name] = None
+            if isinstance(settings.get(part), dict) and settings[part].get(name) not in (None, HUB, DEMONSTRATION):
+                settings[part][name] = "given"
     return digest([step, settings, dict(inputs), source_digest(module)])[:16]
 
 

@@ -17,7 +17,7 @@ from rlhf.artifacts import (
     record_files,
     write_manifest,
 )
-from rlhf.config import RunConfig, SftStage, part_of
+from rlhf.config import DataStage, RunConfig, SftStage, part_of
 from rlhf.errors import InputError
 
 
@@ -129,6 +129,15 @@ def test_a_fingerprint_changes_with_its_own_settings_and_inputs_only() -> None:
 
 def test_where_an_input_lies_does_not_matter() -> None:
     assert sft_fingerprint(with_change(model={"path": "/a"})) == sft_fingerprint(with_change(model={"path": "/b"}))
+
+
+def test_built_in_places_are_told_apart() -> None:
+    def data_fingerprint(source: str) -> str:
+        config = part_of(with_change(data={"source": source}), DataStage)
+        return fingerprint_of("prepare_data", config, {}, "rlhf.stage")
+
+    assert data_fingerprint("hub") != data_fingerprint("demonstration")
+    assert data_fingerprint("/a") == data_fingerprint("/b")
 
 
 def test_a_fingerprint_changes_with_an_indirectly_imported_source(monkeypatch: pytest.MonkeyPatch) -> None:
