@@ -27,22 +27,27 @@ class Settings(BaseModel):
 class DemonstrationModel(Settings):
     """A small GPT-J with a byte-level BPE, trained from nothing on the demonstration corpus."""
 
-    vocabulary: int = Field(default=1024, ge=300)
-    """Entries of the byte-level BPE vocabulary."""
+    vocabulary: int = Field(default=1280, ge=300)
+    """Entries of the byte-level BPE vocabulary at most; the corpus may have words for fewer."""
     width: int = Field(default=192, ge=16)
     """Hidden size."""
-    layers: int = Field(default=6, ge=2)
+    layers: int = Field(default=4, ge=2)
     """Transformer blocks."""
     heads: int = Field(default=6, ge=1)
     """Attention heads; width / heads is the head size."""
-    context_tokens: int = Field(default=256, ge=32)
+    context_tokens: int = Field(default=128, ge=32)
     """Longest sequence in tokens."""
-    documents: int = Field(default=6000, ge=10)
+    documents: int = Field(default=8000, ge=10)
     """Documents of the generated corpus that the model is trained on, once each."""
-    batch_size: int = Field(default=32, ge=1)
-    """Sequences per optimizer step."""
-    learning_rate: float = Field(default=2e-3, gt=0)
+    batch_size: int = Field(default=4, ge=1)
+    """Sequences per optimizer step, over all processes."""
+    learning_rate: float = Field(default=4e-3, gt=0)
     """Peak learning rate of AdamW."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        _require_multiple("width", self.width, "2 x heads", 2 * self.heads)
+        return self
 
 
 class ModelConfig(Settings):
@@ -76,7 +81,7 @@ class DataConfig(Settings):
     demonstration_pairs: int = Field(default=3000, ge=50)
     """Pairs that the generator writes when `source` is `demonstration`."""
     max_pairs: int | None = Field(default=None, ge=1)
-    """Keep at most so many pairs, drawn by seed; null keeps all."""
+    """Train on at most so many pairs, drawn by seed after the splits; null keeps all."""
     max_prompt_tokens: int = Field(default=384, ge=8)
     """A row whose prompt is longer, in tokens of the base model, is left out."""
     max_answer_tokens: int = Field(default=128, ge=1)
@@ -265,12 +270,16 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:
         processes = self.compute.processes
-        _require_multiple("ppo.rollouts_per_step", self.ppo.rollouts_per_step, "ppo.minibatch_size", self.ppo.minibatch_size)
+        _require_multiple(
+            "ppo.rollouts_per_step", self.ppo.rollouts_per_step, "ppo.minibatch_size", self.ppo.minibatch_size
+        )
         _require_multiple("ppo.rollouts_per_step", self.ppo.rollouts_per_step, "compute.processes", processes)
         _require_multiple("ppo.minibatch_size", self.ppo.minibatch_size, "compute.processes", processes)
         for name, stage in (("sft", self.sft), ("reward", self.reward)):
             held = stage.device_batch_size * processes
-            _require_multiple(f"{name}.batch_size", stage.batch_size, f"{name}.device_batch_size x compute.processes", held)
+            _require_multiple(
+                f"{name}.batch_size", stage.batch_size, f"{name}.device_batch_size x compute.processes", held
+            )
         return self
 
 
