@@ -181,6 +181,14 @@ def _fail_from_the_third_checkpoint() -> object:
     return sync
 
 
+def test_a_prompt_that_fills_the_context_stops_the_run_at_once(tmp_path: Path) -> None:
+    inputs = write_inputs(tmp_path)
+    with (inputs["data"] / "ppo_prompts.jsonl").open("a") as stream:
+        stream.write(json.dumps({"id": "prompt-0", "prompt": "\n\nHuman: " + "x" * 200, "chosen": ""}) + "\n")
+    with pytest.raises(InputError, match=r"prompt 5 has \d+ tokens.*context of 128"):
+        run_body(settings(), inputs, tmp_path / "output")
+
+
 @pytest.mark.parametrize(
     ("changes", "processes", "message"),
     [
