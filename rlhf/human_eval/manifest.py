@@ -83,11 +83,22 @@ def write_comparison(folder: Path, items: list[Item], key: list[KeyLine]) -> Non
     (folder / KEY_FILE).write_text("".join(_line(line) for line in key), encoding="utf-8")
 
 
+def read_items(folder: Path) -> list[Item]:
+    """The items of a manifest that this package wrote."""
+    return [Item.model_validate_json(line) for line in (folder / MANIFEST_FILE).read_text("utf-8").splitlines()]
+
+
+def read_key(folder: Path) -> dict[str, KeyLine]:
+    """The key by item.  Nothing that annotators reach may call this."""
+    lines = [KeyLine.model_validate_json(line) for line in (folder / KEY_FILE).read_text("utf-8").splitlines()]
+    return {line.item: line for line in lines}
+
+
 def _line(record: Item | KeyLine) -> str:
     """JSON in ASCII, so that no reader can see a line break in it."""
-    return json.dumps({name: _valid_unicode(text) for name, text in record.model_dump().items()}) + "\n"
+    return json.dumps({name: valid_unicode(text) for name, text in record.model_dump().items()}) + "\n"
 
 
-def _valid_unicode(text: str) -> str:
+def valid_unicode(text: str) -> str:
     """`text` with U+FFFD for each half of a surrogate pair that stands alone, which UTF-8 cannot hold."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
