@@ -95,7 +95,6 @@ def execute(request: StageRequest, config_type: type[StageT], body: Body[StageT]
         figures = body(config, {name: given.path for name, given in request.inputs.items()}, output)
         if not is_main_process():
             return
-        shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
         write_manifest(
             output,
             Manifest(
@@ -113,6 +112,7 @@ def execute(request: StageRequest, config_type: type[StageT], body: Body[StageT]
                 finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
             ),
         )
+        shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
 
 
 def _die_with_parent() -> None:

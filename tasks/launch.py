@@ -85,7 +85,9 @@ def stage_command(job: StageJob) -> list[str]:
         known = ", ".join(sorted(path.stem for path in ACCELERATE_CONFIGS.glob("*.yaml")))
         raise InputError(f"compute.accelerate ({compute.accelerate}) names no configuration; there are {known}")
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
-    return [*launcher, "--num_processes", str(compute.processes), *tail]
+    # The flag's name says GPU; on CPU processes too it is what makes accelerate start more than one.
+    several = ["--multi_gpu"] if compute.processes > 1 else []
+    return [*launcher, "--num_processes", str(compute.processes), *several, *tail]
 
 
 def run_job(job: StageJob, listener: Listener) -> None:

@@ -217,6 +217,19 @@ def test_gpu_steps_are_started_by_accelerate(job: StageJob) -> None:
     assert stage_command(job)[:3] == [sys.executable, "-m", "stand_in"]
 
 
+@pytest.mark.slow
+def test_accelerate_starts_as_many_processes_as_asked_for(job: StageJob, tmp_path: Path) -> None:
+    (tmp_path / "stand_in.py").write_text(
+        "import os, sys\noutput = sys.argv[sys.argv.index('--output') + 1]\n"
+        "open(output + '/rank' + os.environ['RANK'], 'w').write(os.environ['WORLD_SIZE'])\n"
+    )
+    run_job(
+        job.model_copy(update={"accelerator": True, "compute": ComputeConfig(processes=2, threads=1)}),
+        Heard().listener(),
+    )
+    assert {path.name: path.read_text() for path in job.output.glob("rank*")} == {"rank0": "2", "rank1": "2"}
+
+
 def test_an_unknown_accelerate_configuration_is_named(job: StageJob) -> None:
     on_tpu = job.model_copy(update={"accelerator": True, "compute": ComputeConfig(accelerate="tpu")})
     with pytest.raises(InputError, match=r"compute\.accelerate \(tpu\) names no configuration; there are cpu"):
