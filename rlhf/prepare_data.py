@@ -58,7 +58,7 @@ def prepare_data(config: DataStage, inputs: dict[str, Path], output: Path) -> di
     counts = {"read": read, "kept": kept, "left_out": dict(sorted(left_out.items()))}
     write_atomically(output / "left_out.json", json.dumps(counts, indent=2))
     note(
-        f"read {read} rows; {len(splits.training)} pairs to train on, {len(splits.validation)} with "
+        f"read {read} rows; {len(splits.training)} pairs to train on, {len(splits.validation)} pairs of "
         f"{kept['validation_prompts.jsonl']} validation prompts, {len(splits.test)} test prompts; "
         f"left out: {_sentence(left_out)}"
     )

@@ -146,9 +146,15 @@ def test_every_file_holds_what_it_is_for(model: Path, tmp_path: Path) -> None:
         assert len({row["id"] for row in rows}) == len(rows)
 
 
+@pytest.mark.parametrize("rows_at_once", [1, 4, 2000])
 def test_every_reason_is_counted_and_named_to_the_user(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    rows_at_once: int,
 ) -> None:
+    monkeypatch.setattr("rlhf.prepare_data.ROWS_AT_ONCE", rows_at_once)
     rows = different_questions(8)
     rows += [rows[0], rows[0], hh_row("e", " Yes.", " Yes."), hh_row("f", " "), {"chosen": "x", "rejected": "y"}]
     rows += [{"chosen": dialogue("g", " Yes."), "rejected": dialogue("h", " No.")}, {"chosen": 1, "rejected": 2}]
