@@ -31,9 +31,8 @@ class Entry(BaseModel):
     """Which answer stood left."""
     seconds: float = Field(ge=0, le=MAX_SECONDS)
     comment: str = Field(default="", max_length=MAX_COMMENT)
-    accepted_at: str
-    """When the annotator opened the page, ISO 8601."""
     submitted_at: str
+    """When the server took it, ISO 8601."""
 
     def says_the_same(self, other: Entry) -> bool:
         """Whether both are one answer, sent twice because a response was lost."""
@@ -76,21 +75,25 @@ class Journal:
         with self._lock:
             return dict(self._latest)
 
-    def judgements(self) -> dict[str, Judgement]:
-        """What counts: the latest revisions that were not taken back, by item."""
-        return {
-            item: Judgement(
-                item=item,
-                annotator=self.pseudonym,
-                choices=entry.choices,
-                left=entry.left,
-                seconds=entry.seconds,
-                comment=entry.comment,
-                submitted_at=entry.submitted_at,
-            )
-            for item, entry in self.latest().items()
-            if entry.choices is not None
-        }
+    def judgement(self, item: str) -> Judgement | None:
+        """What counts for an item: its latest revision, or nothing where that one took the answer back."""
+        entry = self._latest.get(item)
+        if entry is None or entry.choices is None:
+            return None
+        return Judgement(
+            item=item,
+            annotator=self.pseudonym,
+            choices=entry.choices,
+            left=entry.left,
+            seconds=entry.seconds,
+            comment=entry.comment,
+            submitted_at=entry.submitted_at,
+        )
+
+    def judgements(self) -> list[Judgement]:
+        """What counts for every item that has an answer."""
+        found = [self.judgement(item) for item in self.latest()]
+        return [judgement for judgement in found if judgement is not None]
 
     def add(self, entry: Entry) -> Entry:
         """Put `entry` on disk and return what is there now; an entry that is there already is not added again.

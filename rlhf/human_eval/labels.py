@@ -20,7 +20,7 @@ from rlhf.human_eval.judgements import Choices
 from rlhf.human_eval.manifest import Item, read_items
 from rlhf.human_eval.output import OutputWriter
 
-SECRET_FILE = "page.secret"
+SIGNING_FILE = "page.signing"
 ANSWERS = "answers"
 OUTPUT = "output"
 
@@ -36,14 +36,14 @@ class Labels:
         (folder / ANSWERS).mkdir(parents=True, exist_ok=True)
         self._held = _hold(folder)
         self.items = {item.item: item for item in read_items(comparison)}
-        self.secret = _read_secret(folder / SECRET_FILE)
+        self.secret = _read_secret(folder / SIGNING_FILE)
         self._folder = folder
         self._lock = Lock()
         self._journals = {
             path.stem: Journal.open(path) for path in sorted((folder / ANSWERS).glob("*.jsonl")) if _has_header(path)
         }
         self._writer = OutputWriter(folder / OUTPUT, list(self.items.values()))
-        self._writer.write(answer for journal in self._journals.values() for answer in journal.judgements().values())
+        self._writer.write(answer for journal in self._journals.values() for answer in journal.judgements())
 
     @property
     def output(self) -> Path:
@@ -79,7 +79,6 @@ class Labels:
         *,
         seconds: float,
         comment: str,
-        accepted_at: str,
     ) -> Entry:
         """Put an answer on disk, or take one back with None for `choices`; raises RevisionError and KeyError."""
         entry = Entry(
@@ -89,19 +88,13 @@ class Labels:
             left=self.left(annotator, item),
             seconds=seconds,
             comment=comment,
-            accepted_at=accepted_at,
-            submitted_at=now(),
+            submitted_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )
         kept = self.journal(annotator).add(entry)
         with self._lock:
-            answers = [journal.judgements().get(item) for journal in self._journals.values()]
+            answers = [journal.judgement(item) for journal in self._journals.values()]
             self._writer.update(item, [answer for answer in answers if answer is not None])
         return kept
-
-
-def now() -> str:
-    """The time as ISO 8601 in UTC, to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _hold(folder: Path) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from rlhf.artifacts import write_atomically
@@ -79,7 +80,9 @@ class OutputWriter:
 
 
 def _worker_answer(judgement: Judgement) -> dict[str, object]:
+    submitted = datetime.fromisoformat(judgement.submitted_at)
     return {
+        "acceptanceTime": (submitted - timedelta(seconds=judgement.seconds)).isoformat(timespec="milliseconds"),
         "submissionTime": judgement.submitted_at,
         "timeSpentInSeconds": judgement.seconds,
         "answerContent": {**judgement.choices.model_dump(), "left": judgement.left, "comment": judgement.comment},
