@@ -42,7 +42,7 @@ def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
     share = successes / trials
     middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))  # 0 and 1 whatever the rounding
 
 
 def calibrate(margins: Sequence[float]) -> list[dict[str, float]]:

@@ -11,7 +11,6 @@ import json
 from pathlib import Path
 
 from accelerate.utils import gather_object
-from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import RewardConfig, RewardTrainer
 
@@ -22,7 +21,16 @@ from rlhf.models import load_reward_model, load_tokenizer, new_reward_model, sav
 from rlhf.reward_evaluation import evaluate_margins
 from rlhf.reward_model import RewardModel
 from rlhf.stage import is_main_process, main, progress, write_jsonl
-from rlhf.trl_training import read_rows, require_fitting, this_process, train, training_arguments
+from rlhf.trl_training import (
+    EncodedRow,
+    held_out_rows,
+    read_rows,
+    require_fitting,
+    this_process,
+    train,
+    training_arguments,
+    training_rows,
+)
 
 PROMPT_FILES = ("ppo_prompts.jsonl", "validation_prompts.jsonl", "test_prompts.jsonl")
 SCORING_FACTOR = 4
@@ -61,23 +69,20 @@ def train_reward(config: RewardStage, inputs: dict[str, Path], output: Path) -> 
 def fit(config: RewardStage, base: Path, data: Path, output: Path) -> None:
     """Train to the end, from a checkpoint where there is one, and write model/ and metrics.jsonl."""
     model, tokenizer = new_reward_model(base, "float32", config.seed)
-    train_rows = encode_pairs(data / "preferences.jsonl", tokenizer, model)
+    rows = encode_pairs(data / "preferences.jsonl", tokenizer, model)
+    held_out = encode_pairs(data / "validation_preferences.jsonl", tokenizer, model)
     arguments = training_arguments(
-        config.reward,
-        model=model,
-        dtype=config.model.dtype,
-        seed=config.seed,
-        rows=len(train_rows),
-        output=output,
+        config.reward, model=model, dtype=config.model.dtype, seed=config.seed, output=output
     )
     trainer = RewardTrainer(
         model=model,
         args=RewardConfig(**arguments),
-        train_dataset=train_rows,
-        eval_dataset=encode_pairs(data / "validation_preferences.jsonl", tokenizer, model),
+        train_dataset=training_rows(rows, config.reward, config.seed),
+        eval_dataset=held_out_rows(held_out),
         processing_class=tokenizer,
     )
-    weights = train(trainer, "training the reward model", output)
+    epochs_per_step = config.reward.batch_size / len(rows)
+    weights = train(trainer, "training the reward model", output, epochs_per_step=epochs_per_step)
     if is_main_process():
         save_model(load_reward_model(weights, config.model.dtype), tokenizer, output / "model")
 
@@ -91,7 +96,7 @@ def adopt(source: Path, base: Path, config: RewardStage, output: Path) -> None:
         save_model(model, load_tokenizer(own if has_tokenizer else base), output / "model")
 
 
-def encode_pairs(path: Path, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> Dataset:
+def encode_pairs(path: Path, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> list[EncodedRow]:
     """Rows {chosen_ids, rejected_ids} of a file of preferences: prompt, answer and EOS.
 
     Raises InputError where the file has no rows, or one that is longer than the model's context.
@@ -102,7 +107,7 @@ def encode_pairs(path: Path, tokenizer: PreTrainedTokenizerBase, model: PreTrain
         ids = {f"{side}_ids": prompt + encode_answer(tokenizer, row[side]) for side in ("chosen", "rejected")}
         require_fitting(row, max(ids.values(), key=len), model)
         encoded.append(ids)
-    return Dataset.from_list(encoded)
+    return encoded
 
 
 def score_all(reward: RewardModel, rows: list[dict[str, str]], answer: str, batch_size: int, phase: str) -> list[float]:

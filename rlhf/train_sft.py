@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
-from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
@@ -17,7 +16,17 @@ from rlhf.config import SftStage
 from rlhf.encoding import encode_answer, encode_prompt
 from rlhf.models import load_causal_lm, load_tokenizer, save_model
 from rlhf.stage import is_main_process, main, read_jsonl
-from rlhf.trl_training import METRICS, read_rows, require_fitting, this_process, train, training_arguments
+from rlhf.trl_training import (
+    METRICS,
+    EncodedRow,
+    held_out_rows,
+    read_rows,
+    require_fitting,
+    this_process,
+    train,
+    training_arguments,
+    training_rows,
+)
 
 NO_LOSS = -100
 """Label of a token that is context only."""
@@ -40,26 +49,20 @@ def fine_tune(config: SftStage, base: Path, data: Path, output: Path) -> Path:
     """Train to the end, from a checkpoint where there is one; returns the folder of the float32 weights."""
     tokenizer = load_tokenizer(base)
     model = load_causal_lm(base, "float32")
-    train_rows = encode_rows(data / "demonstrations.jsonl", tokenizer, model)
-    arguments = training_arguments(
-        config.sft,
-        model=model,
-        dtype=config.model.dtype,
-        seed=config.seed,
-        rows=len(train_rows),
-        output=output,
-    )
+    rows = encode_rows(data / "demonstrations.jsonl", tokenizer, model)
+    held_out = encode_rows(data / "validation_demonstrations.jsonl", tokenizer, model)
+    arguments = training_arguments(config.sft, model=model, dtype=config.model.dtype, seed=config.seed, output=output)
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(**arguments, dataset_kwargs={"skip_prepare_dataset": True}),
-        train_dataset=train_rows,
-        eval_dataset=encode_rows(data / "validation_demonstrations.jsonl", tokenizer, model),
+        train_dataset=training_rows(rows, config.sft, config.seed),
+        eval_dataset=held_out_rows(held_out),
         processing_class=tokenizer,
     )
-    return train(trainer, "fine-tuning", output)
+    return train(trainer, "fine-tuning", output, epochs_per_step=config.sft.batch_size / len(rows))
 
 
-def encode_rows(path: Path, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> Dataset:
+def encode_rows(path: Path, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> list[EncodedRow]:
     """Rows {input_ids, labels} of a file of demonstrations; a label is the answer's id, its EOS included, or -100.
 
     Raises InputError where the file has no rows, or one that is longer than the model's context.
@@ -69,7 +72,7 @@ def encode_rows(path: Path, tokenizer: PreTrainedTokenizerBase, model: PreTraine
         prompt, answer = encode_prompt(tokenizer, row["prompt"]), encode_answer(tokenizer, row["answer"])
         require_fitting(row, prompt + answer, model)
         encoded.append({"input_ids": prompt + answer, "labels": [NO_LOSS] * len(prompt) + answer})
-    return Dataset.from_list(encoded)
+    return encoded
 
 
 if __name__ == "__main__":

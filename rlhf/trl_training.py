@@ -7,16 +7,20 @@ runs in bfloat16 and the weights are trained in float32, for a step of 1e-5 woul
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
+import random
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from accelerate import PartialState
+from datasets import Dataset
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
@@ -38,8 +42,13 @@ COMPLETE = "complete"
 """File that is written into a checkpoint last.  A checkpoint without it is a torn one."""
 LOG_EVERY = 5
 """Optimizer steps between two rows of metrics; there is one at every measurement and checkpoint too."""
+POOLED_BATCHES = 50
+"""Batches' worth of shuffled rows that are sorted by length together."""
 RECOMPUTE_FROM_PARAMETERS = 1_000_000_000
 """Models of this size trade a fifth of their speed for the memory of activations."""
+
+
+EncodedRow = dict[str, list[int]]
 
 
 def this_process() -> PartialState:
@@ -53,12 +62,49 @@ def this_process() -> PartialState:
 
 def total_steps(settings: SftConfig | RewardConfig, rows: int) -> int:
     """Optimizer steps of the whole training: its epochs, or `max_steps` where that is fewer."""
-    steps = math.ceil(settings.epochs * math.ceil(rows / settings.batch_size))
+    steps = math.ceil(settings.epochs * rows / settings.batch_size)
     return steps if settings.max_steps is None else min(steps, settings.max_steps)
 
 
+def training_order(lengths: Sequence[int], *, batch_size: int, steps: int, seed: int) -> list[int]:
+    """Which row comes when: `steps` batches of `batch_size` rows, each batch of rows of about equal length.
+
+    Every epoch is shuffled, sorted by length within pools of POOLED_BATCHES, and its batches shuffled again; rows that
+    fill no batch wait for the next epoch.  The order is made here, and not by the Trainer, since the Trainer's grouping
+    by length draws from a generator that a resumed run has in another state.
+    """
+    draw = random.Random(seed)
+    batches: list[list[int]] = []
+    waiting: list[int] = []
+    while len(batches) < steps:
+        waiting += draw.sample(range(len(lengths)), len(lengths))
+        while len(waiting) >= batch_size:
+            size = min(POOLED_BATCHES, len(waiting) // batch_size) * batch_size
+            pool, waiting = sorted(waiting[:size], key=lambda row: lengths[row]), waiting[size:]
+            grouped = [pool[start : start + batch_size] for start in range(0, size, batch_size)]
+            batches += draw.sample(grouped, len(grouped))
+    return list(itertools.chain.from_iterable(batches[:steps]))
+
+
+def training_rows(encoded: list[EncodedRow], settings: SftConfig | RewardConfig, seed: int) -> Dataset:
+    """The rows of the whole training, in the order and as often as they are trained on."""
+    steps = total_steps(settings, len(encoded))
+    order = training_order(_lengths(encoded), batch_size=settings.batch_size, steps=steps, seed=seed)
+    return Dataset.from_list(encoded).select(order)
+
+
+def held_out_rows(encoded: list[EncodedRow]) -> Dataset:
+    """The rows to measure on, sorted by length for the sake of little padding."""
+    lengths = _lengths(encoded)
+    return Dataset.from_list(encoded).select(sorted(range(len(encoded)), key=lambda row: lengths[row]))
+
+
+def _lengths(encoded: list[EncodedRow]) -> list[int]:
+    return [max(len(ids) for ids in row.values()) for row in encoded]
+
+
 def training_arguments(
-    settings: SftConfig | RewardConfig, *, model: PreTrainedModel, dtype: Dtype, seed: int, rows: int, output: Path
+    settings: SftConfig | RewardConfig, *, model: PreTrainedModel, dtype: Dtype, seed: int, output: Path
 ) -> dict[str, Any]:
     """Arguments for TRL's SFTConfig and RewardConfig alike.
 
@@ -74,7 +120,8 @@ def training_arguments(
     on_cpu = state.device.type == "cpu"
     return {
         "output_dir": str(output / CHECKPOINTS),
-        "max_steps": total_steps(settings, rows),
+        "num_train_epochs": 1,  # of `training_rows`
+        "train_sampling_strategy": "sequential",
         "per_device_train_batch_size": settings.device_batch_size,
         "per_device_eval_batch_size": settings.device_batch_size,
         "gradient_accumulation_steps": settings.batch_size // held,
@@ -121,7 +168,7 @@ def require_fitting(row: dict[str, str], ids: list[int], model: PreTrainedModel)
         )
 
 
-def train(trainer: Trainer, phase: str, output: Path) -> Path:
+def train(trainer: Trainer, phase: str, output: Path, *, epochs_per_step: float) -> Path:
     """Train from the newest whole checkpoint, or from the start; returns the folder of the float32 weights.
 
     Rows go to `output`/metrics.jsonl: {step, epoch, loss, learning_rate, tokens_per_second, ...} every LOG_EVERY
@@ -135,7 +182,7 @@ def train(trainer: Trainer, phase: str, output: Path) -> Path:
         checkpoint = newest_checkpoint(checkpoints)
     trainer.args.eval_on_start = checkpoint is None
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_Recorder(phase, metrics))
+    trainer.add_callback(_Recorder(phase, metrics, epochs_per_step))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     final = checkpoints / "final"
     if trainer.is_fsdp_enabled:
@@ -171,9 +218,10 @@ def clear_torn(checkpoints: Path, metrics: Path) -> None:
 class _Recorder(TrainerCallback):  # type: ignore[misc]  # transformers is not type-checked
     """Writes metrics, tells progress and marks checkpoints as whole."""
 
-    def __init__(self, phase: str, metrics: Path) -> None:
+    def __init__(self, phase: str, metrics: Path, epochs_per_step: float) -> None:
         self.phase = phase
         self.metrics = metrics
+        self.epochs_per_step = epochs_per_step
         self.row: dict[str, float] = {}  # of the present step, not yet written
         self.shown: dict[str, float] = {}  # figures beside the progress
         self.tokens = 0.0
@@ -206,7 +254,7 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]  # transformers is not t
             }
         else:  # the Trainer's summary at the end
             return
-        self.row |= {"step": state.global_step, "epoch": state.epoch or 0.0, **figures}
+        self.row |= {"step": state.global_step, "epoch": state.global_step * self.epochs_per_step, **figures}
         self.since = now
 
     def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:

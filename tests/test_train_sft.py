@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 from trl import SFTConfig, SFTTrainer
 
@@ -16,7 +17,7 @@ from rlhf.errors import InputError
 from rlhf.models import load_causal_lm, load_tokenizer
 from rlhf.stage import read_jsonl
 from rlhf.train_sft import encode_rows, train_sft
-from rlhf.trl_training import training_arguments
+from rlhf.trl_training import held_out_rows, training_arguments
 from tests.stage_runs import assert_resumes_to_the_same_bytes, run_stage, tiny_inputs, write_request
 
 SETTINGS = SftConfig(
@@ -48,12 +49,12 @@ def test_the_loss_covers_the_answer_and_its_eos_and_nothing_else(tmp_path: Path)
         tokens += len(answer)
 
     encoded = encode_rows(inputs["data"] / "demonstrations.jsonl", tokenizer, model)
-    arguments = training_arguments(SETTINGS, model=model, dtype="float32", seed=0, rows=40, output=tmp_path / "out")
+    arguments = training_arguments(SETTINGS, model=model, dtype="float32", seed=0, output=tmp_path / "out")
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(**arguments, dataset_kwargs={"skip_prepare_dataset": True}),
-        train_dataset=encoded,
-        eval_dataset=encoded,
+        train_dataset=Dataset.from_list(encoded),
+        eval_dataset=held_out_rows(encoded),
         processing_class=tokenizer,
     )
     batch = trainer.data_collator([trainer.train_dataset[row] for row in range(5)])
