@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from flows import labels_cli
 from rlhf.errors import InputError, user_message
 
 app = typer.Typer(
@@ -17,6 +18,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="RLHF as a workflow: fine-tune, reward, align, and prove whether the model got better.",
 )
+app.command()(labels_cli.label)
+app.add_typer(labels_cli.labels, name="labels")
 
 Profile = Annotated[str, typer.Argument(help="Name of a shipped profile (see `rlhf profiles`) or a .yaml file.")]
 Overrides = Annotated[

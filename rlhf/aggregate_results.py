@@ -11,6 +11,8 @@ from statistics import fmean
 
 from rlhf.artifacts import Manifest, read_manifest
 from rlhf.config import DEMONSTRATION, HUB, ReportStage
+from rlhf.human_eval.evaluation import evaluate, rewards_by_id
+from rlhf.human_eval.manifest import read_key
 from rlhf.report.plots import Curve, plot_kl, plot_length, plot_reward, plot_toxicity, plot_toxicity_difference
 from rlhf.report.results import (
     EVIDENCE,
@@ -20,7 +22,6 @@ from rlhf.report.results import (
     DataResults,
     Difference,
     Evidence,
-    HumanEvaluation,
     Lineage,
     Mean,
     Measurement,
@@ -56,7 +57,7 @@ def aggregate_results(config: ReportStage, inputs: dict[str, Path], output: Path
         demonstration=is_demonstration(config),
         reward=reward,
         toxicity=toxicity,
-        human_evaluation=HumanEvaluation(items=len(read_jsonl(inputs["labeling"] / "manifest.jsonl"))),
+        human_evaluation=evaluate([], read_key(inputs["labeling"]), rewards_by_id(*responses), config.seed),
         reward_model=reward_model_results(inputs["reward"]),
         data=DataResults.model_validate_json((inputs["data"] / "left_out.json").read_bytes()),
         lineage=lineage(config, manifests),

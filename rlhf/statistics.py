@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import krippendorff
 import numpy as np
 from scipy import stats
 
@@ -15,6 +16,11 @@ RESAMPLES = 10_000
 RESAMPLES_AT_ONCE = 500
 """Resamples held in memory at once; a thousand values make 4 MB of them."""
 CONFIDENCE = 0.95
+SIGNIFICANCE = 0.05
+POWER = 0.8
+"""Chance to find a difference that a study is usually planned for."""
+MOST_ITEMS = 20_000
+"""Where the search for a number of items ends: more than anybody compares."""
 
 
 class PairedDifference(NamedTuple):
@@ -92,3 +98,65 @@ def sign_test_p_value(better: int, worse: int) -> float:
     if better + worse == 0:
         return 1.0
     return float(stats.binomtest(better, better + worse).pvalue)
+
+
+def sign_test_power(items: int, better: float, worse: float) -> float:
+    """Chance that the exact sign test over `items` pairs finds p < 0.05, where a pair is so likely better or worse.
+
+    The untied pairs are binomial, and of them the better ones; both are summed over exactly.
+    """
+    untied = np.arange(items + 1)
+    chance = stats.binom.pmf(untied, items, better + worse)
+    critical = stats.binom.isf(SIGNIFICANCE / 2, untied, 0.5) + 1
+    share = better / (better + worse)
+    rejects = stats.binom.sf(critical - 1, untied, share) + stats.binom.cdf(untied - critical, untied, share)
+    return float(chance @ rejects)
+
+
+def items_needed(better: float, worse: float, power: float = POWER) -> int | None:
+    """Fewest pairs over which the sign test finds the difference with `power`; None beyond MOST_ITEMS.
+
+    The power of an exact test dips a little where a whole step of its critical value is due, so a few items less may
+    do by luck; the search takes the power to grow.
+    """
+    if better == worse or sign_test_power(MOST_ITEMS, better, worse) < power:
+        return None
+    low, high = 1, MOST_ITEMS
+    while low < high:
+        middle = (low + high) // 2
+        if sign_test_power(middle, better, worse) >= power:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def krippendorff_alpha(ratings: Sequence[Sequence[float | None]]) -> float | None:
+    """Agreement of annotators (rows) over items (columns) on -1, 0 and 1, ordinal; None where it is not defined.
+
+    1 is full agreement, 0 what chance gives.  It is not defined without an item that two annotators rated, or where
+    nobody ever says anything but one value.
+
+    Source: Krippendorff (2011), Computing Krippendorff's Alpha-Reliability, by the package `krippendorff`.
+    """
+    values = np.array([[np.nan if rating is None else rating for rating in row] for row in ratings], dtype=np.float64)
+    shared = values[:, (~np.isnan(values)).sum(axis=0) >= 2] if values.size else values
+    if shared.size == 0 or len(np.unique(shared[~np.isnan(shared)])) < 2:
+        return None
+    return float(krippendorff.alpha(shared, level_of_measurement="ordinal", value_domain=[-1.0, 0.0, 1.0]))
+
+
+def cluster_interval(clusters: Sequence[Sequence[float]], seed: int) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the mean of all values, drawn by whole clusters.
+
+    Answers of several annotators to one item are alike, so the item, with all of its answers, is what is drawn.
+    """
+    sums = np.array([sum(cluster) for cluster in clusters], dtype=np.float64)
+    sizes = np.array([len(cluster) for cluster in clusters], dtype=np.float64)
+    generator = np.random.default_rng(seed)
+    means: list[float] = []
+    for _ in range(0, RESAMPLES, RESAMPLES_AT_ONCE):
+        drawn = generator.integers(0, len(clusters), (RESAMPLES_AT_ONCE, len(clusters)))
+        means.extend((sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)).tolist())
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)

@@ -57,7 +57,10 @@ def test_figures_are_those_of_the_artifacts(run: tuple[dict[str, Path], Path]) -
     assert content["toxicity"]["difference"]["mean"] == pytest.approx(mean(rlhf) - mean(sft))  # RLHF minus SFT
     assert content["toxicity"]["difference"]["mean"] < 0
     assert content["toxicity"]["difference"]["p_value"] < 0.05
-    assert content["human_evaluation"] == {"status": "pending", "items": 12}
+    people = content["human_evaluation"]
+    assert (people["status"], people["items"], people["questions"]) == ("pending", 12, [])
+    better = sum(second > first for first, second in zip(before, after, strict=True))
+    assert people["judge"]["items"] == {"better": better, "tie": 0, "worse": 12 - better}
     assert content["reward_model"] == {"accuracy": 0.75, "ci95": [0.655, 0.826], "pairs": 96}
     assert content["data"]["left_out"]["answer too long"] == 210
 
@@ -144,7 +147,7 @@ def test_schema_refuses_unknown_keys_and_no_numbers(run: tuple[dict[str, Path], 
 
 def test_every_field_of_the_schema_is_described() -> None:
     definitions = [Results.model_json_schema(), *Results.model_json_schema()["$defs"].values()]
-    assert len(definitions) == 10
+    assert len(definitions) == 18
     for definition in definitions:
         assert definition["description"]
         assert definition["additionalProperties"] is False
@@ -156,7 +159,7 @@ def test_every_field_of_the_schema_is_described() -> None:
 
 def test_report_and_blinding_need_neither_torch_nor_matplotlib() -> None:
     program = (
-        "import sys, rlhf.report.results, rlhf.human_eval.manifest, rlhf.human_eval.blinding\n"
+        "import sys, rlhf.report.results, rlhf.human_eval.labels, rlhf.human_eval.page\n"
         "print([name for name in ('torch', 'matplotlib', 'scipy', 'transformers', 'prefect') if name in sys.modules])"
     )
     root = Path(__file__).resolve().parents[1]

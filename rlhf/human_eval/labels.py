@@ -25,13 +25,17 @@ ANSWERS = "answers"
 OUTPUT = "output"
 
 
+class LabelsInUseError(InputError):
+    """Another page has the labels open, and keeps the output up to date."""
+
+
 class Labels:
     """Answers of all annotators to the items of one comparison."""
 
     def __init__(self, comparison: Path, folder: Path) -> None:
         """Open the labels in `folder` for the manifest in `comparison`; what a stopped page left is made whole.
 
-        Raises InputError where another page has them open.
+        Raises LabelsInUseError where another page has them open.
         """
         (folder / ANSWERS).mkdir(parents=True, exist_ok=True)
         self._held = _hold(folder)
@@ -104,7 +108,7 @@ def _hold(folder: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise InputError(f"{folder} is open in another labelling page; use that one or stop it") from None
+        raise LabelsInUseError(f"{folder} is open in another labelling page; use that one or stop it") from None
     return descriptor
 
 

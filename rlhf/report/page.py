@@ -74,6 +74,8 @@ def render_report(results: Results, evidence: Evidence) -> str:
         "number": number,
         "signed": signed,
         "time": duration,
+        "p_value": p_value,
+        "chance": chance,
     }
     script = (FOLDER / "report.js").read_text(encoding="utf-8")
     return environment.get_template("report.html").render(
@@ -148,6 +150,16 @@ def number(value: float, digits: int) -> str:
 def signed(value: float, digits: int) -> str:
     """Like `number`, with a plus sign where it is positive."""
     return f"{value:+,.{digits}f}".replace("-", "\u2212")
+
+
+def p_value(value: float) -> str:
+    """A p-value as it stands in a table: 0.054, < 0.001."""
+    return "< 0.001" if value < 0.001 else number(value, 3)
+
+
+def chance(value: float) -> str:
+    """A p-value with its relation, as it stands in a sentence: = 0.054, < 0.001; the spaces do not break."""
+    return (p_value(value) if value < 0.001 else f"= {p_value(value)}").replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def duration(seconds: float) -> str:

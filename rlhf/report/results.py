@@ -10,20 +10,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, ValidationError
 
 from rlhf.artifacts import write_atomically
+from rlhf.report.human_evaluation import HumanEvaluation
 from rlhf.report.page import render_report
+from rlhf.report.record import Record
 
 RESULTS = "results.json"
 EVIDENCE = "evidence.json"
 REPORT = "report.html"
-
-
-class Record(BaseModel):
-    """Base of every part: immutable, no unknown keys, no NaN, docstrings become descriptions."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+LABELS = "human_evaluation.json"
+"""What people said of a run, beside its results: written when labels are imported, read whenever results are."""
 
 
 class Mean(Record):
@@ -86,15 +84,6 @@ class ToxicityResults(Record):
     """Continuations of the RLHF model."""
     difference: Difference
     """Over the same prompts with the same seeds."""
-
-
-class HumanEvaluation(Record):
-    """What people say of the blinded pairs."""
-
-    status: Literal["pending"] = "pending"
-    """`pending`: no labels have been imported yet."""
-    items: int = Field(ge=0)
-    """Pairs to be labelled."""
 
 
 class RewardModelResults(Record):
@@ -218,8 +207,38 @@ def write_results(results: Results, evidence: Evidence, figures: Path, report: P
     write_atomically(report, render_report(results, evidence))
 
 
+class ImportedLabels(Record):
+    """Content of human_evaluation.json."""
+
+    comparison: str
+    """Fingerprint of the blinded pairs; labels of other pairs do not count."""
+    source: str
+    """Where the labels were imported from."""
+    evaluation: HumanEvaluation
+    """The figures."""
+    judgements: list[dict[str, object]]
+    """Every answer, unblinded, with the annotator's pseudonym."""
+
+
 def with_stages(artifact: Path, stages: list[StageRow], figures: Path, report: Path) -> None:
-    """Write the results of the finished aggregate_results `artifact` again, with what each step of this run took."""
+    """Write the results of the finished aggregate_results `artifact` again, with what each step of this run took.
+
+    Labels that were imported for the same pairs, beside `figures`, are part of them.
+    """
     results = Results.model_validate_json((artifact / RESULTS).read_bytes())
     evidence = Evidence.model_validate_json((artifact / EVIDENCE).read_bytes())
-    write_results(results.model_copy(update={"stages": stages}), evidence, figures, report)
+    comparison = results.lineage.fingerprints["export_labeling_manifest"]
+    labels = read_labels(figures.parent, comparison)
+    update: dict[str, object] = {"stages": stages}
+    if labels is not None:
+        update["human_evaluation"] = labels.evaluation
+    write_results(results.model_copy(update=update), evidence, figures, report)
+
+
+def read_labels(folder: Path, comparison: str) -> ImportedLabels | None:
+    """What people said of the pairs with this fingerprint; None where nothing was imported for them."""
+    try:
+        labels = ImportedLabels.model_validate_json((folder / LABELS).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+    return labels if labels.comparison == comparison else None

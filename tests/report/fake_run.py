@@ -9,7 +9,8 @@ import numpy as np
 
 from rlhf.artifacts import Manifest, digest, record_files, write_manifest
 from rlhf.config import DataConfig, DemonstrationModel, ModelConfig, ReportStage, RunConfig, ToxicityConfig, part_of
-from rlhf.stage import write_jsonl
+from rlhf.human_eval.manifest import Pair, blind, write_comparison
+from rlhf.stage import read_jsonl, write_jsonl
 
 STEPS = {
     "model": "prepare_model",
@@ -112,7 +113,11 @@ def fake_run(root: Path, *, prompts: int = 12, continuations: int = 60, effect: 
                 for number, score in enumerate(scores)
             ],
         )
-    write_jsonl(folders["labeling"] / "manifest.jsonl", [{"item": str(number)} for number in range(prompts)])
+    sft, rlhf = (read_jsonl(folders[name] / "responses.jsonl") for name in ("sft_responses", "ppo_responses"))
+    pairs = [
+        Pair(str(a["id"]), str(a["prompt"]), str(a["answer"]), str(b["answer"])) for a, b in zip(sft, rlhf, strict=True)
+    ]
+    write_comparison(folders["labeling"], *blind(pairs, "secret"))
     for name, folder in folders.items():
         _finish(name, folder)
     return folders

@@ -1,0 +1,45 @@
+"""Complete a run's report once people have labelled its pairs: by hand, every hour, or on an event."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow, task
+from prefect.logging import get_run_logger
+
+from rlhf.human_eval.finished_run import IncompleteError, find_run, import_labels
+
+
+@flow(name="collect-labels")
+def collect_labels(
+    workspace: Path = Path("runs"), run: str | None = None, source: str | None = None, partial: bool = False
+) -> str:
+    """Import labels where there are any, and write the report again; nothing else of the run runs again.
+
+    Args:
+        workspace: Folder of artifacts and results.
+        run: Name of the run; needed where there are several.
+        source: Output manifest, its folder, or s3://...; without it, the answers of the labelling page.
+        partial: Take what is good; otherwise the report waits until every pair is labelled.
+
+    Returns:
+        The status of human evaluation: pending, partial or complete.
+    """
+    found = find_run(workspace, run)
+    if source is None and not found.labels.is_dir():
+        get_run_logger().info("nobody has labelled %s yet", found.folder.name)
+        return found.results.human_evaluation.status
+    return read_labels(workspace, found.folder.name, source, partial)
+
+
+@task(retries=2, retry_delay_seconds=10, persist_result=False)
+def read_labels(workspace: Path, run: str, source: str | None, partial: bool) -> str:
+    """Read the labels, from S3 perhaps, and complete the report; returns the status of human evaluation."""
+    found = find_run(workspace, run)
+    try:
+        evaluation = import_labels(found, source, partial=partial).evaluation
+    except IncompleteError as error:
+        get_run_logger().info("the report waits: %s", error)
+        return found.results.human_evaluation.status
+    get_run_logger().info("%d of %d pairs labelled", evaluation.labelled, evaluation.items)
+    return evaluation.status

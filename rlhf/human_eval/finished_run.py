@@ -1,0 +1,147 @@
+"""A finished run as human evaluation needs it: where its pairs lie, and how labels complete its report."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from rlhf.artifacts import Store, damage, read_manifest, write_atomically
+from rlhf.errors import InputError
+from rlhf.human_eval.evaluation import evaluate, rewards_by_id, unblind
+from rlhf.human_eval.labels import OUTPUT, Labels, LabelsInUseError
+from rlhf.human_eval.manifest import read_items, read_key
+from rlhf.human_eval.output import OUTPUT_MANIFEST
+from rlhf.human_eval.output_reader import read_output
+from rlhf.report.human_evaluation import HumanEvaluation
+from rlhf.report.results import LABELS, REPORT, RESULTS, ImportedLabels, Results, read_labels, with_stages
+from rlhf.stage import read_jsonl
+
+EXPORT = "export_labeling_manifest"
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """One run that `rlhf run` published."""
+
+    folder: Path
+    store: Store
+    results: Results
+
+    @property
+    def comparison(self) -> str:
+        """Fingerprint of the blinded pairs."""
+        return self.results.lineage.fingerprints[EXPORT]
+
+    @property
+    def pairs(self) -> Path:
+        """Folder of the manifest and, beside it, of the key."""
+        return self.store.folder(EXPORT, self.comparison)
+
+    @property
+    def labels(self) -> Path:
+        """Folder of what the page writes for these pairs; other pairs have another."""
+        return self.folder / "labels" / self.comparison
+
+
+class IncompleteError(InputError):
+    """All is well with the labels, but there are not enough of them yet."""
+
+
+class Imported(NamedTuple):
+    """What an import did."""
+
+    evaluation: HumanEvaluation
+    left_out: list[str]
+    """Lines that were not as they should be."""
+    missing: list[str]
+    """Items without an answer."""
+
+
+def find_run(workspace: Path, name: str | None) -> FinishedRun:
+    """The run of that name in `workspace`, or the only one where no name is given.
+
+    Raises InputError where there is none, or where several could be meant.
+    """
+    names = sorted(path.parent.name for path in workspace.glob(f"*/{RESULTS}"))
+    if name is None and len(names) != 1:
+        has = f"holds several runs ({', '.join(names)}); choose one with --run" if names else "holds no finished run"
+        raise InputError(f"{workspace}: {has}; --workspace names another folder, `rlhf run` makes a run")
+    folder = workspace / (name or names[0])
+    if folder.name not in names:
+        raise InputError(f"{workspace}: no finished run {name}; there are {', '.join(names) or 'none'}")
+    try:
+        results = Results.model_validate_json((folder / RESULTS).read_bytes())
+    except ValidationError:
+        raise InputError(f"{folder / RESULTS}: not of this version; `rlhf run {folder.name}` writes it again") from None
+    run = FinishedRun(folder, Store(workspace / "artifacts"), results)
+    if problems := damage(run.pairs):
+        raise InputError(f"{'; '.join(problems)}; `rlhf run {folder.name}` makes it again")
+    return run
+
+
+def import_labels(run: FinishedRun, source: str | None, *, partial: bool) -> Imported:
+    """Read labels, unblind them and write results and report of `run` again; nothing else runs.
+
+    Without a `source` the labels are the page's.  Raises InputError, and changes nothing, where anything is wrong
+    (IncompleteError where something is only missing); with `partial` only where nothing is left.
+    """
+    place = source or str(_own_output(run) / OUTPUT_MANIFEST)
+    items, key = read_items(run.pairs), read_key(run.pairs)
+    found = read_output(place, items, run.comparison)
+    absent = [f"item {name}: no answer" for name in found.missing]
+    if not found.judgements or (not partial and (found.problems or absent)):
+        remedy = "nothing can be imported" if partial else "nothing was imported; --partial takes what is good"
+        raise (InputError if found.problems else IncompleteError)(
+            "\n  ".join([f"{place}: {remedy}", *found.problems, *absent])
+        )
+    evaluation = evaluate(found.judgements, key, _rewards(run), run.results.lineage.seed)
+    model = {1: "rlhf", 0: "tie", -1: "sft"}
+    labels = ImportedLabels(
+        comparison=run.comparison,
+        source=place,
+        evaluation=evaluation,
+        judgements=[
+            {
+                "prompt": key[judgement.item].id,
+                "annotator": judgement.annotator,
+                **{question: model[vote] for question, vote in unblind(judgement, key[judgement.item]).items()},
+                **judgement.model_dump(include={"seconds", "comment", "submitted_at"}),
+            }
+            for judgement in found.judgements
+        ],
+    )
+    if read_labels(run.folder, run.comparison) != labels or run.results.human_evaluation != evaluation:
+        write_atomically(run.folder / LABELS, labels.model_dump_json(indent=2, ensure_ascii=True) + "\n")
+        refresh(run)
+    return Imported(evaluation, found.problems, found.missing)
+
+
+def refresh(run: FinishedRun) -> None:
+    """Write results.json and report.html of the run with what people said."""
+    fingerprint = next(stage.fingerprint for stage in run.results.stages if stage.name == "aggregate_results")
+    artifact = run.store.folder("aggregate_results", fingerprint)
+    with_stages(artifact, run.results.stages, run.folder / RESULTS, run.folder / REPORT)
+
+
+def _own_output(run: FinishedRun) -> Path:
+    """Folder of the page's output, made whole where no page is open that does so itself."""
+    if not run.labels.is_dir():
+        raise InputError(
+            f"{run.folder.name}: nobody has labelled yet; `rlhf label --run {run.folder.name}` opens the page"
+        )
+    with suppress(LabelsInUseError):
+        Labels(run.pairs, run.labels).close()
+    return run.labels / OUTPUT
+
+
+def _rewards(run: FinishedRun) -> dict[str, tuple[float, float]]:
+    manifest = read_manifest(run.pairs)
+    assert manifest is not None, f"{run.pairs} is not finished"
+    folders = [
+        run.store.folder("generate_responses", manifest.inputs[name]) for name in ("sft_responses", "ppo_responses")
+    ]
+    return rewards_by_id(*(read_jsonl(folder / "responses.jsonl") for folder in folders))
