@@ -1,0 +1,1 @@
+"""`python -m tests.benchmarks` (`make bench`): how fast it is, beside what, and where the time goes."""

@@ -1,0 +1,150 @@
+"""Child process: the same work in a loop shaped like trlx's, on plain transformers.
+
+What makes it that shape, after trlx@3340c2f (AcceleratePPOTrainer.make_experience and .loss,
+AutoModelForCausalLMWithHydraValueHead, freeze_bottom_causal_layers): answers are drawn in chunks by
+`model.generate`; the reward model scores output and chosen answer of each chunk; the reference costs a second pass
+through the whole model before its own top blocks; every minibatch runs the whole model forward and back, with logits
+at all places.  Only blocks are frozen, not the embeddings, so gradients go back through all of them;
+`--freeze-embeddings` mends that, for a kinder comparison.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rlhf.models import load_causal_lm, load_tokenizer
+from rlhf.ppo.advantages import estimate_advantages, shape_rewards, whiten
+from rlhf.ppo.losses import ppo_loss, token_logprobs
+from rlhf.ppo.policy import make_value_head
+from rlhf.ppo.trunk import split_model
+from rlhf.reward_model import RewardModel
+from rlhf.stage import read_jsonl
+from tests.benchmarks.measure import Gauge, Measured, tell
+from tests.benchmarks.work import Work, read_work
+
+
+class Loop:
+    """Models and the time they took."""
+
+    def __init__(self, folder: Path, *, freeze_embeddings: bool) -> None:
+        self.work: Work = read_work(folder)
+        self.tokenizer = load_tokenizer(folder / "sft" / "model")
+        self.model: PreTrainedModel = load_causal_lm(folder / "sft" / "model", "float32")
+        self.reference = split_model(self.model, self.work.unfrozen_blocks)
+        self.model.get_input_embeddings().requires_grad_(not freeze_embeddings)
+        self.value_head: nn.Module = make_value_head(self.work.width, 0)
+        self.reward_model = RewardModel(folder / "reward" / "model", "float32", "cpu")
+        trained = [*self.model.parameters(), *self.value_head.parameters()]
+        self.optimizer = torch.optim.AdamW([parameter for parameter in trained if parameter.requires_grad], lr=8e-6)
+        self.rows = read_jsonl(folder / "data" / "ppo_prompts.jsonl")
+        self.seconds = dict.fromkeys(("decode", "trunk", "score", "train"), 0.0)
+
+    def run(self) -> None:
+        """Answers to all prompts, then training on them."""
+        chunks = [self.experience(self.rows[at : at + self.work.chunk]) for at in range(0, len(self.rows), self.work.chunk)]
+        ids_NL, logprob_NR, value_NR, reward_NR = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+        started = time.perf_counter()
+        for _ in range(self.work.epochs):
+            for at in range(0, len(ids_NL), self.work.minibatch):
+                rows = slice(at, at + self.work.minibatch)
+                self.train(ids_NL[rows], logprob_NR[rows], value_NR[rows], reward_NR[rows])
+        self.seconds["train"] = time.perf_counter() - started
+
+    @torch.no_grad()
+    def experience(self, rows: list[dict[str, object]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Sequences [B, L], log-probabilities, values and rewards [B, R] of a chunk."""
+        prompts = [str(row["prompt"]) for row in rows]
+        started = time.perf_counter()
+        prompt_BP = torch.tensor(self.tokenizer(prompts).input_ids)
+        ids_BL = self.model.generate(
+            prompt_BP,
+            attention_mask=torch.ones_like(prompt_BP),
+            do_sample=True,
+            top_k=0,
+            top_p=1.0,
+            max_new_tokens=self.work.response_tokens,
+            pad_token_id=self.tokenizer.eos_token_id,
+        )
+        drawn = time.perf_counter()
+        answers = self.tokenizer.batch_decode(ids_BL[:, self.work.prompt_tokens :])
+        score_B = self.reward_model.score(prompts, answers, self.work.chunk)
+        score_B -= self.reward_model.score(prompts, [str(row["chosen"]) for row in rows], self.work.chunk)
+        scored = time.perf_counter()
+        logits_BLV, value_BL = self.forward(ids_BL)
+        states = self.model(ids_BL, attention_mask=torch.ones_like(ids_BL), output_hidden_states=True).hidden_states
+        reference_BLV = self.reference.reference_head(
+            self.reference.reference_top(states[-1 - self.work.unfrozen_blocks])
+        )
+        logprob_BR, reference_BR = (self.response_logprobs(logits, ids_BL) for logits in (logits_BLV, reference_BLV))
+        everywhere = torch.ones_like(logprob_BR, dtype=torch.bool)
+        reward_BR = shape_rewards(score_B, logprob_BR, reference_BR, everywhere, kl_coefficient=0.05)
+        for phase, spent in zip(
+            ("decode", "score", "trunk"), (drawn - started, scored - drawn, time.perf_counter() - scored), strict=True
+        ):
+            self.seconds[phase] += spent
+        return ids_BL, logprob_BR, self.response_part(value_BL), reward_BR
+
+    def train(self, ids_BL: Tensor, old_logprob_BR: Tensor, old_value_BR: Tensor, reward_BR: Tensor) -> None:
+        """One optimizer step."""
+        everywhere = torch.ones_like(reward_BR, dtype=torch.bool)
+        advantage_BR, return_BR = estimate_advantages(
+            reward_BR, old_value_BR, everywhere, discount=1.0, gae_lambda=0.95
+        )
+        logits_BLV, value_BL = self.forward(ids_BL)
+        loss = ppo_loss(
+            self.response_logprobs(logits_BLV, ids_BL).flatten(),
+            self.response_part(value_BL).flatten(),
+            old_logprob_T=old_logprob_BR.flatten(),
+            old_value_T=old_value_BR.flatten(),
+            advantage_T=whiten(advantage_BR.flatten()),
+            return_T=return_BR.flatten(),
+            policy_clip=0.2,
+            value_clip=0.2,
+            value_coefficient=1.0,
+            token_count=reward_BR.numel(),
+        )
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def forward(self, ids_BL: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, L, V] and values [B, L] at all places."""
+        output = self.model(ids_BL, attention_mask=torch.ones_like(ids_BL), output_hidden_states=True)
+        return output.logits, self.value_head(output.hidden_states[-1])[..., 0]
+
+    def response_logprobs(self, logits_BLV: Tensor, ids_BL: Tensor) -> Tensor:
+        """Log-probabilities at all places, of which the response's [B, R] are kept."""
+        logprob_T = token_logprobs(logits_BLV[:, :-1].flatten(0, 1), ids_BL[:, 1:].flatten())
+        return logprob_T.view(len(ids_BL), -1)[:, self.work.prompt_tokens - 1 :]
+
+    def response_part(self, values_BL: Tensor) -> Tensor:
+        """The places [B, R] that predict the response."""
+        return values_BL[:, self.work.prompt_tokens - 1 : -1]
+
+
+def main() -> None:
+    """Do the work and tell what it took."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--freeze-embeddings", action="store_true")
+    options = parser.parse_args()
+    gauge = Gauge()
+    loop = Loop(options.folder, freeze_embeddings=options.freeze_embeddings)
+    gauge.begin()
+    cpu_started = time.process_time()
+    loop.run()
+    tell(
+        Measured(
+            seconds=loop.seconds, cpu_seconds=time.process_time() - cpu_started, peak_bytes=gauge.peak_bytes()
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
