@@ -131,19 +131,19 @@ def items_needed(better: float, worse: float, power: float = POWER) -> int | Non
     return low
 
 
-def krippendorff_alpha(ratings: Sequence[Sequence[float | None]]) -> float | None:
-    """Agreement of annotators (rows) over items (columns) on -1, 0 and 1, ordinal; None where it is not defined.
+def krippendorff_alpha(ratings: Sequence[Sequence[float | None]], values: Sequence[float]) -> float | None:
+    """Agreement of annotators (rows) over items (columns) on ordered `values`; None where it is not defined.
 
     1 is full agreement, 0 what chance gives.  It is not defined without an item that two annotators rated, or where
     nobody ever says anything but one value.
 
     Source: Krippendorff (2011), Computing Krippendorff's Alpha-Reliability, by the package `krippendorff`.
     """
-    values = np.array([[np.nan if rating is None else rating for rating in row] for row in ratings], dtype=np.float64)
-    shared = values[:, (~np.isnan(values)).sum(axis=0) >= 2] if values.size else values
-    if shared.size == 0 or len(np.unique(shared[~np.isnan(shared)])) < 2:
+    table = np.array([[np.nan if rating is None else rating for rating in row] for row in ratings], dtype=np.float64)
+    shared = table[:, (~np.isnan(table)).sum(axis=0) >= 2]
+    if len(np.unique(shared[~np.isnan(shared)])) < 2:
         return None
-    return float(krippendorff.alpha(shared, level_of_measurement="ordinal", value_domain=[-1.0, 0.0, 1.0]))
+    return float(krippendorff.alpha(shared, level_of_measurement="ordinal", value_domain=list(values)))
 
 
 def cluster_interval(clusters: Sequence[Sequence[float]], seed: int) -> tuple[float, float]:

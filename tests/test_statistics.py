@@ -10,9 +10,13 @@ from scipy import stats
 
 from rlhf.statistics import (
     bootstrap_interval,
+    cluster_interval,
+    items_needed,
+    krippendorff_alpha,
     paired_difference,
     sign_flip_p_value,
     sign_test_p_value,
+    sign_test_power,
     wilson_interval,
 )
 
@@ -111,3 +115,61 @@ def test_intervals_of_skewed_differences_cover() -> None:
         low, high = bootstrap_interval(difference.tolist(), seed=trial)
         covered += low <= 0.15 - 0.1 <= high
     assert 0.93 <= covered / trials <= 0.97
+
+
+def test_power_of_the_sign_test_by_hand() -> None:
+    """Six untied pairs reject only at 6 : 0 or 0 : 6 (2 / 64 < 0.05); five never do (2 / 32)."""
+    assert sign_test_power(6, 0.9, 0.1) == pytest.approx(0.9**6 + 0.1**6)
+    assert sign_test_power(5, 0.9, 0.1) == 0.0
+    with_ties = comb(7, 6) * 0.8**6 * 0.2 * (0.5**6 * 2) + 0.8**7 * (0.5**7 * 2)  # 6 or 7 of 7 untied, all alike
+    assert sign_test_power(7, 0.4, 0.4) == pytest.approx(with_ties)
+
+
+def test_power_of_the_sign_test_is_what_simulation_finds() -> None:
+    generator = np.random.default_rng(3)
+    better, _, worse = generator.multinomial(100, [0.30, 0.54, 0.16], 4000).T
+    found = np.mean([sign_test_p_value(int(up), int(down)) < 0.05 for up, down in zip(better, worse, strict=True)])
+    assert sign_test_power(100, 0.30, 0.16) == pytest.approx(found, abs=0.025)
+
+
+def test_items_needed_for_the_published_difference() -> None:
+    """Connor (1987) for McNemar's test: (1.96 sqrt(p) + 0.8416 sqrt(p - d^2))^2 / d^2 = 182; exact is a little more."""
+    untied, difference = 0.46, 0.14
+    normal = ((1.96 * sqrt(untied) + 0.8416 * sqrt(untied - difference**2)) / difference) ** 2
+    needed = items_needed(0.30, 0.16)
+    assert needed is not None
+    assert normal < needed < 1.1 * normal
+    assert sign_test_power(needed, 0.30, 0.16) >= 0.8
+    assert items_needed(0.2, 0.2) is None
+    assert items_needed(0.201, 0.2) is None
+
+
+def test_alpha_of_krippendorff_s_own_example() -> None:
+    """Krippendorff (2011), Computing Krippendorff's Alpha-Reliability, example C: ordinal alpha 0.815."""
+    none = None
+    table = [
+        [1, 2, 3, 3, 2, 1, 4, 1, 2, none, none, none],
+        [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, none, 3],
+        [none, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, none],
+        [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, none],
+    ]
+    assert krippendorff_alpha(table, (1, 2, 3, 4, 5)) == pytest.approx(0.815, abs=5e-4)
+
+
+def test_alpha_of_two_values_by_hand() -> None:
+    """Items ++, ++, --, +-: 5 of 8 values are +.  Observed 2 / 8, expected 2 * 5 * 3 / (8 * 7): 1 - (1/4) / (30/56)."""
+    assert krippendorff_alpha([[1, 1, -1, 1], [1, 1, -1, -1]], (-1, 0, 1)) == pytest.approx(1 - 0.25 * 56 / 30)
+
+
+def test_alpha_is_not_defined_without_shared_items_or_variation() -> None:
+    assert krippendorff_alpha([[1, None], [None, -1]], (-1, 0, 1)) is None
+    assert krippendorff_alpha([[1, 1], [1, 1]], (-1, 0, 1)) is None
+    assert krippendorff_alpha([[1, -1]], (-1, 0, 1)) is None
+
+
+def test_cluster_interval_counts_clusters_not_answers() -> None:
+    """Three like answers to each of 200 items: the interval is that of 200, not of 600, values."""
+    votes = np.random.default_rng(1).choice([-1.0, 0.0, 1.0], 200)
+    low, high = cluster_interval([[vote] * 3 for vote in votes], seed=0)
+    assert high - low == pytest.approx(2 * 1.96 * votes.std() / sqrt(200), rel=0.05)
+    assert low < votes.mean() < high

@@ -98,7 +98,9 @@ def _question(
 def _alpha(question: Question, votes: list[tuple[Judgement, Votes]], items: list[str]) -> float | None:
     given = {(judgement.annotator, judgement.item): vote[question] for judgement, vote in votes}
     annotators = sorted({annotator for annotator, _ in given})
-    return krippendorff_alpha([[given.get((annotator, item)) for item in items] for annotator in annotators])
+    return krippendorff_alpha(
+        [[given.get((annotator, item)) for item in items] for annotator in annotators], (-1, 0, 1)
+    )
 
 
 def _annotators(votes: list[tuple[Judgement, Votes]]) -> tuple[AnnotatorResults, ...]:

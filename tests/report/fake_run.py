@@ -24,6 +24,8 @@ STEPS = {
     "ppo_toxicity": "score_toxicity",
     "labeling": "export_labeling_manifest",
 }
+INPUTS = {"data": ("source",), "labeling": ("sft_responses", "ppo_responses")}
+"""Inputs that somebody looks up."""
 HOSTILE = (
     "</div><script>document.title = 'taken'</script><img src=https://example.org/x onerror=document.title='taken'>"
     " {{ 7 * 7 }} \u202eevil\x00\x1b[31m"
@@ -144,7 +146,7 @@ def _finish(name: str, folder: Path) -> None:
             step=STEPS[name],
             fingerprint=digest(name)[:16],
             config={},
-            inputs={"source": digest("source")[:16]} if name == "data" else {},
+            inputs={source: digest(source)[:16] for source in INPUTS.get(name, ())},
             files=record_files(folder),
             metrics={},
             versions={"python": "3.11.9", "torch": "2.13.0", "transformers": "5.23.0"},

@@ -1,0 +1,83 @@
+"""Journals: nothing that was told to be saved is lost, nothing is counted twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rlhf.human_eval.journal import Entry, Journal, RevisionError
+from rlhf.human_eval.judgements import Choices
+
+A = Choices(helpfulness="a", harmlessness="tie", overall="a")
+B = Choices(helpfulness="b", harmlessness="tie", overall="b")
+
+
+def entry(item: str = "x", revision: int = 1, choices: Choices | None = A, comment: str = "") -> Entry:
+    return Entry(
+        item=item,
+        revision=revision,
+        choices=choices,
+        left="b",
+        seconds=3.5,
+        comment=comment,
+        submitted_at="2026-01-02T03:04:05.678+00:00",
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "answers" / "abc.jsonl"
+
+
+def test_an_answer_sent_twice_is_one_answer(path: Path) -> None:
+    journal = Journal(path, "Ada", "abc")
+    first = journal.add(entry())
+    again = journal.add(entry().model_copy(update={"seconds": 9.0}))
+    assert again is first
+    assert len(path.read_text().splitlines()) == 2  # the name and one answer
+    assert [judgement.choices for judgement in journal.judgements()] == [A]
+
+
+def test_changing_and_taking_back_append(path: Path) -> None:
+    journal = Journal(path, "Ada", "abc")
+    journal.add(entry())
+    journal.add(entry(revision=2, choices=None))
+    assert journal.judgements() == []
+    journal.add(entry(revision=3, choices=B, comment="hm\N{SNOWMAN}"))
+    reopened = Journal.open(path)
+    assert reopened.name == "Ada"
+    [judgement] = reopened.judgements()
+    assert (judgement.choices, judgement.comment, judgement.annotator) == (B, "hm\N{SNOWMAN}", "abc")
+    assert len(path.read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("revision", [1, 3])
+def test_an_answer_on_another_state_is_refused(path: Path, revision: int) -> None:
+    journal = Journal(path, "Ada", "abc")
+    journal.add(entry())
+    before = path.read_bytes()
+    with pytest.raises(RevisionError, match="where 2 comes next"):
+        journal.add(entry(revision=revision, choices=B))
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("cut", range(1, 60, 7))
+def test_half_a_line_is_cut_off_and_the_next_answer_is_whole(path: Path, cut: int) -> None:
+    """Killed while a line was on its way to the disk: nobody was told that it is saved."""
+    journal = Journal(path, "Ada", "abc")
+    journal.add(entry("x"))
+    whole = path.read_bytes()
+    journal.add(entry("y"))
+    path.write_bytes(path.read_bytes()[: len(whole) + cut])
+    recovered = Journal.open(path)
+    assert set(recovered.latest()) == {"x"}
+    recovered.add(entry("z"))
+    assert set(Journal.open(path).latest()) == {"x", "z"}
+
+
+def test_the_answer_is_on_disk_when_add_returns(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[bytes] = []
+    monkeypatch.setattr("rlhf.human_eval.journal.os.fsync", lambda _descriptor: synced.append(path.read_bytes()))
+    Journal(path, "Ada", "abc").add(entry())
+    assert b'"item":"x"' in synced[-1]
