@@ -2,9 +2,9 @@
 
 An answer is on the disk before its response is sent.  The page knows left and right, the labels know A and B, and
 only the key, which is never opened here, knows the models.
-"""
 
-from __future__ import annotations
+Annotations are evaluated here, because FastAPI reads those of the handlers, which name functions beside them.
+"""
 
 import socket
 import unicodedata
