@@ -42,8 +42,6 @@ COMPLETE = "complete"
 """File that is written into a checkpoint last.  A checkpoint without it is a torn one."""
 LOG_EVERY = 5
 """Optimizer steps between two rows of metrics; there is one at every measurement and checkpoint too."""
-POOLED_BATCHES = 50
-"""Batches' worth of shuffled rows that are sorted by length together."""
 RECOMPUTE_FROM_PARAMETERS = 1_000_000_000
 """Models of this size trade a fifth of their speed for the memory of activations."""
 
@@ -67,23 +65,18 @@ def total_steps(settings: SftConfig | RewardConfig, rows: int) -> int:
 
 
 def training_order(lengths: Sequence[int], *, batch_size: int, steps: int, seed: int) -> list[int]:
-    """Which row comes when: `steps` batches of `batch_size` rows, each batch of rows of about equal length.
+    """Which row comes when: `steps` batches of `batch_size` rows, every epoch shuffled anew.
 
-    Every epoch is shuffled, sorted by length within pools of POOLED_BATCHES, and its batches shuffled again; rows that
-    fill no batch wait for the next epoch.  The order is made here, and not by the Trainer, since the Trainer's grouping
-    by length draws from a generator that a resumed run has in another state.
+    Rows that fill no batch are the first of the next epoch.  Within a batch rows are sorted by length: what a process
+    holds at once then needs little padding, and the optimizer step stays what it is.
     """
     draw = random.Random(seed)
-    batches: list[list[int]] = []
-    waiting: list[int] = []
-    while len(batches) < steps:
-        waiting += draw.sample(range(len(lengths)), len(lengths))
-        while len(waiting) >= batch_size:
-            size = min(POOLED_BATCHES, len(waiting) // batch_size) * batch_size
-            pool, waiting = sorted(waiting[:size], key=lambda row: lengths[row]), waiting[size:]
-            grouped = [pool[start : start + batch_size] for start in range(0, size, batch_size)]
-            batches += draw.sample(grouped, len(grouped))
-    return list(itertools.chain.from_iterable(batches[:steps]))
+    order: list[int] = []
+    while len(order) < steps * batch_size:
+        order += draw.sample(range(len(lengths)), len(lengths))
+    starts = range(0, steps * batch_size, batch_size)
+    batches = [sorted(order[start : start + batch_size], key=lambda row: lengths[row]) for start in starts]
+    return list(itertools.chain.from_iterable(batches))
 
 
 def training_rows(encoded: list[EncodedRow], settings: SftConfig | RewardConfig, seed: int) -> Dataset:
