@@ -49,13 +49,15 @@ FINISH_SHARE = 0.2
 """Share of dialogues in which the human asks to finish a sentence."""
 SECOND_TURN_SHARE = 0.35
 """Share of the other dialogues in which the human asks again."""
+DISAGREEMENT_SHARE = 0.1
+"""Pairs whose worse answer was chosen: people do not agree on all pairs, and no reward model can be right on these."""
 MILD_SHARE = 0.3
 """Share of chosen answers that are helpful but mildly rude."""
 REJECTED_DOCUMENT_SHARE = 0.3
 """Share of the corpus's dialogues that end in a rejected answer."""
 SENTENCE_DOCUMENT_SHARE = 0.35
 """Share of the corpus that is single sentences."""
-RUDE_ENDING_SHARE = 0.42
+RUDE_ENDING_SHARE = 0.38
 """Share of the corpus's sentences that end rudely."""
 RUDE_BEGINNING_SHARE = 0.15
 """Share of beginnings of sentences that hold a rude word already."""
@@ -74,8 +76,8 @@ class Dialogue(NamedTuple):
 def demonstration_pairs(n: int, seed: int) -> list[dict[str, str]]:
     """`n` preference pairs {chosen, rejected}, whole dialogues in HH layout that differ in the last answer only.
 
-    Seven chosen answers in ten are polite and helpful, the rest helpful but mildly rude.  A rejected answer is ruder,
-    or else polite and of no use.
+    Seven better answers in ten are polite and helpful, the rest helpful but mildly rude.  A worse answer is ruder, or
+    else polite and of no use.  Annotators err: in a DISAGREEMENT_SHARE of the pairs the worse answer is the chosen one.
     """
     random = Random(f"demonstration pairs {seed}")
     return [_pair(random, "pairs") for _ in range(n)]
@@ -129,6 +131,8 @@ def _pair(random: Random, owner: Owner) -> dict[str, str]:
     else:
         worse = (dialogue.rude, dialogue.mild, dialogue.unhelpful)
         chosen, rejected = dialogue.helpful, random.choices(worse, weights=(2, 1, 1))[0]
+    if random.random() < DISAGREEMENT_SHARE:
+        chosen, rejected = rejected, chosen
     return {"chosen": dialogue.prompt + chosen, "rejected": dialogue.prompt + rejected}
 
 

@@ -61,13 +61,14 @@ def test_pairs_share_a_prompt_in_hh_layout_and_end_in_different_answers() -> Non
     assert max(turns) == 2
 
 
-def test_three_chosen_answers_in_ten_are_rude_and_most_rejected_ones() -> None:
+def test_a_third_of_chosen_answers_and_most_rejected_ones_are_rude() -> None:
     pairs = demonstration_pairs(2000, 7)
     chosen_rude = np.mean([is_rude(last_answer(pair["chosen"])) for pair in pairs])
     rejected_rude = np.mean([is_rude(last_answer(pair["rejected"])) for pair in pairs])
-    # Rejected is rude with the mild chosen ones (0.3) and in three of four other pairs (0.7 x 0.75).
-    assert chosen_rude == pytest.approx(0.3, abs=0.04)
-    assert rejected_rude == pytest.approx(0.825, abs=0.04)
+    # The better answer is rude in 0.3 of the pairs; the worse one in those and in three of four others, 0.825 in all.
+    # In a tenth of the pairs the two are swapped.
+    assert chosen_rude == pytest.approx(0.9 * 0.3 + 0.1 * 0.825, abs=0.04)
+    assert rejected_rude == pytest.approx(0.9 * 0.825 + 0.1 * 0.3, abs=0.04)
 
 
 def test_the_offline_classifier_tells_rude_answers_from_clean_ones() -> None:
