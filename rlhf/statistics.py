@@ -19,8 +19,9 @@ CONFIDENCE = 0.95
 SIGNIFICANCE = 0.05
 POWER = 0.8
 """Chance to find a difference that a study is usually planned for."""
-MOST_ITEMS = 20_000
+MOST_ITEMS = 16_384
 """Where the search for a number of items ends: more than anybody compares."""
+NEGLIGIBLE = 1e-13
 
 
 class PairedDifference(NamedTuple):
@@ -103,9 +104,11 @@ def sign_test_p_value(better: int, worse: int) -> float:
 def sign_test_power(items: int, better: float, worse: float) -> float:
     """Chance that the exact sign test over `items` pairs finds p < 0.05, where a pair is so likely better or worse.
 
-    The untied pairs are binomial, and of them the better ones; both are summed over exactly.
+    The untied pairs are binomial, and of them the better ones; both are summed over, but for numbers of untied pairs
+    that are less likely than NEGLIGIBLE.
     """
-    untied = np.arange(items + 1)
+    fewest, most = stats.binom.ppf([NEGLIGIBLE, 1 - NEGLIGIBLE], items, better + worse)
+    untied = np.arange(max(fewest, 0), most + 1)
     chance = stats.binom.pmf(untied, items, better + worse)
     critical = stats.binom.isf(SIGNIFICANCE / 2, untied, 0.5) + 1
     share = better / (better + worse)
@@ -119,9 +122,11 @@ def items_needed(better: float, worse: float, power: float = POWER) -> int | Non
     The power of an exact test dips a little where a whole step of its critical value is due, so a few items less may
     do by luck; the search takes the power to grow.
     """
-    if better == worse or sign_test_power(MOST_ITEMS, better, worse) < power:
-        return None
-    low, high = 1, MOST_ITEMS
+    low, high = 1, 16
+    while sign_test_power(high, better, worse) < power:
+        low, high = high + 1, 2 * high
+        if high > MOST_ITEMS:
+            return None
     while low < high:
         middle = (low + high) // 2
         if sign_test_power(middle, better, worse) >= power:

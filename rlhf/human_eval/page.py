@@ -18,7 +18,7 @@ import uvicorn
 from fastapi import Cookie, Depends, FastAPI, Header, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from rlhf.errors import InputError
 from rlhf.human_eval.guard import Guard, Tokens
@@ -35,6 +35,11 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 Side = Literal["left", "tie", "right"]
 
 
+def _mend(text: object) -> object:
+    """Half of a surrogate pair may come from a text field that cuts at its limit; it costs nobody the answer."""
+    return valid_unicode(text) if isinstance(text, str) else text
+
+
 class Answer(BaseModel):
     """What the page sends for one pair; without choices it takes the answer back."""
 
@@ -43,7 +48,7 @@ class Answer(BaseModel):
     item: str = Field(max_length=64)
     revision: int = Field(ge=1)
     choices: dict[Question, Side] | None
-    comment: str = Field(default="", max_length=MAX_COMMENT)
+    comment: Annotated[str, BeforeValidator(_mend)] = Field(default="", max_length=MAX_COMMENT)
     seconds: float = Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)
 
 
@@ -151,7 +156,7 @@ def create_app(labels: Labels, *, hosts: frozenset[str], names_allowed: bool) ->
                 given.revision,
                 _choices(given.choices, labels.left(name, given.item)),
                 seconds=given.seconds,
-                comment=valid_unicode(given.comment),
+                comment=given.comment,
             )
         except RevisionError:
             raise HTTPException(409, "another window answered this pair; reload") from None

@@ -104,7 +104,7 @@ class ItemsNeeded(Record):
     worse: float
     """Share of items that are worse; the rest are ties."""
     items: int | None
-    """Items needed; none where it would be more than 20,000."""
+    """Items needed; none where it would be more than 16,384."""
 
 
 class HumanEvaluation(Record):
