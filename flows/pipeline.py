@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.futures import PrefectFuture
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from rlhf.config import DEMONSTRATION, HUB, RunConfig
 from tasks import steps
@@ -14,7 +16,11 @@ from tasks.launch import stages_end_with_this
 from tasks.publish import RunSummary, publish
 
 
-@flow(name="rlhf-pipeline", task_runner=ThreadPoolTaskRunner[object](max_workers=16))
+THREADS: TaskRunner[PrefectFuture[Any]] = cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=16))
+"""One thread for each step: most wait for their inputs.  Prefect's types do not know a runner of threads as a runner."""
+
+
+@flow(name="rlhf-pipeline", task_runner=THREADS)
 def pipeline(config: RunConfig, workspace: Path = Path("runs")) -> RunSummary:
     """Align a base model and prove whether it got better.
 

@@ -64,9 +64,9 @@ class CommandLine:
         )
         return Outcome(done.returncode, done.stdout, done.stderr)
 
-    def run(self, profile: str = "quickstart", **settings: object) -> Outcome:
+    def run(self, profile: str = "quickstart", settings: dict[str, object] | None = None) -> Outcome:
         """Run the shrunk `profile`, with further settings by dotted name."""
-        overrides = [f"--set={name}={json.dumps(value)}" for name, value in {**SMALL, **settings}.items()]
+        overrides = [f"--set={name}={json.dumps(value)}" for name, value in {**SMALL, **(settings or {})}.items()]
         return self("run", profile, "--workspace", str(self.workspace), *overrides)
 
     def results(self, profile: str = "quickstart") -> dict[str, Any]:

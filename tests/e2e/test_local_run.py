@@ -71,7 +71,7 @@ def test_again_everything_is_cached_and_nothing_is_started(rlhf: CommandLine) ->
 
 def test_a_changed_ppo_setting_runs_ppo_and_what_follows(rlhf: CommandLine, tmp_path: Path) -> None:
     command = copied(rlhf, tmp_path)
-    outcome = command.run(**{"ppo.kl_coefficient": 0.1})
+    outcome = command.run(settings={"ppo.kl_coefficient": 0.1})
     assert outcome.code == 0, outcome.error
     ran = {name for name, cached in command.cached().items() if not cached}
     assert ran == {
@@ -153,7 +153,7 @@ def test_bad_data_is_one_line_and_exit_2(fresh: CommandLine, name: str, content:
         source.parent.mkdir(exist_ok=True)
         source.write_text(content)
     given = source.parent if "/" in name else source
-    outcome = fresh.run(**{"data.source": str(given)})
+    outcome = fresh.run(settings={"data.source": str(given)})
     assert outcome.code == 2, outcome.output + outcome.error
     assert re.fullmatch(rf"error: .*{message}.*\n", outcome.error)
     assert "prepare_data" not in finished(fresh.workspace)
@@ -162,7 +162,7 @@ def test_bad_data_is_one_line_and_exit_2(fresh: CommandLine, name: str, content:
 def test_a_model_folder_without_weights_is_one_line_and_exit_2(fresh: CommandLine, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text('{"model_type": "gptj"}')
-    outcome = fresh.run(**{"model.path": str(tmp_path / "model")})
+    outcome = fresh.run(settings={"model.path": str(tmp_path / "model")})
     assert outcome.code == 2, outcome.output + outcome.error
     assert re.fullmatch(r"error: .*model.*weights.*\n", outcome.error)
     assert finished(fresh.workspace) == set()

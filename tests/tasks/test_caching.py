@@ -76,7 +76,7 @@ def run_two(tmp_path: Path) -> Callable[..., list[str]]:
             for step in (one, two):
                 if step.future.state.is_failed():
                     step.future.result()
-            return [step.future.state.name for step in (one, two)]
+            return [str(step.future.state.name) for step in (one, two)]
 
         return two_steps()
 
