@@ -102,7 +102,7 @@ def require_writable(workspace: Path) -> None:
 
 
 def _prepare_prefect() -> None:
-    """Settings that Prefect reads when it is imported: quiet on the terminal, no call home, patient on a busy machine."""
+    """Settings that Prefect reads when it is imported: a quiet terminal, no call home, patience on a busy machine."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")

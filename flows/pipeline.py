@@ -15,9 +15,8 @@ from tasks.caching import Run
 from tasks.launch import stages_end_with_this
 from tasks.publish import RunSummary, publish
 
-
 THREADS: TaskRunner[PrefectFuture[Any]] = cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=16))
-"""One thread for each step: most wait for their inputs.  Prefect's types do not know a runner of threads as a runner."""
+"""A thread for each step: most wait for their inputs.  Prefect's types do not know a runner of threads as a runner."""
 
 
 @flow(name="rlhf-pipeline", task_runner=THREADS)
