@@ -25,14 +25,14 @@ def label(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8765,
 ) -> None:
     """Open the page on which people compare the answers of a run."""
-    from contextlib import closing
+    from contextlib import closing, suppress
 
     from rlhf.human_eval.finished_run import find_run
     from rlhf.human_eval.labels import Labels
     from rlhf.human_eval.page import serve
 
     found = find_run(workspace, run)
-    with closing(Labels(found.pairs, found.labels)) as opened:
+    with closing(Labels(found.pairs, found.labels)) as opened, suppress(KeyboardInterrupt):
         serve(opened, host, port, annotator or ())
     typer.echo(
         f"\nanswers: {opened.output}\nreport:  rlhf labels import --workspace {workspace} --run {found.folder.name}"
@@ -58,7 +58,7 @@ def import_(
         typer.echo(f"left out: {problem}")
     if imported.missing:
         typer.echo(f"missing: {', '.join(imported.missing)}")
-    typer.echo(f"{evaluation.labelled} of {evaluation.items} pairs labelled by {len(evaluation.annotators)} people")
+    typer.echo(f"{evaluation.labelled} of {evaluation.items} pairs labelled, annotators: {len(evaluation.annotators)}")
     for question in evaluation.questions:
         counts = question.items
         typer.echo(f"{question.question:<13} RLHF better {counts.better}, tie {counts.tie}, SFT better {counts.worse}")

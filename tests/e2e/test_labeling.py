@@ -1,0 +1,255 @@
+"""Two people label 100 pairs in Chromium by keyboard, while things go wrong; the import counts what they pressed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rlhf.human_eval.finished_run import FinishedRun
+from tests.e2e.cli import CommandLine
+from tests.human_eval.finished import finished_run
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page, Route
+
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; apt-get install chromium"),
+]
+PAIRS = 100
+MODELS = {"sft_responses": "sft", "ppo_responses": "rlhf"}
+"""What the made-up answers say of their author, so that the counts expected here need no key."""
+
+
+@dataclass
+class Server:
+    """`rlhf label` as a user starts it, on one port over its restarts."""
+
+    run: FinishedRun
+    port: int
+    process: subprocess.Popen[str] | None = None
+    links: dict[str, str] = field(default_factory=dict)
+
+    def start(self) -> None:
+        """Start it and read the links that it prints."""
+        command = ["label", "--workspace", str(self.run.folder.parent), "--port", str(self.port)]
+        self.process = subprocess.Popen(
+            [str(Path(sys.executable).with_name("rlhf")), *command, "--annotator", "Ada", "--annotator", "Grace"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        assert "100 pairs" in self.process.stdout.readline()
+        for _ in range(2):
+            name, _, link = self.process.stdout.readline().strip().partition(": ")
+            self.links[name] = link
+
+    def kill(self) -> None:
+        """End it without a word."""
+        assert self.process is not None
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> None:
+        """End it as Ctrl-C does."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            assert self.process.wait(20) == 0
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    return finished_run(tmp_path_factory.mktemp("labeling"), prompts=PAIRS)
+
+
+@pytest.fixture(scope="module")
+def server(run: FinishedRun) -> Iterator[Server]:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    server = Server(run, port)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@dataclass
+class Person:
+    """Somebody at a keyboard, and what they mean."""
+
+    name: str
+    context: BrowserContext
+    page: Page
+    link: str
+    draw: random.Random
+    meant: dict[str, str] = field(default_factory=dict)
+    """Model preferred overall, or tie, by the title of the pair."""
+    complaints: list[str] = field(default_factory=list)
+
+    def open(self) -> None:
+        """Open the link in a new tab and begin, or go on."""
+        self.page = self.context.new_page()
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.goto(self.link)
+        self.page.locator("#count:not(:empty)").wait_for()
+        if self.page.locator("#start").is_visible():
+            self.page.keyboard.press("Enter") if self.page.locator("#start:focus").count() else self.page.click(
+                "#start"
+            )
+
+    @property
+    def title(self) -> str:
+        """Heading of the pair in view, or of the end."""
+        return str(self.page.locator("main:not([hidden]) h1").text_content())
+
+    def press(self) -> None:
+        """Answer the three questions of the pair in view; two at random, the last as is meant."""
+        title = self.title
+        sides = [str(self.page.locator(f"#{side}-answer .text").text_content()) for side in ("left", "right")]
+        authors = [next((model for word, model in MODELS.items() if word in text), None) for text in sides]
+        key = self.draw.choice("123") if None not in authors else "2"
+        self.meant[title] = {"1": authors[0], "2": "tie", "3": authors[1]}[key] or ""
+        for pressed in (self.draw.choice("123"), self.draw.choice("123"), key):
+            self.page.keyboard.press(pressed)
+
+    def answer(self) -> None:
+        """Answer the pair in view and wait until the page has gone on."""
+        before = self.title
+        self.press()
+        self.page.wait_for_function(
+            "title => document.querySelector('main:not([hidden]) h1').textContent !== title", arg=before
+        )
+
+    def answer_until(self, done: int) -> None:
+        """Answer until so many pairs are done."""
+        while len(self.meant) < done:
+            self.answer()
+        assert self.page.locator("#count").text_content() == f"{done} of {PAIRS}"
+
+
+def person(browser: Browser, server: Server, name: str, seed: int) -> Person:
+    context = browser.new_context()
+    context.set_default_timeout(15_000)
+    found = Person(name, context, context.new_page(), server.links[name], random.Random(seed))
+    found.open()
+    return found
+
+
+def test_no_answer_is_lost_or_doubled(run: FinishedRun, server: Server, browser: Browser) -> None:
+    ada, grace = person(browser, server, "Ada", 1), person(browser, server, "Grace", 2)
+
+    ada.answer_until(15)
+    ada.page.reload()
+    ada.page.locator("#count:not(:empty)").wait_for()
+    assert ada.title == "Pair 16 of 100"
+    ada.answer_until(30)
+    ada.page.close()
+    ada.open()
+    assert ada.title == "Pair 31 of 100"
+    ada.answer_until(40)
+
+    server.kill()
+    ada.press()
+    ada.page.locator("#status.problem", has_text="Not saved").wait_for()
+    assert ada.title == "Pair 41 of 100"
+    server.start()
+    ada.page.keyboard.press("Enter")
+    ada.page.locator("#pair h1", has_text="Pair 42 of 100").wait_for()
+
+    grace.answer_until(10)
+
+    def lose_response(route: Route) -> None:
+        route.fetch()
+        route.abort()
+
+    grace.page.route("**/api/answers", lose_response)
+    grace.press()
+    grace.page.locator("#status.problem", has_text="Not saved").wait_for()
+    grace.page.unroute("**/api/answers")
+    grace.page.keyboard.press("Enter")
+    grace.page.locator("#pair h1", has_text="Pair 12 of 100").wait_for()
+    for _ in range(2):  # two answers are taken back and given anew
+        grace.page.keyboard.press("u")
+        grace.page.locator("#status", has_text="taken back").wait_for()
+    assert grace.title == "Pair 10 of 100"
+    grace.answer()
+    grace.answer()
+    grace.page.keyboard.press("1")
+    grace.page.keyboard.press("u")
+    grace.page.keyboard.press("c")
+    grace.page.keyboard.type("Keys 1, 2, 3 and u are words here")
+    grace.page.keyboard.press("Escape")
+
+    for someone in (ada, grace):
+        someone.answer_until(PAIRS)
+        assert someone.title == "All pairs are compared"
+        assert someone.complaints == []
+        assert someone.page.title() == "Compare answers"  # a script in an answer would have changed it
+        someone.context.close()
+
+    rlhf = CommandLine(run.folder.parent, run.folder)
+    outcome = rlhf("labels", "import", "--workspace", str(rlhf.workspace))
+    assert outcome.code == 0, outcome.error
+    people = rlhf.results("fake")["human_evaluation"]
+    assert (people["status"], people["labelled"]) == ("complete", PAIRS)
+    expected = Counter(
+        (meant["rlhf"], meant["tie"], meant["sft"]) for meant in (Counter(one.meant.values()) for one in (ada, grace))
+    )
+    counted = [person["answers"]["overall"] for person in people["annotators"]]
+    assert Counter((row["better"], row["tie"], row["worse"]) for row in counted) == expected
+    answers = people["questions"][2]["answers"]
+    assert sum(answers.values()) == 2 * PAIRS
+    kept = json.loads((run.folder / "human_evaluation.json").read_text())["judgements"]
+    assert sum(row["comment"] == "Keys 1, 2, 3 and u are words here" for row in kept) == 1
+    assert all(row["seconds"] < 60 for row in kept)
+    assert max(row["seconds"] for row in kept) > 0
+    assert not re.search(r"\b(Ada|Grace)\b", (run.folder / "human_evaluation.json").read_text())
+
+
+def test_mouse_phone_and_screen_reader(server: Server, browser: Browser) -> None:
+    """Under a name of one's own, with buttons alone, on a phone: labelled, reachable, nothing wider than the screen."""
+    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark", has_touch=True)
+    page = context.new_page()
+    page.goto(f"http://127.0.0.1:{server.port}")
+    page.get_by_label("Your name").fill("Zoë")
+    page.get_by_role("button", name="Start").click()
+    page.get_by_role("heading", name="How to compare").wait_for()
+    page.get_by_role("button", name="Start").click()
+    page.get_by_role("heading", name="Pair 1 of 100").wait_for()
+    assert page.evaluate("document.activeElement.id") == "title"
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    save = page.get_by_role("button", name="Save and next")
+    assert save.is_disabled()
+    for question in ("Which is more helpful?", "Which is less harmful?", "Which is better overall?"):
+        page.get_by_role("group", name=question).get_by_role("radio", name="Tie").check()
+    save.click()
+    page.get_by_role("heading", name="Pair 2 of 100").wait_for()
+    assert page.get_by_role("status").text_content() == "Saved."
+    page.get_by_role("button", name="Undo").click()
+    page.get_by_role("heading", name="Pair 1 of 100").wait_for()
+    page.get_by_role("button", name="Sign out").click()
+    page.get_by_label("Your name").wait_for()
+    context.close()

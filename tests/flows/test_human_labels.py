@@ -1,0 +1,95 @@
+"""The flow that waits for labels: quiet while there are none, complete once there are, loud where they are wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app
+from flows.human_labels import collect_labels, read_labels
+from rlhf.errors import InputError
+from rlhf.human_eval.finished_run import FinishedRun
+from rlhf.human_eval.labels import Labels
+from rlhf.human_eval.manifest import read_items
+from tests.human_eval.finished import finished_run, judgement, write_output
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> FinishedRun:
+    return finished_run(tmp_path, prompts=4)
+
+
+def label(run: FinishedRun, count: int) -> None:
+    """Label so many pairs on the page."""
+    labels = Labels(run.pairs, run.labels)
+    for item in list(labels.items)[:count]:
+        labels.answer("Ada", item, 1, judgement(item).choices, seconds=2.0, comment="")
+    labels.close()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_the_report_completes_when_labels_arrive(run: FinishedRun) -> None:
+    workspace = run.folder.parent
+    assert collect_labels(workspace) == "pending"
+    label(run, 2)
+    assert collect_labels(workspace) == "pending"
+    assert collect_labels(workspace, partial=True) == "partial"
+    label(run, 4)
+    assert collect_labels(workspace, "fake") == "complete"
+    page = (run.folder / "report.html").read_bytes()
+    assert collect_labels(workspace, "fake") == "complete"
+    assert (run.folder / "report.html").read_bytes() == page
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_labels_that_are_wrong_fail_the_flow(run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    items = [item.item for item in read_items(run.pairs)]
+    manifest = write_output(run, tmp_path / "output", [judgement(item) for item in items])
+    manifest.write_text(manifest.read_text() + json.dumps({"item": "feedface"}) + "\n")
+    monkeypatch.setattr(read_labels, "retries", 0)
+    with pytest.raises(InputError, match="line 5: unknown item"):
+        collect_labels(run.folder.parent, source=str(manifest))
+
+
+def test_import_by_the_command_line(run: FinishedRun, tmp_path: Path) -> None:
+    items = [item.item for item in read_items(run.pairs)]
+    manifest = write_output(run, tmp_path / "output", [judgement(item, overall="tie") for item in items[1:]])
+    place = ["--workspace", str(run.folder.parent)]
+    refused = CliRunner().invoke(app, ["labels", "import", str(manifest), *place])
+    assert isinstance(refused.exception, InputError)
+    taken = CliRunner().invoke(app, ["labels", "import", str(manifest), "--partial", *place])
+    assert taken.exit_code == 0
+    assert f"missing: {items[0]}\n3 of 4 pairs labelled, annotators: 1" in taken.output
+    assert "overall       RLHF better 0, tie 3, SFT better 0" in taken.output
+
+
+def test_a_package_by_the_command_line(run: FinishedRun, tmp_path: Path) -> None:
+    made = CliRunner().invoke(app, ["labels", "package", str(tmp_path / "out"), "--workspace", str(run.folder.parent)])
+    assert made.exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "INSTRUCTIONS.md",
+        "manifest.jsonl",
+        "template.liquid.html",
+    ]
+
+
+def test_a_job_with_a_wrong_name_is_the_user_s_to_mend(run: FinishedRun) -> None:
+    arguments = [
+        "s3://labels",
+        "--name",
+        "a b",
+        "--role",
+        "r",
+        "--workteam",
+        "w",
+        "--workspace",
+        str(run.folder.parent),
+    ]
+    refused = CliRunner().invoke(app, ["labels", "send", *arguments])
+    assert isinstance(refused.exception, InputError)
+    assert "name: String should match pattern" in str(refused.exception)
