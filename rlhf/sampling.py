@@ -13,10 +13,10 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
@@ -38,6 +38,8 @@ class Completion:
     """The answer without special tokens, cut before the first stop sequence, without white space at its end."""
     stopped: bool
     """Whether the answer ended by itself: EOS or stop sequence.  Otherwise it was cut at the longest length."""
+    states: Tensor | None = field(default=None, compare=False, repr=False)
+    """What the watched module took in at every token of prompt and answer but the last [tokens - 1, d]."""
 
 
 def row_seed(seed: int, *names: str) -> int:
@@ -72,10 +74,12 @@ def generate(
     batch_size: int,
     stop_sequences: tuple[str, ...] = (),
     on_batch: Callable[[int], None] | None = None,
+    watched: nn.Module | None = None,
 ) -> list[Completion]:
     """One answer per prompt, in the order of the prompts; `on_batch` hears the number of prompts answered so far.
 
     An answer has at most `sampling.max_new_tokens` tokens, fewer where the context of the model ends before.
+    With a `watched` module of the model, a block, the hidden states that it takes in come with the answers.
 
     Raises InputError where a prompt fills the context, or where the model returns NaN.
     """
@@ -96,8 +100,10 @@ def generate(
             prompts=[prompt_ids[row] for row in rows],
             limits=[room[row] for row in rows],
             seeds=[seeds[row] for row in rows],
+            watched=watched,
         )
-        completions |= {row: _complete(tokenizer, ids, stop_sequences) for row, ids in zip(rows, answers, strict=True)}
+        for row, (ids, states) in zip(rows, answers, strict=True):
+            completions[row] = _complete(tokenizer, ids, states, stop_sequences)
         if on_batch is not None:
             on_batch(len(completions))
     return [completions[row] for row in range(len(prompt_ids))]
@@ -161,6 +167,34 @@ def _reserved_cache(model: PreTrainedModel, capacity: int) -> DynamicCache:
     return cache
 
 
+class Watch:
+    """The hidden states [B, L, d] that a module takes in while a batch is decoded."""
+
+    def __init__(self, module: nn.Module, rows: int, capacity: int) -> None:
+        self.rows, self.capacity = rows, capacity
+        self.seen = 0
+        self.live_b: Tensor | slice = slice(None)
+        self.states_BLd: Tensor | None = None
+        self._hook = module.register_forward_pre_hook(self._take)
+
+    def _take(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        states_bPd = inputs[0]
+        if self.states_BLd is None:
+            self.states_BLd = states_bPd.new_zeros(self.rows, self.capacity, states_bPd.shape[-1])
+        end = self.seen + states_bPd.shape[1]
+        self.states_BLd[self.live_b, self.seen : end] = states_bPd
+        self.seen = end
+
+    def end(self) -> None:
+        """Stop watching."""
+        self._hook.remove()
+
+    def part(self, row: int, start: int, end: int) -> Tensor:
+        """A row's states in memory of their own."""
+        assert self.states_BLd is not None
+        return self.states_BLd[row, start:end].clone()
+
+
 @torch.no_grad()
 def _decode(
     model: PreTrainedModel,
@@ -171,8 +205,36 @@ def _decode(
     prompts: list[list[int]],
     limits: list[int],
     seeds: list[int],
+    watched: nn.Module | None,
+) -> list[tuple[list[int], Tensor | None]]:
+    """The drawn tokens of each prompt and what was watched, all prompts at once, padded on the left."""
+    watch = Watch(watched, len(prompts), max(map(len, prompts)) + max(limits)) if watched is not None else None
+    try:
+        drawn = _draw(model, tokenizer, sampling, stop_sequences, watch, prompts=prompts, limits=limits, seeds=seeds)
+    finally:
+        if watch is not None:
+            watch.end()
+    if watch is None:
+        return [(ids, None) for ids in drawn]
+    longest = max(map(len, prompts))
+    return [
+        (ids, watch.part(row, longest - len(prompt), longest + len(ids) - 1))
+        for row, (prompt, ids) in enumerate(zip(prompts, drawn, strict=True))
+    ]
+
+
+def _draw(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sampling: SamplingConfig,
+    stop_sequences: tuple[str, ...],
+    watch: Watch | None,
+    *,
+    prompts: list[list[int]],
+    limits: list[int],
+    seeds: list[int],
 ) -> list[list[int]]:
-    """The drawn tokens of each prompt, all prompts at once, padded on the left."""
+    """The drawn tokens of each prompt."""
     device, longest, steps = model.device, max(map(len, prompts)), max(limits)
     padding = [longest - len(prompt) for prompt in prompts]
     ids_BP = torch.tensor([[0] * pad + prompt for pad, prompt in zip(padding, prompts, strict=True)], device=device)
@@ -202,6 +264,8 @@ def _decode(
         if len(kept) <= len(live_b) // 2:
             cache.batch_select_indices(kept)
             live_b, token_b = live_b[kept], token_b[kept]
+            if watch is not None:
+                watch.live_b = live_b
         seen = longest + step + 1
         position_b1 = seen - 1 - padding_B[live_b, None]
         logits_bV = _next_logits(model, token_b[:, None], mask_BL[live_b, :seen], position_b1, cache)
@@ -236,8 +300,11 @@ def _stopped(
     return torch.tensor(reached, device=done_B.device)
 
 
-def _complete(tokenizer: PreTrainedTokenizerBase, ids: list[int], stop_sequences: tuple[str, ...]) -> Completion:
+def _complete(
+    tokenizer: PreTrainedTokenizerBase, ids: list[int], states: Tensor | None, stop_sequences: tuple[str, ...]
+) -> Completion:
     text = decode_answer(tokenizer, ids)
     cuts = [place for stop in stop_sequences if (place := text.find(stop)) >= 0]
     stopped = bool(cuts) or ids[-1] == tokenizer.eos_token_id
-    return Completion(token_ids=ids, text=text[: min(cuts, default=len(text))].rstrip(), stopped=stopped)
+    text = text[: min(cuts, default=len(text))].rstrip()
+    return Completion(token_ids=ids, text=text, stopped=stopped, states=states)

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from rlhf.config import PpoConfig, PpoStage
 from rlhf.errors import InputError
 from rlhf.models import load_causal_lm, load_tokenizer, save_model
+from rlhf.ppo.kernels import use_fast_kernels
 from rlhf.ppo.kl import KlController
 from rlhf.ppo.loop import train
 from rlhf.ppo.moments import RunningMoments
@@ -59,6 +60,9 @@ def make_run(config: PpoStage, inputs: dict[str, Path], processes: PartialState)
     prompts = read_prompts(inputs["data"], "ppo_prompts.jsonl", tokenizer, chosen_scores)
     validation_prompts = read_prompts(inputs["data"], "validation_prompts.jsonl", tokenizer, chosen_scores)
     model: PreTrainedModel = load_causal_lm(folder, config.model.dtype).to(processes.device).eval()
+    use_fast_kernels(model)
+    reward_model = RewardModel(inputs["reward"] / "model", config.model.dtype, processes.device)
+    use_fast_kernels(reward_model.model)
     for given in (prompts, validation_prompts):
         require_room(model, [prompt.token_ids for prompt in given])
     split = split_model(model, ppo.unfrozen_blocks)
@@ -76,7 +80,7 @@ def make_run(config: PpoStage, inputs: dict[str, Path], processes: PartialState)
             max_gradient_norm=ppo.max_gradient_norm,
         ),
         tokenizer=tokenizer,
-        reward_model=RewardModel(inputs["reward"] / "model", config.model.dtype, processes.device),
+        reward_model=reward_model,
         prompts=prompts,
         validation_prompts=validation_prompts,
         kl=KlController(ppo.kl_coefficient, ppo.kl_target, ppo.kl_horizon),

@@ -156,6 +156,24 @@ class TestStopping:
         assert len(short.token_ids) == 9
 
 
+def test_watched_states_are_those_of_the_rows_that_are_left(tmp_path: Path) -> None:
+    """Rows end at different times and leave the cache; each keeps the states of its own tokens but the last."""
+    model, tokenizer = load(tmp_path)
+    prompts = [[5, 6], [7], [8, 9, 10, 11], [12, 13, 14]]
+    model.get_output_embeddings().bias.data[tokenizer.eos_token_id] = 4.0
+    block = model.base_model.h[1]
+    sampling = SamplingConfig(max_new_tokens=20)
+    answers = generate(model, tokenizer, prompts, sampling, [1, 2, 3, 4], batch_size=4, watched=block)
+    assert len({len(answer.token_ids) for answer in answers}) >= 3
+    for prompt, answer in zip(prompts, answers, strict=True):
+        with torch.no_grad():
+            ids = torch.tensor([prompt + answer.token_ids[:-1]])
+            expected = model(ids, output_hidden_states=True).hidden_states[1][0]
+        assert answer.states is not None
+        torch.testing.assert_close(answer.states, expected, rtol=0, atol=1e-5)
+    assert not block._forward_pre_hooks
+
+
 class TestBadInput:
     def test_a_prompt_that_fills_the_context(self, tmp_path: Path) -> None:
         model, tokenizer = load(tmp_path)

@@ -15,15 +15,16 @@ from torch.nn.utils.rnn import pad_sequence
 
 from rlhf.ppo.losses import token_entropies, token_logprobs
 from rlhf.ppo.policy import Batch, Policy
-from rlhf.ppo.trunk import Split
+from rlhf.sampling import Completion
 
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Prompts with their drawn answers, after the trunk."""
+    """Prompts with their drawn answers, as they enter the top."""
 
     kept: list[Tensor]
-    """Of each rollout its trunk states [tokens, d], or its token ids [tokens]: no padding is kept."""
+    """Of each rollout its trunk states [tokens - 1, d], or its token ids [tokens - 1]: no padding, and not the last token,
+    which predicts none."""
     responses: list[Tensor]
     """Drawn tokens of each rollout."""
     mask: Tensor
@@ -32,7 +33,7 @@ class Rollouts:
     def batch(self, rows: Sequence[int]) -> Batch:
         """The rollouts `rows`, padded on the right to the longest of them."""
         lengths = [len(self.responses[row]) for row in rows]
-        ends = [len(self.kept[row]) - 1 for row in rows]
+        ends = [len(self.kept[row]) for row in rows]
         place = [torch.arange(end - length, end) for end, length in zip(ends, lengths, strict=True)]
         device = self.mask.device
         return Batch(
@@ -63,21 +64,15 @@ class Estimates(NamedTuple):
     entropy: Tensor
 
 
-@torch.no_grad()
-def run_trunk(split: Split, prompts: list[list[int]], answers: list[list[int]], batch_size: int) -> Rollouts:
-    """Run the trunk once over each prompt with its answer, rollouts of like length together."""
-    device = next(split.embedding.parameters()).device
-    ids = [torch.tensor(prompt + answer) for prompt, answer in zip(prompts, answers, strict=True)]
-    by_length = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
-    kept: dict[int, Tensor] = {}
-    for start in range(0, len(ids), batch_size):
-        rows = by_length[start : start + batch_size]
-        states = split.keep(pad_sequence([ids[row] for row in rows], batch_first=True).to(device))
-        kept |= {row: states[place, : len(ids[row])].clone() for place, row in enumerate(rows)}
-    length_N = torch.tensor([len(answer) for answer in answers])
+def keep_rollouts(prompts: list[list[int]], answers: Sequence[Completion], device: torch.device) -> Rollouts:
+    """What training needs of the answers: the states that decoding has computed, the token ids where it kept none."""
+    length_N = torch.tensor([len(answer.token_ids) for answer in answers])
     return Rollouts(
-        kept=[kept[row] for row in range(len(ids))],
-        responses=[torch.tensor(answer, device=device) for answer in answers],
+        kept=[
+            torch.tensor(prompt + answer.token_ids[:-1], device=device) if answer.states is None else answer.states
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ],
+        responses=[torch.tensor(answer.token_ids, device=device) for answer in answers],
         mask=(torch.arange(int(length_N.max())) < length_N[:, None]).to(device),
     )
 

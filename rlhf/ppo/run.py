@@ -15,6 +15,7 @@ from rlhf.ppo.moments import RunningMoments
 from rlhf.ppo.optimizer import Optimizer
 from rlhf.ppo.policy import Policy
 from rlhf.ppo.prompts import Prompt
+from rlhf.ppo.rollout import Rollouts, keep_rollouts
 from rlhf.reward_model import RewardModel
 from rlhf.sampling import Completion, generate
 
@@ -56,7 +57,12 @@ class Run:
             self.config.sampling,
             seeds,
             batch_size=self.config.rollout_batch_size,
+            watched=self.policy.split.boundary,
         )
+
+    def keep(self, prompts: Sequence[Prompt], answers: Sequence[Completion]) -> Rollouts:
+        """The answers as training takes them."""
+        return keep_rollouts([prompt.token_ids for prompt in prompts], answers, self.device)
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Completion]) -> Tensor:
         """Scores [N] of the answers' text, less the prompts' baselines."""

@@ -23,7 +23,7 @@ from rlhf.ppo.optimizer import Optimizer
 from rlhf.ppo.policy import Policy
 from rlhf.ppo.processes import sum_over_processes
 from rlhf.ppo.prompts import Prompt, prompt_numbers
-from rlhf.ppo.rollout import Estimates, Rollouts, estimate, minibatch_rows, run_trunk
+from rlhf.ppo.rollout import Estimates, Rollouts, estimate, minibatch_rows
 from rlhf.ppo.run import Run
 from rlhf.sampling import Completion, row_seed
 
@@ -59,8 +59,8 @@ def run_step(run: Run, step: int) -> dict[str, float]:
     prompts, seeds = draw_prompts(run, step)
     with clock.phase("decode"):
         answers = run.answer(prompts, seeds)
-    with clock.phase("trunk"):
-        rollouts = keep_rollouts(run, prompts, answers)
+    with clock.phase("estimate"):
+        rollouts = run.keep(prompts, answers)
         epochs = [draw_minibatches(run, step, epoch) for epoch in range(config.epochs)]
         estimates = estimate(run.policy, rollouts, epochs[0])
     with clock.phase("score"):
@@ -99,13 +99,6 @@ def draw_prompts(run: Run, step: int) -> tuple[list[Prompt], list[int]]:
     share = run.share(len(numbers))
     seeds = [row_seed(run.seed, "rollout", str(step), str(index)) for index in share]
     return [run.prompts[numbers[index]] for index in share], seeds
-
-
-def keep_rollouts(run: Run, prompts: Sequence[Prompt], answers: Sequence[Completion]) -> Rollouts:
-    """The answers after the trunk."""
-    prompt_ids = [prompt.token_ids for prompt in prompts]
-    answer_ids = [answer.token_ids for answer in answers]
-    return run_trunk(run.policy.split, prompt_ids, answer_ids, run.config.rollout_batch_size)
 
 
 def draw_minibatches(run: Run, step: int, epoch: int) -> Minibatches:
@@ -181,7 +174,7 @@ def describe(
             **answer_sums(answers, score_N, kl_N),
             "reward": (reward_NR.sum(), count),
             "entropy": (estimates.entropy.sum(), float(mask_NR.sum())),
-            "sequence_tokens": (sum(len(kept) for kept in rollouts.kept), count),
+            "sequence_tokens": (sum(len(kept) + 1 for kept in rollouts.kept), count),
         }
     )
     return figures | {"explained_variance": explained_variance(estimates.value[mask_NR], targets.returns[mask_NR])}
@@ -191,7 +184,7 @@ def describe_speed(seconds: dict[str, float], figures: dict[str, float], config:
     """Seconds of each phase, and tokens per second of all processes: in decode those drawn, else those read."""
     drawn = figures["response_tokens"] * config.rollouts_per_step
     read = figures["sequence_tokens"] * config.rollouts_per_step
-    tokens = {"decode": drawn, "trunk": read, "score": read, "train": read * config.epochs}
+    tokens = {"decode": drawn, "estimate": read, "score": read, "train": read * config.epochs}
     return {
         **{f"{phase}_seconds": round(spent, 4) for phase, spent in seconds.items()},
         **{f"{phase}_tokens_per_second": round(tokens[phase] / spent, 1) for phase, spent in seconds.items()},

@@ -48,6 +48,8 @@ class Split:
 
     trunk: Body | None
     """Frozen, takes embeddings; None where all blocks are run anew for every minibatch and token ids are kept."""
+    boundary: nn.Module | None
+    """The lowest block of the top, which takes in what is kept; None where token ids are."""
     embedding: nn.Module
     top: Body
     head: nn.Module
@@ -132,6 +134,7 @@ def _parts(model: PreTrainedModel, unfrozen_blocks: int) -> Split:
     head = model.get_output_embeddings()
     return Split(
         trunk=Body(trunk, "inputs_embeds"),
+        boundary=blocks[-unfrozen_blocks],
         embedding=model.get_input_embeddings(),
         top=Body(top, "inputs_embeds"),
         head=head,
@@ -145,6 +148,7 @@ def _whole(model: PreTrainedModel) -> Split:
     reference = _frozen_copy(model)
     return Split(
         trunk=None,
+        boundary=None,
         embedding=model.get_input_embeddings(),
         top=Body(model.base_model, "input_ids"),
         head=model.get_output_embeddings(),

@@ -10,7 +10,7 @@ from torch import Tensor
 from rlhf.ppo.kl import answer_kl
 from rlhf.ppo.metrics import answer_sums, means
 from rlhf.ppo.prompts import Prompt
-from rlhf.ppo.rollout import estimate, run_trunk
+from rlhf.ppo.rollout import estimate
 from rlhf.ppo.run import Run
 from rlhf.sampling import Completion, row_seed
 
@@ -27,12 +27,7 @@ def _kl(run: Run, prompts: Sequence[Prompt], answers: Sequence[Completion]) -> T
     """KL of each answer [N], estimated in batches as large as this process's part of a minibatch."""
     if not prompts:
         return torch.zeros(0)
-    rollouts = run_trunk(
-        run.policy.split,
-        [prompt.token_ids for prompt in prompts],
-        [answer.token_ids for answer in answers],
-        run.config.rollout_batch_size,
-    )
+    rollouts = run.keep(prompts, answers)
     rows, size = list(range(len(prompts))), len(run.share(run.config.minibatch_size))
     estimates = estimate(run.policy, rollouts, [rows[start : start + size] for start in range(0, len(rows), size)])
     return answer_kl(estimates.logprob, estimates.reference_logprob, rollouts.mask)

@@ -12,7 +12,7 @@ from rlhf.train_ppo import make_run
 from tests.benchmarks.measure import Gauge, Measured, tell
 from tests.benchmarks.work import read_work, stage_inputs
 
-PHASES = ("decode", "trunk", "score", "train")
+PHASES = ("decode", "estimate", "score", "train")
 
 
 def main(folder: Path) -> None:

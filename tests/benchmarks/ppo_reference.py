@@ -43,24 +43,26 @@ class Loop:
         trained = [*self.model.parameters(), *self.value_head.parameters()]
         self.optimizer = torch.optim.AdamW([parameter for parameter in trained if parameter.requires_grad], lr=8e-6)
         self.rows = read_jsonl(folder / "data" / "ppo_prompts.jsonl")
-        self.seconds = dict.fromkeys(("decode", "trunk", "score", "train"), 0.0)
+        self.seconds = dict.fromkeys(("decode", "estimate", "score", "train"), 0.0)
 
     def run(self) -> None:
         """Answers to all prompts, then training on them."""
-        chunks = [self.experience(self.rows[at : at + self.work.chunk]) for at in range(0, len(self.rows), self.work.chunk)]
+        chunks = [
+            self.experience(self.rows[at : at + self.work.chunk]) for at in range(0, len(self.rows), self.work.chunk)
+        ]
         ids_NL, logprob_NR, value_NR, reward_NR = (torch.cat(parts) for parts in zip(*chunks, strict=True))
-        started = time.perf_counter()
+        started = time.process_time()
         for _ in range(self.work.epochs):
             for at in range(0, len(ids_NL), self.work.minibatch):
                 rows = slice(at, at + self.work.minibatch)
                 self.train(ids_NL[rows], logprob_NR[rows], value_NR[rows], reward_NR[rows])
-        self.seconds["train"] = time.perf_counter() - started
+        self.seconds["train"] = time.process_time() - started
 
     @torch.no_grad()
     def experience(self, rows: list[dict[str, object]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Sequences [B, L], log-probabilities, values and rewards [B, R] of a chunk."""
         prompts = [str(row["prompt"]) for row in rows]
-        started = time.perf_counter()
+        started = time.process_time()
         prompt_BP = torch.tensor(self.tokenizer(prompts).input_ids)
         ids_BL = self.model.generate(
             prompt_BP,
@@ -71,11 +73,11 @@ class Loop:
             max_new_tokens=self.work.response_tokens,
             pad_token_id=self.tokenizer.eos_token_id,
         )
-        drawn = time.perf_counter()
+        drawn = time.process_time()
         answers = self.tokenizer.batch_decode(ids_BL[:, self.work.prompt_tokens :])
         score_B = self.reward_model.score(prompts, answers, self.work.chunk)
         score_B -= self.reward_model.score(prompts, [str(row["chosen"]) for row in rows], self.work.chunk)
-        scored = time.perf_counter()
+        scored = time.process_time()
         logits_BLV, value_BL = self.forward(ids_BL)
         states = self.model(ids_BL, attention_mask=torch.ones_like(ids_BL), output_hidden_states=True).hidden_states
         reference_BLV = self.reference.reference_head(
@@ -85,7 +87,9 @@ class Loop:
         everywhere = torch.ones_like(logprob_BR, dtype=torch.bool)
         reward_BR = shape_rewards(score_B, logprob_BR, reference_BR, everywhere, kl_coefficient=0.05)
         for phase, spent in zip(
-            ("decode", "score", "trunk"), (drawn - started, scored - drawn, time.perf_counter() - scored), strict=True
+            ("decode", "score", "estimate"),
+            (drawn - started, scored - drawn, time.process_time() - scored),
+            strict=True,
         ):
             self.seconds[phase] += spent
         return ids_BL, logprob_BR, self.response_part(value_BL), reward_BR
@@ -139,11 +143,7 @@ def main() -> None:
     gauge.begin()
     cpu_started = time.process_time()
     loop.run()
-    tell(
-        Measured(
-            seconds=loop.seconds, cpu_seconds=time.process_time() - cpu_started, peak_bytes=gauge.peak_bytes()
-        )
-    )
+    tell(Measured(seconds=loop.seconds, cpu_seconds=time.process_time() - cpu_started, peak_bytes=gauge.peak_bytes()))
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def test_what_a_run_writes(inputs: dict[str, Path], tmp_path: Path) -> None:
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert {"score", "reward", "kl", "kl_coefficient", "entropy", "policy_loss", "value_loss"} <= set(rows[0])
     assert {"policy_clip_fraction", "value_clip_fraction", "explained_variance", "response_tokens"} <= set(rows[0])
-    assert {"truncated_share", "repetition", "decode_seconds", "trunk_seconds", "score_seconds"} <= set(rows[0])
+    assert {"truncated_share", "repetition", "decode_seconds", "estimate_seconds", "score_seconds"} <= set(rows[0])
     assert {"train_seconds", "decode_tokens_per_second", "train_tokens_per_second"} <= set(rows[0])
     assert rows[0]["kl"] == 0
     assert rows[0]["kl_coefficient"] == 0.05

@@ -15,9 +15,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf.config import SamplingConfig
 from rlhf.models import load_causal_lm, load_tokenizer
 from rlhf.ppo.policy import Batch, Policy, make_value_head
-from rlhf.ppo.rollout import estimate, minibatch_rows, run_trunk
+from rlhf.ppo.rollout import estimate, keep_rollouts, minibatch_rows
 from rlhf.ppo.trunk import split_model
 from rlhf.sampling import generate
+from tests.ppo.recomputed import run_trunk
 from tests.tiny_models import WIDTH, Architecture, tiny_model
 
 ARCHITECTURES: tuple[Architecture, ...] = ("gptj", "gpt_neox", "llama", "gpt2", "qwen2")
@@ -40,7 +41,7 @@ def tiny_policy(
 def test_what_stands_in_the_padding_changes_nothing(rollouts: list[tuple[list[int], list[int]]], seed: int) -> None:
     """To the last bit."""
     policy, _ = tiny_policy()
-    kept = run_trunk(policy.split, [prompt for prompt, _ in rollouts], [answer for _, answer in rollouts], 8)
+    kept = run_trunk(policy.split, [prompt for prompt, _ in rollouts], [answer for _, answer in rollouts])
     batch = kept.batch(range(len(rollouts)))
     poisoned = batch.kept.clone()
     for row, states in enumerate(kept.kept):
@@ -59,7 +60,7 @@ def test_the_side_of_the_padding_changes_nothing(
     """Log-probabilities and values are those of the whole model, given masks and positions, padded on either side."""
     policy, _ = tiny_policy()
     prompts, answers = [prompt for prompt, _ in rollouts], [answer for _, answer in rollouts]
-    estimates = estimate(policy, run_trunk(policy.split, prompts, answers, 8), [list(range(len(rollouts)))])
+    estimates = estimate(policy, run_trunk(policy.split, prompts, answers), [list(range(len(rollouts)))])
     width = max(len(prompt) + len(answer) for prompt, answer in rollouts) + padding
     for row, (prompt, answer) in enumerate(rollouts):
         ids = prompt + answer
@@ -79,15 +80,21 @@ def test_the_side_of_the_padding_changes_nothing(
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_generation_logprobs_equal_recomputed_ones(architecture: Architecture, temperature: float) -> None:
-    """What the model gave while it drew each token, with a cache and padding on the left."""
+    """What the model gave while it drew each token, with a cache and padding on the left; and what it kept then."""
     policy, tokenizer = tiny_policy(architecture, temperature)
     prompts = [[5, 6, 7, 8, 9], [10], [11, 12, 13]]
     steps = _record_logits(policy.model)
     sampling = SamplingConfig(max_new_tokens=6, temperature=temperature)
-    completions = generate(policy.model, tokenizer, prompts, sampling, [1, 2, 3], batch_size=3)
+    boundary = policy.split.boundary
+    completions = generate(policy.model, tokenizer, prompts, sampling, [1, 2, 3], batch_size=3, watched=boundary)
     answers = [completion.token_ids for completion in completions]
     assert all(len(answer) == 6 for answer in answers)
-    estimates = estimate(policy, run_trunk(policy.split, prompts, answers, 3), [[0, 1, 2]])
+    kept = keep_rollouts(prompts, completions, policy.model.device)
+    recomputed = run_trunk(policy.split, prompts, answers)
+    for states, expected in zip(kept.kept, recomputed.kept, strict=True):
+        torch.testing.assert_close(states, expected, rtol=0, atol=1e-5)
+    estimates, again = (estimate(policy, rollouts, [[0, 1, 2]]) for rollouts in (kept, recomputed))
+    torch.testing.assert_close(estimates.logprob, again.logprob, rtol=0, atol=1e-5)
     longest_first = [0, 2, 1]
     for place, row in enumerate(longest_first):
         drawn = [
@@ -107,7 +114,7 @@ def _record_logits(model: PreTrainedModel) -> list[torch.Tensor]:
 
 def test_values_go_back_to_where_they_came_from() -> None:
     policy, _ = tiny_policy()
-    rollouts = run_trunk(policy.split, [[5], [6, 7], [8]], [[1, 2], [3, 4, 5], [6]], 2)
+    rollouts = run_trunk(policy.split, [[5], [6, 7], [8]], [[1, 2], [3, 4, 5], [6]])
     values = torch.tensor([[1.0, 2.0, 0.0], [3.0, 4.0, 5.0], [6.0, 0.0, 0.0]])
     assert rollouts.flatten(values, [2, 0]).tolist() == [6.0, 1.0, 2.0]
     copied = torch.zeros(3, 3)

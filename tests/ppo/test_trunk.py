@@ -22,8 +22,8 @@ from rlhf.errors import InputError
 from rlhf.models import load_causal_lm
 from rlhf.ppo.losses import token_logprobs
 from rlhf.ppo.policy import Policy, make_value_head
-from rlhf.ppo.rollout import run_trunk
 from rlhf.ppo.trunk import split_model
+from tests.ppo.recomputed import run_trunk
 from tests.tiny_models import LAYERS, WIDTH, Architecture, tiny_model
 
 ARCHITECTURES: tuple[Architecture, ...] = ("gptj", "gpt_neox", "llama", "gpt2", "qwen2")
@@ -64,7 +64,7 @@ def logprobs_of_the_whole(model: PreTrainedModel) -> Tensor:
 
 
 def logprobs_of_the_parts(policy: Policy) -> Tensor:
-    batch = run_trunk(policy.split, PROMPTS, ANSWERS, 2).batch([0, 1, 2])
+    batch = run_trunk(policy.split, PROMPTS, ANSWERS).batch([0, 1, 2])
     return token_logprobs(policy.predict(batch)[0], batch.token)
 
 
@@ -150,7 +150,7 @@ def test_the_reference_stays_where_the_policy_moves(tmp_path: Path, unfrozen_blo
     policy = policy_of(load(tmp_path, "gptj"), unfrozen_blocks)
 
     def reference() -> Tensor:
-        return policy.predict_reference(run_trunk(policy.split, PROMPTS, ANSWERS, 3).batch([0, 1, 2]))
+        return policy.predict_reference(run_trunk(policy.split, PROMPTS, ANSWERS).batch([0, 1, 2]))
 
     before, policy_before = reference(), logprobs_of_the_parts(policy).detach()
     with torch.no_grad():
