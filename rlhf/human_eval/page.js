@@ -2,7 +2,7 @@
 // Shows one pair after the other and sends each answer.  An answer counts as given once the server has said that it is
 // on the disk; until then the pair stays, and the same answer may be sent again without being counted twice.
 const QUESTIONS = ["helpfulness", "harmlessness", "overall"];
-const SIDES = [["left", "Left", "1"], ["tie", "Tie", "2"], ["right", "Right", "3"]];
+const SIDES = [["left", "First", "1"], ["tie", "Tie", "2"], ["right", "Second", "3"]];
 const get = (id) => document.getElementById(id);
 const views = ["instructions", "pair", "finished"].map(get);
 const state = { pairs: [], token: "", at: 0, busy: false, history: [], seconds: 0, since: 0 };
@@ -91,7 +91,7 @@ function spent() {
 
 function tick() {
   const whole = Math.floor(spent());
-  get("clock").textContent = get("pair").hidden ? "" : `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
+  get("clock").textContent = get("pair").hidden ? "" : `· ${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
 }
 
 function open(index) {

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.aggregate_results import aggregate_results
+from rlhf.human_eval.evaluation import evaluate
 from rlhf.report.page import (
     HEADLINES,
     Turn,
@@ -24,6 +25,7 @@ from rlhf.report.page import (
     visible,
 )
 from rlhf.report.results import Difference, Evidence, Results
+from tests.human_eval.test_evaluation import key, prefers, rewards
 from tests.report.fake_run import HOSTILE, fake_config, fake_run
 
 MINUS = "\N{MINUS SIGN}"
@@ -177,6 +179,22 @@ def test_published_figures_and_ways_to_label_are_there(page: str) -> None:
     text = Elements(page).text.replace(MINUS, "-")
     for figure in ("-0.342", "-0.00987", "0.134", "0.129", "54 ties", "p = 0.054", "rlhf label"):
         assert figure in text
+
+
+def test_what_people_said_is_shown_and_the_judge_is_called_one(results: Results, artifact: Path) -> None:
+    """The published counts: RLHF better 30, tie 54, SFT better 16, p = 0.054; the judge is not counted as a person."""
+    models = ["rlhf"] * 30 + ["tie"] * 54 + ["sft"] * 16
+    people = evaluate([prefers(n, model) for n, model in enumerate(models)], key(100), rewards(100), seed=0)
+    evidence = Evidence.model_validate_json((artifact / "evidence.json").read_bytes())
+    page = render_report(results.model_copy(update={"human_evaluation": people}), evidence)
+    text = " ".join(Elements(page).text.replace("\N{NO-BREAK SPACE}", " ").split())
+    assert "of 100 pairs, by 1 person; exact sign test p = 0.054" in text
+    cells = text.replace(" ", "")
+    assert "betteroverall" + 2 * "305416" + "65.2%50.8to77.3%0.054" in cells  # bar, counts, 30 of 46 by Wilson
+    assert "100 of 100 pairs compared by 1 person who did not know" in text
+    assert "Not a person: PPO was trained to please it" in text
+    assert "gives RLHF the higher reward in 89 pairs, the same in 1, a lower one in 10" in text
+    assert "rlhf label" not in text
 
 
 def test_invisible_characters_are_named() -> None:
