@@ -9,14 +9,14 @@ quickstart: $(VENV)/.runtime
 	$(RUN)/rlhf run quickstart
 
 test: $(VENV)/.development
-	$(RUN)/pytest
+	$(RUN)/pytest -n 2 --dist loadfile
 
 check: $(VENV)/.development
 	$(RUN)/ruff format --check .
 	$(RUN)/ruff check .
 	$(RUN)/mypy
 	$(RUN)/lint-imports
-	$(RUN)/pytest -m "not slow"
+	$(RUN)/pytest -n 2 --dist loadfile -m "not slow"
 
 format: $(VENV)/.development
 	$(RUN)/ruff format .
