@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 from accelerate.utils import gather_object
+from accelerate.utils.memory import clear_device_cache
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import RewardConfig, RewardTrainer
 
@@ -48,6 +49,7 @@ def train_reward(config: RewardStage, inputs: dict[str, Path], output: Path) -> 
             adopt(inputs["source"], base, config, output)
         else:
             fit(config, base, data, output)
+            clear_device_cache(garbage_collection=True)  # gradients and optimizer, which the Trainer's cycles hold
         this_process().wait_for_everyone()
 
     reward = RewardModel(output / "model", config.model.dtype, this_process().device)

@@ -1,7 +1,8 @@
 """Supervised fine-tuning: the base model learns the chosen answers of the dialogues.
 
 The loss is the mean negative log-likelihood, in nats per token, of the answer and its end of text; the prompt is
-context only.  Dropout stays as the model's own configuration has it.  What is kept is the model after the last step.
+context only.  The validation loss is the mean over the held-out batches.  Dropout stays as the model's own
+configuration has it.  What is kept is the model after the last step.
 """
 
 from __future__ import annotations
