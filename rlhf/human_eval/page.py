@@ -10,6 +10,7 @@ import socket
 import unicodedata
 from collections.abc import Sequence
 from contextlib import closing
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import parse_qs
@@ -32,6 +33,8 @@ FOLDER = Path(__file__).parent
 COOKIE = "annotator"
 MAX_NAME = 64
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+WILDCARDS = (str(IPv4Address(0)), "::")
+"""Addresses to listen on that nobody can open."""
 Side = Literal["left", "tie", "right"]
 
 
@@ -210,7 +213,8 @@ def serve(labels: Labels, host: str, port: int, annotators: Sequence[str]) -> No
         port = listener.getsockname()[1]
         hosts = {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")} if is_loopback else set()
         app = create_app(labels, hosts=frozenset(hosts), names_allowed=is_loopback)
-        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        reached_as = socket.gethostname() if host in WILDCARDS else f"[{host}]" if ":" in host else host
+        address = f"http://{reached_as}:{port}"
         tokens = Tokens(labels.secret)
         print(f"labelling page: {address}  ({len(labels.items)} pairs; stop with Ctrl-C)", flush=True)
         for name in annotators:
