@@ -49,7 +49,7 @@ def train_reward(config: RewardStage, inputs: dict[str, Path], output: Path) -> 
             adopt(inputs["source"], base, config, output)
         else:
             fit(config, base, data, output)
-            clear_device_cache(garbage_collection=True)  # gradients and optimizer, which the Trainer's cycles hold
+            clear_device_cache(garbage_collection=True)  # the trainer's memory, before the model is loaded anew
         this_process().wait_for_everyone()
 
     reward = RewardModel(output / "model", config.model.dtype, this_process().device)
