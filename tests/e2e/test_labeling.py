@@ -13,15 +13,25 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import pytest
+import uvicorn
 
 from rlhf.human_eval.finished_run import FinishedRun
+from rlhf.human_eval.guard import Tokens
+from rlhf.human_eval.labels import Labels
+from rlhf.human_eval.manifest import Pair, valid_unicode
+from rlhf.human_eval.page import create_app
+from rlhf.report.page import visible
 from tests.e2e.cli import CommandLine
 from tests.human_eval.finished import finished_run
+from tests.human_eval.page_client import comparison
+from tests.human_eval.test_page import AWKWARD
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page, Route
@@ -104,7 +114,7 @@ class Person:
     context: BrowserContext
     page: Page
     link: str
-    draw: random.Random
+    draw: random.Random = field(default_factory=lambda: random.Random(0))
     meant: dict[str, str] = field(default_factory=dict)
     """Model preferred overall, or tie, by the title of the pair."""
     complaints: list[str] = field(default_factory=list)
@@ -253,3 +263,33 @@ def test_mouse_phone_and_screen_reader(server: Server, browser: Browser) -> None
     page.get_by_role("button", name="Sign out").click()
     page.get_by_label("Your name").wait_for()
     context.close()
+
+
+def test_awkward_text_is_shown_as_text(browser: Browser, tmp_path: Path) -> None:
+    """Scripts, Liquid, direction marks, 10,000 characters, nothing, broken Unicode: shown, and nothing runs."""
+    pairs = [Pair(name, f"\n\nHuman: {text}\n\nAssistant:", text, " fine") for name, text in AWKWARD.items()]
+    labels = Labels(comparison(tmp_path / "pairs", pairs), tmp_path / "labels")
+    with socket.create_server(("127.0.0.1", 0)) as listener, closing(labels):
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        app = create_app(labels, hosts=frozenset({address}), names_allowed=True)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+        thread = Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        context = browser.new_context(viewport={"width": 390, "height": 844})
+        ada = Person("Ada", context, context.new_page(), f"http://{address}/open/{Tokens(labels.secret).sign('Ada')}")
+        requested: list[str] = []
+        context.on("request", lambda request: requested.append(request.url))
+        ada.open()
+        shown = set()
+        for _ in pairs:
+            shown |= {text for text in ada.page.locator(".answers .text").all_text_contents() if text != "fine"}
+            assert ada.page.evaluate("document.documentElement.scrollWidth") == 390
+            assert ada.page.locator("main script, main img").count() == 0
+            ada.answer()
+        assert shown == {visible(valid_unicode(text.strip())) or "empty answer" for text in AWKWARD.values()}
+        assert ada.page.title() == "Compare answers"
+        assert ada.complaints == []
+        assert all(url.startswith((f"http://{address}/", "data:")) for url in requested)
+        context.close()
+        server.should_exit = True
+        thread.join(10)
