@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel, ConfigDict
 
 from rlhf.artifacts import LOG, REQUEST, write_atomically
@@ -85,8 +86,9 @@ def stage_command(job: StageJob) -> list[str]:
         known = ", ".join(sorted(path.stem for path in ACCELERATE_CONFIGS.glob("*.yaml")))
         raise InputError(f"compute.accelerate ({compute.accelerate}) names no configuration; there are {known}")
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
-    # The flag's name says GPU; on CPU processes too it is what makes accelerate start more than one.
-    several = ["--multi_gpu"] if compute.processes > 1 else []
+    # The flag's name says GPU; on CPU too it is what makes accelerate start more than one process.
+    alone = yaml.safe_load(config.read_text(encoding="utf-8"))["distributed_type"] == "NO"
+    several = ["--multi_gpu"] if alone and compute.processes > 1 else []
     return [*launcher, "--num_processes", str(compute.processes), *several, *tail]
 
 

@@ -214,6 +214,9 @@ def test_gpu_steps_are_started_by_accelerate(job: StageJob) -> None:
     assert command[:3] == [sys.executable, "-m", "accelerate.commands.launch"]
     assert command[command.index("--num_processes") + 1] == "4"
     assert Path(command[command.index("--config_file") + 1]).is_file()
+    assert "--multi_gpu" in command
+    sharded = on_gpu.model_copy(update={"compute": ComputeConfig(accelerate="fsdp", processes=8)})
+    assert "--multi_gpu" not in stage_command(sharded)  # it would overrule the configuration
     assert stage_command(job)[:3] == [sys.executable, "-m", "stand_in"]
 
 
