@@ -60,6 +60,6 @@ class FusedGptjAttention(GPTJAttention):  # type: ignore[misc]  # transformers' 
 def _rotate(states: Tensor, rotation: Tensor) -> Tensor:
     """Rotate neighbouring pairs of the first entries of each head, as many as there are rotations."""
     size = 2 * rotation.shape[-1]
-    pairs = torch.view_as_complex(states[..., :size].float().unflatten(-1, (-1, 2)))
+    pairs = torch.view_as_complex(states[..., :size].float().reshape(*states.shape[:-1], -1, 2))
     rotated = torch.view_as_real(pairs * rotation).flatten(-2).to(states.dtype)
     return rotated if size == states.shape[-1] else torch.cat([rotated, states[..., size:]], dim=-1)

@@ -23,8 +23,8 @@ class Rollouts:
     """Prompts with their drawn answers, as they enter the top."""
 
     kept: list[Tensor]
-    """Of each rollout its trunk states [tokens - 1, d], or its token ids [tokens - 1]: no padding, and not the last token,
-    which predicts none."""
+    """Of each rollout its trunk states [tokens - 1, d], or its token ids [tokens - 1]: no padding, and not the last
+    token, which predicts none."""
     responses: list[Tensor]
     """Drawn tokens of each rollout."""
     mask: Tensor

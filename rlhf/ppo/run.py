@@ -19,6 +19,9 @@ from rlhf.ppo.rollout import Rollouts, keep_rollouts
 from rlhf.reward_model import RewardModel
 from rlhf.sampling import Completion, generate
 
+CPU_SCORE_BATCH = 8
+"""Answers scored at once on a CPU, where more are no faster and their activations no longer fit its cache."""
+
 
 @dataclass
 class Run:
@@ -67,5 +70,8 @@ class Run:
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Completion]) -> Tensor:
         """Scores [N] of the answers' text, less the prompts' baselines."""
         texts = [answer.text for answer in answers]
-        score_N = self.reward_model.score([prompt.text for prompt in prompts], texts, self.config.rollout_batch_size)
+        size = self.config.rollout_batch_size
+        if self.device.type == "cpu":
+            size = min(size, CPU_SCORE_BATCH)
+        score_N = self.reward_model.score([prompt.text for prompt in prompts], texts, size)
         return (score_N - torch.tensor([prompt.baseline for prompt in prompts])).to(self.device)

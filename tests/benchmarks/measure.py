@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import statistics
 import subprocess
 import sys
 import time
@@ -53,11 +52,11 @@ def tell(measured: Measured) -> None:
     sys.stdout.write(MEASURED + measured.model_dump_json() + "\n")
 
 
-def typical(runs: Sequence[Measured]) -> Measured:
-    """Medians of the seconds, the largest peak."""
+def best(runs: Sequence[Measured]) -> Measured:
+    """The least seconds of each phase, which other work on the machine spoils least; the largest peak."""
     return Measured(
-        seconds={phase: statistics.median(run.seconds[phase] for run in runs) for phase in runs[0].seconds},
-        cpu_seconds=statistics.median(run.cpu_seconds for run in runs),
+        seconds={phase: min(run.seconds[phase] for run in runs) for phase in runs[0].seconds},
+        cpu_seconds=min(run.cpu_seconds for run in runs),
         peak_bytes=max(run.peak_bytes for run in runs),
     )
 
@@ -77,15 +76,16 @@ class Gauge:
         return _status("VmHWM") - self.baseline
 
 
-def matmul_peak(size: int = 1024, seconds: float = 2.0) -> float:
-    """The best float32 operations per second of a square matrix product, with the threads that torch has here."""
+def matmul_peak(threads: int, size: int = 1024, seconds: float = 1.0) -> float:
+    """The best float32 operations per second of a square matrix product, with so many threads."""
+    torch.set_num_threads(threads)
     left, right = torch.randn(size, size), torch.randn(size, size)
-    best, until = float("inf"), time.perf_counter() + seconds
+    fastest, until = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < until:
         started = time.perf_counter()
         torch.mm(left, right)
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best
+        fastest = min(fastest, time.perf_counter() - started)
+    return 2 * size**3 / fastest
 
 
 def _status(name: str) -> int:

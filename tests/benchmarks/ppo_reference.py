@@ -51,18 +51,18 @@ class Loop:
             self.experience(self.rows[at : at + self.work.chunk]) for at in range(0, len(self.rows), self.work.chunk)
         ]
         ids_NL, logprob_NR, value_NR, reward_NR = (torch.cat(parts) for parts in zip(*chunks, strict=True))
-        started = time.process_time()
+        started = time.perf_counter()
         for _ in range(self.work.epochs):
             for at in range(0, len(ids_NL), self.work.minibatch):
                 rows = slice(at, at + self.work.minibatch)
                 self.train(ids_NL[rows], logprob_NR[rows], value_NR[rows], reward_NR[rows])
-        self.seconds["train"] = time.process_time() - started
+        self.seconds["train"] = time.perf_counter() - started
 
     @torch.no_grad()
     def experience(self, rows: list[dict[str, object]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Sequences [B, L], log-probabilities, values and rewards [B, R] of a chunk."""
         prompts = [str(row["prompt"]) for row in rows]
-        started = time.process_time()
+        started = time.perf_counter()
         prompt_BP = torch.tensor(self.tokenizer(prompts).input_ids)
         ids_BL = self.model.generate(
             prompt_BP,
@@ -73,11 +73,11 @@ class Loop:
             max_new_tokens=self.work.response_tokens,
             pad_token_id=self.tokenizer.eos_token_id,
         )
-        drawn = time.process_time()
+        drawn = time.perf_counter()
         answers = self.tokenizer.batch_decode(ids_BL[:, self.work.prompt_tokens :])
         score_B = self.reward_model.score(prompts, answers, self.work.chunk)
         score_B -= self.reward_model.score(prompts, [str(row["chosen"]) for row in rows], self.work.chunk)
-        scored = time.process_time()
+        scored = time.perf_counter()
         logits_BLV, value_BL = self.forward(ids_BL)
         states = self.model(ids_BL, attention_mask=torch.ones_like(ids_BL), output_hidden_states=True).hidden_states
         reference_BLV = self.reference.reference_head(
@@ -88,7 +88,7 @@ class Loop:
         reward_BR = shape_rewards(score_B, logprob_BR, reference_BR, everywhere, kl_coefficient=0.05)
         for phase, spent in zip(
             ("decode", "score", "estimate"),
-            (drawn - started, scored - drawn, time.process_time() - scored),
+            (drawn - started, scored - drawn, time.perf_counter() - scored),
             strict=True,
         ):
             self.seconds[phase] += spent

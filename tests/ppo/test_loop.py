@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
@@ -240,33 +241,48 @@ def test_two_processes_equal_one(inputs: dict[str, Path], tmp_path: Path) -> Non
         assert (value - expected_weights[name]).abs().max() < 1e-4, name
 
 
+class ForkServer:
+    """Runs of train_ppo as processes of their own that start at once."""
+
+    def __init__(self) -> None:
+        self.server = subprocess.Popen(
+            [sys.executable, "-m", "tests.ppo.fork_server"],
+            env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+
+    def run(self, request: Path, output: Path, kill_after: float = math.inf) -> int:
+        """The return code of a run, which gets KILL after so many seconds."""
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        self.server.stdin.write(f"{request} {output} {kill_after}\n")
+        self.server.stdin.flush()
+        return int(self.server.stdout.readline())
+
+    def end(self) -> None:
+        """No more runs."""
+        self.server.communicate()
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 def test_killed_ten_times_at_any_moment(inputs: dict[str, Path], tmp_path: Path) -> None:
-    """From the first to the last moment of its work; runs that ended before the kill begin again from nothing."""
-    request = write_request(settings(steps=8, checkpoint_every=2), inputs, tmp_path / "request.json")
+    """From the first to the last moment of a run; runs that ended before the kill begin again from nothing."""
+    request = write_request(settings(steps=6, checkpoint_every=2), inputs, tmp_path / "request.json")
     output, expected = tmp_path / "output", tmp_path / "expected"
-    process = start_and_wait_for_work(request, expected)
+    server = ForkServer()
     started = time.monotonic()
-    assert process.wait(300) == 0
+    assert server.run(request, expected) == 0, (expected / "log.txt").read_text()
     seconds = time.monotonic() - started
 
-    draws, killed = random.Random(0), 0
+    draws, killed, steps = random.Random(0), 0, set()
     while killed < 10:
-        process = start_and_wait_for_work(request, output)
-        time.sleep(draws.uniform(0, seconds))
-        process.kill()
-        killed += process.wait(60) == -signal.SIGKILL
-    assert start(request, output).wait(300) == 0
+        killed += server.run(request, output, kill_after=draws.uniform(0, seconds)) == -signal.SIGKILL
+        metrics = output / "metrics.jsonl"
+        steps.add(metrics.read_text().count("\n") if metrics.exists() else None)
+    assert len(steps) >= 3, f"the kills came after {steps} steps only"
+    assert server.run(request, output) == 0
+    server.end()
     assert_same_run(output, expected)
-
-
-def start_and_wait_for_work(request: Path, output: Path) -> subprocess.Popen[bytes]:
-    """A run that has put its logs in order, which is the first thing it does after loading the models."""
-    log = output / "validation.jsonl"
-    before = log.stat().st_ino if log.exists() else None
-    process = start(request, output)
-    while process.poll() is None and (not log.exists() or log.stat().st_ino == before):
-        time.sleep(0.01)
-    assert process.poll() is None, (output / "log.txt").read_text()
-    return process

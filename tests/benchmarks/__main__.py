@@ -1,0 +1,44 @@
+"""Prints the benchmark tables and writes `runs/bench.json`: `python -m tests.benchmarks [--only ppo] [--quick]`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+
+from rich.console import Console
+
+from rlhf.artifacts import write_atomically
+from tests.benchmarks import ppo
+from tests.benchmarks.measure import ROOT
+from tests.benchmarks.part import Options, Result
+
+PARTS: dict[str, Callable[[Options], Result]] = {"ppo": ppo.run}
+OUTPUT = ROOT / "runs" / "bench.json"
+
+
+def main() -> None:
+    """Run the parts that the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=sorted(PARTS), help="this part alone")
+    parser.add_argument("--quick", action="store_true", help="a quarter of the work, once")
+    parser.add_argument("--linear", action="store_true", help="also the cost of 64 to 512 rollouts")
+    parser.add_argument("--repeats", type=int, help="how often each side does the work (3; quick 1)")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of each side")
+    given = parser.parse_args()
+    repeats = given.repeats or (1 if given.quick else 3)
+    options = Options(quick=given.quick, linear=given.linear, repeats=repeats, threads=given.threads)
+    console = Console()
+    figures: dict[str, float] = {}
+    for name in [given.only] if given.only else PARTS:
+        result = PARTS[name](options)
+        figures |= {f"{name}.{key}": value for key, value in result.figures.items()}
+        for table in result.tables:
+            console.print(table)
+    OUTPUT.parent.mkdir(exist_ok=True)
+    write_atomically(OUTPUT, json.dumps(figures, indent=2) + "\n")
+    console.print(f"wrote {OUTPUT}")
+
+
+if __name__ == "__main__":
+    main()

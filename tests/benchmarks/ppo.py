@@ -1,0 +1,120 @@
+"""PPO: our engine beside a trlx-shaped loop, and beside trlx itself where `TRLX_PYTHON` names a Python that has it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rich.table import Table
+
+from rlhf.ppo.memory import PpoMemory, ppo_memory_bytes
+from tests.benchmarks.measure import Measured, best, matmul_peak, run_child
+from tests.benchmarks.part import Options, Result
+from tests.benchmarks.work import Work, make_inputs
+
+ENGINE, REFERENCE, TRLX = (f"tests.benchmarks.ppo_{side}" for side in ("engine", "reference", "trlx"))
+LINEAR_ROLLOUTS = (64, 128, 256, 512)
+MEGABYTE = 1e6
+
+
+def run(options: Options) -> Result:
+    """Both sides in turn, as often as `options` says; the best of each phase counts."""
+    work = Work(rollouts=16) if options.quick else Work()
+    with TemporaryDirectory() as folder:
+        make_inputs(Path(folder), work)
+        sides: dict[str, list[Measured]] = {"reference": [], "ours": []}
+        peaks = []
+        for _ in range(options.repeats):
+            sides["reference"].append(run_child(REFERENCE, [folder], threads=options.threads))
+            sides["ours"].append(run_child(ENGINE, [folder], threads=options.threads))
+            peaks.append(matmul_peak(options.threads))
+        if python := os.environ.get("TRLX_PYTHON"):
+            sides["trlx"] = [run_child(TRLX, [folder], threads=options.threads, python=python)]
+    measured = {name: best(runs) for name, runs in sides.items()}
+    result = Result(figures=_figures(work, measured, max(peaks)), tables=[])
+    result.tables.append(_comparison(work, measured, result.figures))
+    if options.linear:
+        _linear(options, result)
+    return result
+
+
+def memory_of(work: Work) -> PpoMemory:
+    """What the formula says of the work."""
+    return ppo_memory_bytes(
+        width=work.width,
+        blocks=work.blocks,
+        unfrozen_blocks=work.unfrozen_blocks,
+        vocabulary=work.vocabulary,
+        prompt_tokens=work.prompt_tokens,
+        response_tokens=work.response_tokens,
+        rollouts=work.rollouts,
+        rollout_batch=min(work.rollouts, work.stage().ppo.rollout_batch_size),
+        minibatch=work.minibatch,
+        weight_bytes=4,
+    )
+
+
+def engine_operations(work: Work) -> float:
+    """Multiplications and additions of our engine's matrix products in a step, attention's left out."""
+    block, head = 24 * work.width**2, 2 * work.width * work.vocabulary
+    tokens, drawn = work.rollouts * work.sequence_tokens, work.rollouts * work.response_tokens
+    decode = tokens * work.blocks * block + drawn * head
+    score = tokens * work.blocks * block
+    top = tokens * work.unfrozen_blocks * block + drawn * head
+    return decode + score + 2 * top + 3 * work.epochs * top
+
+
+def _figures(work: Work, measured: dict[str, Measured], peak: float) -> dict[str, float]:
+    memory, ours = memory_of(work), measured["ours"]
+    reached = engine_operations(work) / ours.total
+    figures = {
+        "rollouts": float(work.rollouts),
+        "matmul_peak_gflops": peak / 1e9,
+        "matmul_share": reached / peak,
+        "standing_bytes": float(memory.standing),
+        "memory_ratio": ours.peak_bytes / memory.standing,
+        "memory_formula_bytes": float(memory.peak),
+    }
+    for name, side in measured.items():
+        figures |= {f"{name}.{phase}_seconds": seconds for phase, seconds in side.seconds.items()}
+        figures[f"{name}.rollouts_per_second"] = work.rollouts / side.total
+        figures[f"{name}.peak_bytes"] = float(side.peak_bytes)
+        if name != "ours":
+            prefix = "" if name == "reference" else f"{name}_"
+            figures[f"{prefix}ratio"] = side.total / ours.total
+            figures[f"{prefix}training_ratio"] = side.seconds["train"] / ours.seconds["train"]
+            figures[f"{prefix}cpu_ratio"] = side.cpu_seconds / ours.cpu_seconds
+    return figures
+
+
+def _comparison(work: Work, measured: dict[str, Measured], figures: dict[str, float]) -> Table:
+    table = Table(title=f"PPO, {work.rollouts} rollouts of {work.prompt_tokens} + {work.response_tokens} tokens")
+    table.add_column("")
+    for name in measured:
+        table.add_column(name, justify="right")
+    for phase in measured["ours"].seconds:
+        table.add_row(f"{phase} s", *(f"{side.seconds[phase]:.2f}" for side in measured.values()))
+    table.add_row("all s", *(f"{side.total:.2f}" for side in measured.values()))
+    table.add_row("rollouts / s", *(f"{work.rollouts / side.total:.2f}" for side in measured.values()))
+    table.add_row("peak MB", *(f"{side.peak_bytes / MEGABYTE:.0f}" for side in measured.values()))
+    table.caption = (
+        f"ratio {figures['ratio']:.2f}, training {figures['training_ratio']:.2f}, CPU time {figures['cpu_ratio']:.2f}; "
+        f"{figures['matmul_share']:.0%} of the matmul peak of {figures['matmul_peak_gflops']:.0f} GFLOP/s; "
+        f"memory {figures['memory_ratio']:.2f} x weights and kept states"
+    )
+    return table
+
+
+def _linear(options: Options, result: Result) -> None:
+    table = Table(title="PPO cost against rollouts", caption="linear where seconds per rollout stay the same")
+    for column in ("rollouts", "seconds", "seconds / rollout", "peak MB"):
+        table.add_column(column, justify="right")
+    for rollouts in LINEAR_ROLLOUTS:
+        with TemporaryDirectory() as folder:
+            make_inputs(Path(folder), Work(rollouts=rollouts))
+            side = run_child(ENGINE, [folder], threads=options.threads)
+        per_rollout = side.total / rollouts
+        result.figures[f"seconds_per_rollout_at_{rollouts}"] = per_rollout
+        table.add_row(str(rollouts), f"{side.total:.1f}", f"{per_rollout:.3f}", f"{side.peak_bytes / MEGABYTE:.0f}")
+    result.tables.append(table)
