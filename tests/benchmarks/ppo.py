@@ -1,8 +1,7 @@
-"""PPO: our engine beside a trlx-shaped loop, and beside trlx itself where `TRLX_PYTHON` names a Python that has it."""
+"""PPO: our engine beside a loop shaped like trlx's."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,7 +12,7 @@ from tests.benchmarks.measure import Measured, best, matmul_peak, run_child
 from tests.benchmarks.part import Options, Result
 from tests.benchmarks.work import Work, make_inputs
 
-ENGINE, REFERENCE, TRLX = (f"tests.benchmarks.ppo_{side}" for side in ("engine", "reference", "trlx"))
+ENGINE, REFERENCE = "tests.benchmarks.ppo_engine", "tests.benchmarks.ppo_reference"
 LINEAR_ROLLOUTS = (64, 128, 256, 512)
 MEGABYTE = 1e6
 
@@ -29,8 +28,6 @@ def run(options: Options) -> Result:
             sides["reference"].append(run_child(REFERENCE, [folder], threads=options.threads))
             sides["ours"].append(run_child(ENGINE, [folder], threads=options.threads))
             peaks.append(matmul_peak(options.threads))
-        if python := os.environ.get("TRLX_PYTHON"):
-            sides["trlx"] = [run_child(TRLX, [folder], threads=options.threads, python=python)]
     measured = {name: best(runs) for name, runs in sides.items()}
     result = Result(figures=_figures(work, measured, max(peaks)), tables=[])
     result.tables.append(_comparison(work, measured, result.figures))
@@ -80,12 +77,12 @@ def _figures(work: Work, measured: dict[str, Measured], peak: float) -> dict[str
         figures |= {f"{name}.{phase}_seconds": seconds for phase, seconds in side.seconds.items()}
         figures[f"{name}.rollouts_per_second"] = work.rollouts / side.total
         figures[f"{name}.peak_bytes"] = float(side.peak_bytes)
-        if name != "ours":
-            prefix = "" if name == "reference" else f"{name}_"
-            figures[f"{prefix}ratio"] = side.total / ours.total
-            figures[f"{prefix}training_ratio"] = side.seconds["train"] / ours.seconds["train"]
-            figures[f"{prefix}cpu_ratio"] = side.cpu_seconds / ours.cpu_seconds
-    return figures
+    reference = measured["reference"]
+    return figures | {
+        "ratio": reference.total / ours.total,
+        "training_ratio": reference.seconds["train"] / ours.seconds["train"],
+        "cpu_ratio": reference.cpu_seconds / ours.cpu_seconds,
+    }
 
 
 def _comparison(work: Work, measured: dict[str, Measured], figures: dict[str, float]) -> Table:
