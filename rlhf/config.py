@@ -94,17 +94,17 @@ class DataConfig(Settings):
     """Jaccard similarity of character 5-grams of the first human turns from which two prompts are near-copies."""
 
 
-class SftConfig(Settings):
-    """Supervised fine-tuning on the chosen answers; the loss covers the answer and its end of text."""
+class TrainingConfig(Settings):
+    """What the two trainings by TRL share."""
 
     epochs: float = Field(default=1.0, gt=0)
-    """Passes over the demonstrations."""
+    """Passes over the data."""
     max_steps: int | None = Field(default=None, ge=1)
     """Stop after so many optimizer steps; null runs all epochs."""
     batch_size: int = Field(default=8, ge=1)
-    """Demonstrations per optimizer step, over all processes."""
+    """Demonstrations or pairs per optimizer step, over all processes."""
     device_batch_size: int = Field(default=8, ge=1)
-    """Demonstrations that one process holds at once; the rest is accumulated."""
+    """Demonstrations or pairs that one process holds at once; the rest is accumulated."""
     learning_rate: float = Field(default=1e-5, gt=0)
     """Peak learning rate."""
     weight_decay: float = Field(default=0.01, ge=0)
@@ -115,27 +115,15 @@ class SftConfig(Settings):
     """Optimizer steps between checkpoints, at which the held-out loss is measured too."""
 
 
-class RewardConfig(Settings):
+class SftConfig(TrainingConfig):
+    """Supervised fine-tuning on the chosen answers; the loss covers the answer and its end of text."""
+
+
+class RewardConfig(TrainingConfig):
     """Bradley-Terry reward model on the preference pairs, or a published one."""
 
     path: str | None = None
     """Folder of a finished reward model (sequence classification, one label); set, nothing is trained."""
-    epochs: float = Field(default=1.0, gt=0)
-    """Passes over the pairs."""
-    max_steps: int | None = Field(default=None, ge=1)
-    """Stop after so many optimizer steps; null runs all epochs."""
-    batch_size: int = Field(default=8, ge=1)
-    """Pairs per optimizer step, over all processes."""
-    device_batch_size: int = Field(default=8, ge=1)
-    """Pairs that one process holds at once; the rest is accumulated."""
-    learning_rate: float = Field(default=1e-5, gt=0)
-    """Peak learning rate."""
-    weight_decay: float = Field(default=0.01, ge=0)
-    """Decoupled weight decay of AdamW."""
-    warmup_steps: int = Field(default=0, ge=0)
-    """Steps of linear warm-up."""
-    checkpoint_every: int = Field(default=500, ge=1)
-    """Optimizer steps between checkpoints."""
 
 
 class SamplingConfig(Settings):
