@@ -32,7 +32,7 @@ from transformers import (
 )
 
 from rlhf.artifacts import CHECKPOINTS, write_atomically
-from rlhf.config import RewardConfig, SftConfig
+from rlhf.config import TrainingConfig
 from rlhf.errors import InputError
 from rlhf.models import Dtype
 from rlhf.stage import is_main_process, progress, read_jsonl
@@ -58,7 +58,7 @@ def this_process() -> PartialState:
     return PartialState(cpu=use_cpu or not torch.cuda.is_available())
 
 
-def total_steps(settings: SftConfig | RewardConfig, rows: int) -> int:
+def total_steps(settings: TrainingConfig, rows: int) -> int:
     """Optimizer steps of the whole training: its epochs, or `max_steps` where that is fewer."""
     steps = math.ceil(settings.epochs * rows / settings.batch_size)
     return steps if settings.max_steps is None else min(steps, settings.max_steps)
@@ -79,7 +79,7 @@ def training_order(lengths: Sequence[int], *, batch_size: int, steps: int, seed:
     return list(itertools.chain.from_iterable(batches))
 
 
-def training_rows(encoded: list[EncodedRow], settings: SftConfig | RewardConfig, seed: int) -> Dataset:
+def training_rows(encoded: list[EncodedRow], settings: TrainingConfig, seed: int) -> Dataset:
     """The rows of the whole training, in the order and as often as they are trained on."""
     steps = total_steps(settings, len(encoded))
     order = training_order(_lengths(encoded), batch_size=settings.batch_size, steps=steps, seed=seed)
@@ -97,7 +97,7 @@ def _lengths(encoded: list[EncodedRow]) -> list[int]:
 
 
 def training_arguments(
-    settings: SftConfig | RewardConfig, *, model: PreTrainedModel, dtype: Dtype, seed: int, output: Path
+    settings: TrainingConfig, *, model: PreTrainedModel, dtype: Dtype, seed: int, output: Path
 ) -> dict[str, Any]:
     """Arguments for TRL's SFTConfig and RewardConfig alike.
 
