@@ -1,6 +1,7 @@
 """Starts train_ppo again and again without importing torch anew: each run is a fork, killed as any other process.
 
-Reads `REQUEST OUTPUT SECONDS` lines; answers each with the run's return code: it gets KILL after so many seconds.
+Says `ready` after its imports, then reads `REQUEST OUTPUT SECONDS` lines; answers each with the run's return code: it
+gets KILL after so many seconds.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ IMPORTED = train_ppo.__name__
 
 def main() -> None:
     """Serve until the input ends."""
+    print("ready", flush=True)
     for line in sys.stdin:
         request, output, seconds = line.split()
         child = os.fork()

@@ -253,6 +253,8 @@ class ForkServer:
             text=True,
             cwd=ROOT,
         )
+        assert self.server.stdout is not None
+        assert self.server.stdout.readline() == "ready\n"
 
     def run(self, request: Path, output: Path, kill_after: float = math.inf) -> int:
         """The return code of a run, which gets KILL after so many seconds."""
