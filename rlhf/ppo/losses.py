@@ -59,7 +59,6 @@ def ppo_loss(
     clipped_surrogate_T = -advantage_T * ratio_T.clamp(1 - policy_clip, 1 + policy_clip)
     policy = torch.maximum(surrogate_T, clipped_surrogate_T).sum() / token_count
 
-    # a value inside the bounds stays the same to the bit, so that rounding never counts as clipped
     near_value_T = value_T.clamp(old_value_T - value_clip, old_value_T + value_clip)
     error_T = (value_T - return_T) ** 2
     clipped_error_T = (near_value_T - return_T) ** 2

@@ -223,7 +223,7 @@ def start(request: Path, output: Path, *launcher: str) -> subprocess.Popen[bytes
 
 @pytest.mark.slow
 def test_two_processes_equal_one(inputs: dict[str, Path], tmp_path: Path) -> None:
-    """With half the rollouts and half of each minibatch each: every figure is the same, up to the order of sums."""
+    """With half the rollouts and half of each minibatch each: the figures are the same, up to the order of sums."""
     config = settings(rollouts_per_step=8, minibatch_size=4, unfrozen_blocks=2)
     request = write_request(config, inputs, tmp_path / "request.json")
     assert start(request, tmp_path / "one").wait(300) == 0
@@ -235,6 +235,10 @@ def test_two_processes_equal_one(inputs: dict[str, Path], tmp_path: Path) -> Non
         one, two = untimed(tmp_path / "one" / name), untimed(tmp_path / "two" / name)
         assert len(one) == len(two)
         for row, expected in zip(two, one, strict=True):
+            counted = {key for key in expected if key.endswith("_clip_fraction")}
+            for key in counted:
+                # Counts of tokens beyond a bound, over 4 minibatches of 32: rounding may move one token across.
+                assert row.pop(key) == pytest.approx(expected.pop(key), abs=1.01 / 128), key
             assert row == pytest.approx(expected, rel=1e-3, abs=1e-5)
     expected_weights = load_causal_lm(tmp_path / "one" / "model", "float32").state_dict()
     for name, value in load_causal_lm(tmp_path / "two" / "model", "float32").state_dict().items():
