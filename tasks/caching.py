@@ -168,5 +168,6 @@ def run_step(job: StageJob, workspace: Path) -> StepRecord:
 
 
 def _announce(label: str, done: PrefectFuture[StepRecord]) -> None:
+    done.wait()  # the future is told of its end a moment before it knows its final state
     for display in displays:
         display.finished(label, done.state.name or done.state.type.value)
