@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist, fmean
+from statistics import fmean
 
-CONFIDENCE = 0.95
+from rlhf.statistics import wilson_interval
+
 BINS = 10
 """Bins of equal width between the least confidence, 0.5, and 1."""
 
@@ -34,15 +35,6 @@ def evaluate_margins(margins: Sequence[float]) -> Evaluation:
         "calibration_error": sum(row["pairs"] * abs(row["expected"] - row["observed"]) for row in bins) / pairs,
         "calibration": bins,
     }
-
-
-def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
-    """95 % score interval of a proportion (Wilson 1927, without continuity correction)."""
-    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-    share = successes / trials
-    middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))  # 0 and 1 whatever the rounding
 
 
 def calibrate(margins: Sequence[float]) -> list[dict[str, float]]:

@@ -5,7 +5,9 @@ All draws are seeded; the same values and seed give the same numbers to the last
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
 import krippendorff
@@ -85,10 +87,16 @@ def sign_flip_p_value(differences: Sequence[float], seed: int) -> float:
     )
 
 
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """95 % interval of a share, by Wilson's score method, which keeps its coverage near 0 and 1."""
-    interval = stats.binomtest(successes, trials).proportion_ci(CONFIDENCE, method="wilson")
-    return float(interval.low), float(interval.high)
+def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
+    """95 % score interval of a share, which keeps its coverage near 0 and 1; a tie may count as half a success.
+
+    Source: Wilson, 1927, without continuity correction.
+    """
+    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    share = successes / trials
+    middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))  # 0 and 1 whatever the rounding
 
 
 def sign_test_p_value(better: int, worse: int) -> float:
