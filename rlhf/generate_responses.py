@@ -11,7 +11,7 @@ from pathlib import Path
 from rlhf.config import ResponsesStage
 from rlhf.encoding import encode_prompt
 from rlhf.models import load_causal_lm, load_tokenizer
-from rlhf.ppo.processes import gather_rows, start_processes
+from rlhf.processes import gather_rows, start_processes
 from rlhf.reward_model import RewardModel
 from rlhf.sampling import generate, row_seed
 from rlhf.stage import is_main_process, main, progress, read_jsonl, write_jsonl

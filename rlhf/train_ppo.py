@@ -21,10 +21,10 @@ from rlhf.ppo.loop import train
 from rlhf.ppo.moments import RunningMoments
 from rlhf.ppo.optimizer import Optimizer
 from rlhf.ppo.policy import Policy, make_value_head
-from rlhf.ppo.processes import start_processes, wait_for_all
 from rlhf.ppo.prompts import read_prompts
 from rlhf.ppo.run import Run
 from rlhf.ppo.trunk import split_model
+from rlhf.processes import start_processes, wait_for_all
 from rlhf.reward_model import RewardModel
 from rlhf.sampling import require_room, row_seed
 from rlhf.stage import is_main_process, main

@@ -14,10 +14,10 @@ from rlhf.artifacts import write_atomically
 from rlhf.ppo.checkpoints import Checkpoints, Measured, State
 from rlhf.ppo.metrics import StepLog
 from rlhf.ppo.moments import RunningMoments
-from rlhf.ppo.processes import sum_over_processes, wait_for_all
 from rlhf.ppo.run import Run
 from rlhf.ppo.step import run_step
 from rlhf.ppo.validation import validate
+from rlhf.processes import sum_over_processes, wait_for_all
 from rlhf.stage import is_main_process, note, progress
 
 EXIT_TERMINATED = 128 + signal.SIGTERM

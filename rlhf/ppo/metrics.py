@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rlhf.artifacts import write_atomically
-from rlhf.ppo.processes import sum_over_processes
+from rlhf.processes import sum_over_processes
 from rlhf.sampling import Completion
 from rlhf.stage import is_main_process
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rlhf.ppo.processes import sum_in_place
+from rlhf.processes import sum_in_place
 
 STATE_KEYS = ("exp_avg", "exp_avg_sq", "step")
 """What torch's AdamW remembers of a parameter."""

@@ -21,10 +21,10 @@ from rlhf.ppo.metrics import Clock, answer_sums, explained_variance, means
 from rlhf.ppo.moments import scale_scores
 from rlhf.ppo.optimizer import Optimizer
 from rlhf.ppo.policy import Policy
-from rlhf.ppo.processes import sum_over_processes
 from rlhf.ppo.prompts import Prompt, prompt_numbers
 from rlhf.ppo.rollout import Estimates, Rollouts, estimate, minibatch_rows
 from rlhf.ppo.run import Run
+from rlhf.processes import sum_over_processes
 from rlhf.sampling import Completion, row_seed
 
 Minibatches = list[list[int]]

@@ -6,8 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from rlhf.ppo.processes import start_processes
 from rlhf.ppo.step import run_step
+from rlhf.processes import start_processes
 from rlhf.train_ppo import make_run
 from tests.benchmarks.measure import Gauge, Measured, tell
 from tests.benchmarks.work import read_work, stage_inputs

@@ -13,9 +13,9 @@ from torch import Tensor
 from rlhf.errors import InputError
 from rlhf.ppo import step as step_module
 from rlhf.ppo.losses import Loss, ppo_loss
-from rlhf.ppo.processes import start_processes
 from rlhf.ppo.run import Run
 from rlhf.ppo.step import Trained, refuse_distance, refuse_divergence, run_step
+from rlhf.processes import start_processes
 from rlhf.sampling import Completion
 from rlhf.train_ppo import make_run
 from tests.ppo.tiny_run import settings, write_inputs
