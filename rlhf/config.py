@@ -226,6 +226,13 @@ class ResponsesConfig(Settings):
     """Prompts answered at once."""
 
 
+class ExportConfig(Settings):
+    """The model folder that is ready to share."""
+
+    license: str = "unknown"
+    """License that the model card names: an identifier of the hub such as apache-2.0; `unknown` where nobody said."""
+
+
 class ComputeConfig(Settings):
     """Where and how stages run; never part of a fingerprint."""
 
@@ -237,6 +244,12 @@ class ComputeConfig(Settings):
     """CPU threads of each process; results are equal to the byte only where this is equal."""
     parallel_stages: int = Field(default=1, ge=1)
     """Stages that may run at once on this machine."""
+    tracker: Literal["none", "tensorboard", "wandb", "mlflow"] = "none"
+    """Where the trainings' metrics are shown too; event files lie in WORKSPACE/PROFILE/tracker."""
+    dollars_per_hour: float | None = Field(default=None, gt=0)
+    """Price of the machines that a stage holds, for the report's cost per step; null shows none."""
+    gpu_pool: str | None = None
+    """Prefect work pool whose workers run the GPU steps (see `rlhf deploy`); null runs them here."""
 
 
 class RunConfig(Settings):
@@ -253,6 +266,7 @@ class RunConfig(Settings):
     ppo: PpoConfig = PpoConfig()
     responses: ResponsesConfig = ResponsesConfig()
     toxicity: ToxicityConfig = ToxicityConfig()
+    export: ExportConfig = ExportConfig()
     compute: ComputeConfig = ComputeConfig()
 
     @model_validator(mode="after")
@@ -331,6 +345,14 @@ class ToxicityStage(Settings):
     toxicity: ToxicityConfig
 
 
+class ComparisonStage(Settings):
+    """What compare_policies may depend on."""
+
+    seed: int
+    model: ModelConfig
+    toxicity: ToxicityConfig
+
+
 class LabelingStage(Settings):
     """What export_labeling_manifest may depend on."""
 
@@ -349,6 +371,20 @@ class ReportStage(Settings):
     ppo: PpoConfig
     responses: ResponsesConfig
     toxicity: ToxicityConfig
+
+
+class ExportStage(Settings):
+    """What export_model may depend on."""
+
+    profile: str
+    seed: int
+    model: ModelConfig
+    data: DataConfig
+    sft: SftConfig
+    reward: RewardConfig
+    ppo: PpoConfig
+    responses: ResponsesConfig
+    export: ExportConfig
 
 
 def part_of(config: RunConfig, stage: type[StageT]) -> StageT:

@@ -29,6 +29,7 @@ from rlhf.artifacts import (
 from rlhf.config import RunConfig, Settings, part_of
 from rlhf.stage import StageInput, StageRequest
 from tasks.launch import StageJob, run_job
+from tasks.pool import run_on_pool
 from tasks.ui import displays, following
 
 
@@ -154,7 +155,9 @@ def run_step(job: StageJob, workspace: Path) -> StepRecord:
     if problems and (job.output / MANIFEST).exists():
         get_run_logger().warning("%s is made again: %s", job.label, "; ".join(problems))
         shutil.rmtree(job.output)
-    if problems:
+    if problems and job.accelerator and job.compute.gpu_pool is not None:
+        run_on_pool(job, job.compute.gpu_pool, following(job.label))
+    elif problems:
         run_job(job, following(job.label))
     manifest = read_manifest(job.output)
     assert manifest is not None, f"{job.module} ended well without a manifest in {job.output}"

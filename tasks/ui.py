@@ -7,6 +7,7 @@ import time
 from typing import Protocol
 from uuid import UUID
 
+import httpx
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 
@@ -36,22 +37,27 @@ displays: list[Display] = []
 def following(label: str) -> Listener:
     """A listener that passes a stage's progress and notes on to the Prefect UI and to every display."""
     logger = get_run_logger()
-    artifacts: dict[str, tuple[UUID, float]] = {}
+    artifacts: dict[str, tuple[UUID | None, float]] = {}
 
     def on_progress(progress: Progress) -> None:
         for display in displays:
             display.progress(label, progress)
         percent = 100.0 * progress.done / max(1, progress.total)
         now = time.monotonic()
-        if progress.phase not in artifacts:
-            key = re.sub(r"[^a-z0-9]+", "-", f"{label}-{progress.phase}".lower()).strip("-")
-            created = create_progress_artifact(percent, key=key, description=f"{label}: {progress.phase}")
-            assert isinstance(created, UUID)
-            artifacts[progress.phase] = (created, now)
-        elif now - artifacts[progress.phase][1] >= UI_SECONDS or progress.done >= progress.total:
-            artifact = artifacts[progress.phase][0]
-            update_progress_artifact(artifact, percent)
-            artifacts[progress.phase] = (artifact, now)
+        artifact, told = artifacts.get(progress.phase, (None, -UI_SECONDS))
+        if now - told < UI_SECONDS and progress.done < progress.total:
+            return
+        try:
+            if artifact is None:
+                key = re.sub(r"[^a-z0-9]+", "-", f"{label}-{progress.phase}".lower()).strip("-")
+                created = create_progress_artifact(percent, key=key, description=f"{label}: {progress.phase}")
+                assert isinstance(created, UUID)
+                artifact = created
+            else:
+                update_progress_artifact(artifact, percent)
+        except httpx.HTTPError as error:
+            logger.warning("no progress bar for the moment: %s", error)  # a server that is away must not end a stage
+        artifacts[progress.phase] = (artifact, now)
 
     def on_note(message: str) -> None:
         logger.info(message)

@@ -1,0 +1,22 @@
+"""What the GPU pool runs: one stage, on the machine of the worker that takes it."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from rlhf.artifacts import damage
+from tasks.launch import StageJob, run_job, stages_end_with_this
+from tasks.pool import STAGE_FLOW
+from tasks.ui import following
+
+
+@flow(name=STAGE_FLOW, flow_run_name="{job.label}")
+def stage(job: StageJob) -> None:
+    """Run one stage of the pipeline here; nothing runs where its artifact is finished and whole.
+
+    Args:
+        job: The stage, its inputs and the folder of the artifact that it makes.
+    """
+    if damage(job.output):
+        with stages_end_with_this():
+            run_job(job, following(job.label))
