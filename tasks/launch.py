@@ -1,16 +1,14 @@
-"""Start a stage as a child process group and follow it: the only user of subprocess."""
+"""Start a stage as a child process group and follow it."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from rlhf.artifacts import LOG, REQUEST, write_atomically
 from rlhf.config import ComputeConfig
 from rlhf.errors import InputError
 from rlhf.stage import StageRequest
+from tasks.processes import kill_after, signal_group, start_group
 
 ACCELERATE_CONFIGS = Path(__file__).parent.parent / "deployments" / "accelerate"
 GRACE_SECONDS = 30.0
@@ -147,9 +146,9 @@ def stages_end_with_this() -> Iterator[None]:
             _stopping.set()
             running = list(_running)
         for process in running:
-            _signal_group(process, signal.SIGTERM)
+            signal_group(process, signal.SIGTERM)
         for process in running:
-            _kill_after_grace(process)
+            kill_after(process, GRACE_SECONDS)
         raise
 
 
@@ -166,20 +165,10 @@ _stopping = threading.Event()
 
 @contextlib.contextmanager
 def _started(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    dies_with_us = ["setpriv", "--pdeathsig", "TERM", "--"] if shutil.which("setpriv") else []
     with _running_lock:
         if _stopping.is_set():
             raise StageFailedError("the run is being stopped")
-        process = subprocess.Popen(
-            [*dies_with_us, *command],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
+        process = start_group(command, environment, output=subprocess.PIPE)
         _running.add(process)
     # A rank that outlives its launcher would hold our end of the pipe open for ever.
     reaper = threading.Thread(target=_end_group_with_launcher, args=(process,), daemon=True)
@@ -187,7 +176,7 @@ def _started(command: list[str], environment: dict[str, str]) -> Iterator[subpro
     try:
         yield process
     except BaseException:
-        _signal_group(process, signal.SIGTERM)
+        signal_group(process, signal.SIGTERM)
         raise
     finally:
         reaper.join()
@@ -197,24 +186,8 @@ def _started(command: list[str], environment: dict[str, str]) -> Iterator[subpro
 
 def _end_group_with_launcher(process: subprocess.Popen[str]) -> None:
     process.wait()
-    _signal_group(process, signal.SIGTERM)
-    _kill_after_grace(process)
-
-
-def _kill_after_grace(process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + GRACE_SECONDS
-    while time.monotonic() < deadline and _signal_group(process, 0):
-        time.sleep(0.05)
-    _signal_group(process, signal.SIGKILL)
-
-
-def _signal_group(process: subprocess.Popen[str], number: int) -> bool:
-    """Send a signal to every process of the stage; whether there was any."""
-    try:
-        os.killpg(process.pid, number)
-    except ProcessLookupError:
-        return False
-    return True
+    signal_group(process, signal.SIGTERM)
+    kill_after(process, GRACE_SECONDS)
 
 
 def _environment(job: StageJob) -> dict[str, str]:
