@@ -1,0 +1,49 @@
+"""What PPO changed besides the reward: the rows that compare_policies writes, and their place in results.json."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from rlhf.report.record import Record
+
+HELD_OUT = "held_out.jsonl"
+ANSWERS = "answers.jsonl"
+
+
+class HeldOutRow(Record):
+    """One held-out demonstration, which neither model was trained on."""
+
+    id: str
+    """Id of the demonstration."""
+    tokens: int = Field(ge=1)
+    """Tokens of its answer, with the end of text."""
+    sft_loss: float = Field(ge=0)
+    """Mean loss of the SFT model over these tokens, in nats."""
+    rlhf_loss: float = Field(ge=0)
+    """Mean loss of the RLHF model over these tokens, in nats."""
+
+
+class AnswerText(Record):
+    """What the tokens of an answer say."""
+
+    tokens: int = Field(ge=0)
+    """Tokens, with the end of text where the model ended the answer."""
+    repetition: float = Field(ge=0, le=1)
+    """Share of the answer's runs of 3 tokens that stood in it before."""
+    toxicity: float = Field(ge=0, le=1)
+    """Score of the run's classifier."""
+
+
+class AnswerRow(Record):
+    """Both models' answers to a test prompt."""
+
+    id: str
+    """Id of the prompt."""
+    kl: float = Field(ge=0)
+    """KL(RLHF || SFT) along the RLHF answer, in nats."""
+    prompt_toxicity: float = Field(ge=0, le=1)
+    """Score of the prompt by the run's classifier."""
+    sft: AnswerText
+    """The SFT model's answer."""
+    rlhf: AnswerText
+    """The RLHF model's answer."""
