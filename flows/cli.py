@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from flows import labels_cli
+from flows import deploy_cli, labels_cli
+from flows.arguments import Overrides, Profile, Workspace, prepare_prefect
 from rlhf.errors import InputError, user_message
 
 app = typer.Typer(
@@ -18,14 +18,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="RLHF as a workflow: fine-tune, reward, align, and prove whether the model got better.",
 )
-app.command()(labels_cli.label)
-app.add_typer(labels_cli.labels, name="labels")
-
-Profile = Annotated[str, typer.Argument(help="Name of a shipped profile (see `rlhf profiles`) or a .yaml file.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="Change one setting, as in --set ppo.steps=20; again for more.")
-]
-Workspace = Annotated[Path, typer.Option(help="Folder of artifacts and results.")]
 
 
 @app.command()
@@ -35,7 +27,7 @@ def run(profile: Profile, workspace: Workspace = Path("runs"), overrides: Overri
 
     config = load_profile(profile, overrides or ())
     require_writable(workspace)
-    _prepare_prefect()
+    prepare_prefect()
     from rich.console import Console
 
     from flows.pipeline import pipeline
@@ -91,6 +83,12 @@ def verify(workspace: Workspace = Path("runs")) -> None:
         raise typer.Exit(1)
 
 
+app.command()(deploy_cli.deploy)
+app.command()(deploy_cli.ui)
+app.command()(labels_cli.label)
+app.add_typer(labels_cli.labels, name="labels")
+
+
 def require_writable(workspace: Path) -> None:
     """Raise the operating system's error where nothing can be written to `workspace`."""
     workspace.mkdir(parents=True, exist_ok=True)
@@ -99,14 +97,6 @@ def require_writable(workspace: Path) -> None:
         probe.write_bytes(b"\0" * 4096)
     finally:
         probe.unlink(missing_ok=True)
-
-
-def _prepare_prefect() -> None:
-    """Settings that Prefect reads when it is imported: a quiet terminal, no call home, patience on a busy machine."""
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
-    os.environ.setdefault("DO_NOT_TRACK", "1")
 
 
 def main() -> None:

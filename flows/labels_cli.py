@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from flows.arguments import Workspace
+
 labels = typer.Typer(no_args_is_help=True, help="Bring people's labels into a report, or pairs to Ground Truth.")
 
-Workspace = Annotated[Path, typer.Option(help="Folder of artifacts and results.")]
 RunName = Annotated[str | None, typer.Option("--run", help="Name of the run; needed where there are several.")]
 
 

@@ -1,0 +1,92 @@
+"""A Prefect server and its workers as children of this process, for one machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from rlhf.errors import InputError
+from tasks.processes import kill_after, signal_group, start_group
+
+START_SECONDS = 120.0
+"""A server that makes its database on a busy machine takes most of a minute."""
+STOP_SECONDS = 45.0
+"""More than a stage's own grace, so that its checkpoint is saved."""
+
+
+class Services:
+    """Processes by name, each with a log file; all of them end with the `with` block."""
+
+    def __init__(self, logs: Path, api: str) -> None:
+        self.logs = logs
+        self.api = api
+        self._running: dict[str, subprocess.Popen[str]] = {}
+
+    def __enter__(self) -> Self:
+        self.logs.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for name in reversed(list(self._running)):  # the server last: workers tell it how their runs ended
+            self.stop(name)
+
+    def start(self, name: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """Start `prefect ARGUMENTS`, its output appended to NAME.log."""
+        settings = {"PREFECT_API_URL": self.api, "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+        with (self.logs / f"{name}.log").open("ab") as log:
+            process = start_group(
+                [sys.executable, "-m", "prefect", *arguments], os.environ | settings | environment, output=log
+            )
+        self._running[name] = process
+        return process
+
+    def server(self, port: int, **environment: str) -> None:
+        """Start a server on this machine's loopback and wait until it answers."""
+        self.start("server", "server", "start", "--host", "127.0.0.1", "--port", str(port), **environment)
+        self._wait("server", self._healthy)
+
+    def worker(self, pool: str, **environment: str) -> None:
+        """Start a worker of `pool`, looking for work every second."""
+        environment = {"PREFECT_WORKER_QUERY_SECONDS": "1", **environment}
+        self.start(f"worker-{pool}", "worker", "start", "--pool", pool, "--name", pool, **environment)
+
+    def stop(self, name: str) -> None:
+        """End a service with all processes of its group."""
+        process = self._running.pop(name)
+        signal_group(process, signal.SIGTERM)
+        kill_after(process, STOP_SECONDS)
+        process.wait()
+
+    def wait(self) -> None:
+        """Return when a service ends by itself: InputError with its log."""
+        while True:
+            for name, process in self._running.items():
+                if process.poll() is not None:
+                    raise InputError(f"{name} ended with exit code {process.returncode}; see {self.logs / name}.log")
+            time.sleep(1)
+
+    def _wait(self, name: str, ready: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not ready():
+            ended = self._running[name].poll() is not None
+            if ended or time.monotonic() > deadline:
+                why = "ended" if ended else f"did not answer within {START_SECONDS:.0f} s"
+                raise InputError(f"the Prefect {name} {why}; see {self.logs / name}.log")
+            time.sleep(0.3)
+
+    def _healthy(self) -> bool:
+        try:
+            return httpx.get(f"{self.api}/health", timeout=5).is_success
+        except httpx.TransportError:
+            return False
