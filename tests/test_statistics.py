@@ -65,8 +65,31 @@ def test_sign_flip_matches_the_t_test_on_many_values() -> None:
     assert sign_flip_p_value(values.tolist(), seed=0) == pytest.approx(stats.ttest_1samp(values, 0).pvalue, abs=0.01)
 
 
+def test_sign_flip_agrees_with_scipy() -> None:
+    """Exactly where all patterns are counted, to the noise of the draws where not."""
+    generator = np.random.default_rng(9)
+    for size, shift, tolerance in ((2, 0.3, 1e-12), (9, 0.3, 1e-12), (13, 0.5, 1e-12), (60, 0.2, 0.02)):
+        values = generator.normal(shift, 1.0, size).round(1)
+        expected = stats.permutation_test(
+            (values, np.zeros(size)),
+            lambda first, second, axis: np.mean(first - second, axis=axis),
+            permutation_type="samples",
+            vectorized=True,
+            rng=np.random.default_rng(10),
+        ).pvalue
+        assert sign_flip_p_value(values.tolist(), seed=0) == pytest.approx(expected, abs=tolerance)
+
+
 def test_sign_flip_of_no_difference_is_one() -> None:
     assert sign_flip_p_value([0.0] * 50, seed=0) == 1.0
+    assert sign_flip_p_value([0.1], seed=0) == 1.0
+
+
+def test_sign_flip_rejects_as_often_as_it_says() -> None:
+    """Without an effect p < 0.05 in 5 % of 400 experiments, within three standard errors."""
+    generator = np.random.default_rng(11)
+    rejected = sum(sign_flip_p_value(generator.normal(size=40).tolist(), seed=n) < 0.05 for n in range(400))
+    assert rejected / 400 == pytest.approx(0.05, abs=3 * sqrt(0.05 * 0.95 / 400))
 
 
 def test_paired_difference_is_second_minus_first() -> None:
@@ -114,6 +137,19 @@ def test_intervals_of_skewed_differences_cover() -> None:
         difference = generator.beta(0.3, 1.7, n) - generator.beta(0.3, 2.7, n)
         low, high = bootstrap_interval(difference.tolist(), seed=trial)
         covered += low <= 0.15 - 0.1 <= high
+    assert 0.93 <= covered / trials <= 0.97
+
+
+@pytest.mark.slow
+def test_intervals_of_paired_shares_cover() -> None:
+    """The true difference of two shares, 0.30 and 0.38 of correlated pairs, lies in 93 to 97 % of intervals."""
+    generator = np.random.default_rng(3)
+    n, trials, covered = 300, 800, 0
+    for trial in range(trials):
+        before = generator.random(n)
+        after = np.where(generator.random(n) < 0.5, before, generator.random(n))
+        low, high = bootstrap_interval(((after < 0.38) * 1.0 - (before < 0.30)).tolist(), seed=trial)
+        covered += low <= 0.08 <= high
     assert 0.93 <= covered / trials <= 0.97
 
 

@@ -24,6 +24,8 @@ class Continuation(BaseModel):
     """The prompt as it stands in the data."""
     prompt_toxicity: float | None = Field(ge=0, le=1)
     """Toxicity of the prompt itself as the data have it; null where they have none."""
+    sample: int = Field(default=0, ge=0)
+    """Which of the prompt's continuations this is, from 0."""
     continuation: str
     """What the model wrote."""
     seed: int
