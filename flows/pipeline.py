@@ -39,6 +39,10 @@ def pipeline(config: RunConfig, workspace: Path = Path("runs")) -> RunSummary:
         ppo_responses = steps.generate_responses.submit(run, of="rlhf", data=data, policy=ppo, reward=reward)
         labeling = steps.export_labeling_manifest.submit(run, sft_responses=sft_responses, ppo_responses=ppo_responses)
 
+        comparison = steps.compare_policies.submit(
+            run, data=data, sft=sft, ppo=ppo, sft_responses=sft_responses, ppo_responses=ppo_responses
+        )
+
         prompts = _path(config.toxicity.prompts)
         sft_toxicity = steps.score_toxicity.submit(run, of="sft", policy=sft, source=prompts)
         ppo_toxicity = steps.score_toxicity.submit(run, of="rlhf", policy=ppo, source=prompts)
@@ -52,13 +56,17 @@ def pipeline(config: RunConfig, workspace: Path = Path("runs")) -> RunSummary:
             ppo=ppo,
             sft_responses=sft_responses,
             ppo_responses=ppo_responses,
+            comparison=comparison,
             labeling=labeling,
             sft_toxicity=sft_toxicity,
             ppo_toxicity=ppo_toxicity,
         )
         return publish(
             run,
-            [model, data, sft, reward, ppo, sft_responses, ppo_responses, labeling, sft_toxicity, ppo_toxicity],
+            [
+                *(model, data, sft, reward, ppo, sft_responses, ppo_responses),
+                *(comparison, labeling, sft_toxicity, ppo_toxicity),
+            ],
             results,
         )
 

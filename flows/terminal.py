@@ -12,7 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from rlhf.report.results import Difference, Results
+from rlhf.report.record import Difference
+from rlhf.report.results import Results
 from tasks.launch import Progress
 from tasks.ui import displays
 

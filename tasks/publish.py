@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from prefect.artifacts import create_table_artifact
-from prefect.futures import PrefectFuture, wait
+from prefect.futures import wait
 from pydantic import BaseModel, ConfigDict
 
-from rlhf.artifacts import write_atomically
+from rlhf.artifacts import read_manifest, write_atomically
+from rlhf.report.lineage import device_of
 from rlhf.report.results import StageRow, with_stages
-from tasks.caching import Run, StepRecord, Submitted
+from tasks.caching import Run, Submitted
 
 
 class RunSummary(BaseModel):
@@ -32,16 +33,7 @@ def publish(run: Run, submitted: list[Submitted], results: Submitted) -> RunSumm
     for step in steps:
         if step.future.state.is_failed() or step.future.state.is_crashed():
             step.future.result()  # raises the step's own error
-    records = {step.label: _record(step.future) for step in steps}
-    rows = [
-        StageRow(
-            name=step.label,
-            seconds=records[step.label].seconds,
-            cached=step.future.state.name == "Cached",
-            fingerprint=step.fingerprint,
-        )
-        for step in steps
-    ]
+    rows = [_stage_row(run, step) for step in steps]
     run.folder.mkdir(parents=True, exist_ok=True)
     artifact = run.store.folder(results.name, results.fingerprint)
     report, figures = run.folder / "report.html", run.folder / "results.json"
@@ -51,7 +43,15 @@ def publish(run: Run, submitted: list[Submitted], results: Submitted) -> RunSumm
     return RunSummary(report=report, results=figures, stages=rows)
 
 
-def _record(future: PrefectFuture[StepRecord]) -> StepRecord:
-    record = future.result()
-    assert isinstance(record, StepRecord)
-    return record
+def _stage_row(run: Run, step: Submitted) -> StageRow:
+    manifest = read_manifest(run.store.folder(step.name, step.fingerprint))
+    assert manifest is not None, f"{step.label} ended well without a manifest"
+    price = run.config.compute.dollars_per_hour
+    return StageRow(
+        name=step.label,
+        seconds=manifest.seconds,
+        cached=step.future.state.name == "Cached",
+        fingerprint=step.fingerprint,
+        device=device_of(manifest),
+        dollars=None if price is None else round(manifest.seconds / 3600 * price, 6),
+    )

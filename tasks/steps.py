@@ -29,6 +29,12 @@ score_toxicity = Step(
     config.ToxicityStage,
     downloads=lambda run: run.toxicity.prompts == HUB or run.toxicity.classifier == "detoxify",
 )
+compare_policies = Step(
+    "compare_policies",
+    "rlhf.compare_policies",
+    config.ComparisonStage,
+    downloads=lambda run: run.toxicity.classifier == "detoxify",
+)
 export_labeling_manifest = Step(
     "export_labeling_manifest", "rlhf.export_labeling_manifest", config.LabelingStage, accelerator=False
 )

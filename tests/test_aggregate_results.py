@@ -61,7 +61,25 @@ def test_figures_are_those_of_the_artifacts(run: tuple[dict[str, Path], Path]) -
     assert (people["status"], people["items"], people["questions"]) == ("pending", 12, [])
     better = sum(second > first for first, second in zip(before, after, strict=True))
     assert people["judge"]["items"] == {"better": better, "tie": 0, "worse": 12 - better}
-    assert content["reward_model"] == {"accuracy": 0.75, "ci95": [0.655, 0.826], "pairs": 96}
+    judge = content["reward_model"]
+    assert (judge["accuracy"], judge["ci95"], judge["pairs"]) == (0.75, [0.655, 0.826], 96)
+    assert (judge["mean_margin"], judge["loss"], judge["calibration_error"]) == (0.8, 0.5, 0.05)
+    assert [(row["low"], row["high"], row["expected"], row["observed"]) for row in judge["calibration"]] == [
+        (0.5, 0.55, 0.525, 0.575),
+        (0.95, 1.0, 0.975, 0.925),
+    ]
+    policies = content["policies"]
+    assert policies["held_out_loss"]["difference"]["mean"] == pytest.approx(0.03)
+    assert policies["answer_tokens"]["sft"] == {"mean": 21.0, "n": 12}
+    assert policies["answer_tokens"]["difference"] == {
+        "mean": 2.0,
+        "ci95": [2.0, 2.0],
+        "p_value": pytest.approx(2 / 2**12),  # exact: only two of all sign patterns are as far from zero
+    }
+    assert policies["repetition"]["rlhf"]["mean"] == pytest.approx(0.03)
+    assert policies["kl"]["per_answer"] == pytest.approx(4.55)
+    assert policies["kl"]["per_token"] == pytest.approx(4.55 / 23)
+    assert content["warnings"] == []
     assert content["data"]["left_out"]["answer too long"] == 210
 
 
@@ -78,6 +96,7 @@ def test_lineage_names_every_step(run: tuple[dict[str, Path], Path]) -> None:
         "generate_responses[rlhf]",
         "score_toxicity[sft]",
         "score_toxicity[rlhf]",
+        "compare_policies",
         "export_labeling_manifest",
     ]
     assert set(content["lineage"]["fingerprints"]) == set(names)
@@ -116,8 +135,8 @@ def test_equal_inputs_give_equal_bytes(run: tuple[dict[str, Path], Path], tmp_pa
 
 def test_stages_of_a_run_replace_those_of_the_artifact(run: tuple[dict[str, Path], Path], tmp_path: Path) -> None:
     rows = [
-        StageRow(name="train_ppo", seconds=7384.2, cached=True, fingerprint="ab"),
-        StageRow(name="aggregate_results", seconds=2.0, cached=False, fingerprint="cd"),
+        StageRow(name="train_ppo", seconds=7384.2, cached=True, fingerprint="ab", device="8 x A100", dollars=65.6373),
+        StageRow(name="aggregate_results", seconds=2.0, cached=False, fingerprint="cd", device="cpu"),
     ]
     with_stages(run[1], rows, tmp_path / "figures.json", tmp_path / "page.html")
     before, after = (json.loads(path.read_bytes()) for path in (run[1] / "results.json", tmp_path / "figures.json"))
@@ -147,7 +166,7 @@ def test_schema_refuses_unknown_keys_and_no_numbers(run: tuple[dict[str, Path], 
 
 def test_every_field_of_the_schema_is_described() -> None:
     definitions = [Results.model_json_schema(), *Results.model_json_schema()["$defs"].values()]
-    assert len(definitions) == 18
+    assert len(definitions) == 23
     for definition in definitions:
         assert definition["description"]
         assert definition["additionalProperties"] is False

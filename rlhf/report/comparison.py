@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from rlhf.report.record import Record
+from rlhf.report.record import Difference, Mean, Record
 
 HELD_OUT = "held_out.jsonl"
 ANSWERS = "answers.jsonl"
@@ -47,3 +47,40 @@ class AnswerRow(Record):
     """The SFT model's answer."""
     rlhf: AnswerText
     """The RLHF model's answer."""
+
+
+class Compared(Record):
+    """One figure of both models."""
+
+    sft: Mean
+    """The SFT model."""
+    rlhf: Mean
+    """The RLHF model."""
+    difference: Difference
+    """RLHF minus SFT, paired."""
+
+
+class KlResults(Record):
+    """How far the RLHF model is from the SFT model: KL(RLHF || SFT) along its answers to the test prompts, in nats."""
+
+    per_answer: float = Field(ge=0)
+    """Mean over the answers."""
+    ci95: tuple[float, float]
+    """95 % bootstrap interval (BCa) of the mean, low end first."""
+    per_token: float = Field(ge=0)
+    """All nats over all tokens of the answers."""
+    n: int = Field(ge=1)
+    """Answers."""
+
+
+class PolicyResults(Record):
+    """Whether alignment left the model whole: what PPO changed besides the reward."""
+
+    held_out_loss: Compared
+    """Mean loss on held-out demonstrations in nats per token: of each answer over its tokens, then over the answers."""
+    answer_tokens: Compared
+    """Tokens of the answers to the test prompts."""
+    repetition: Compared
+    """Share of an answer's runs of 3 tokens that stood in it before."""
+    kl: KlResults
+    """Distance between the two models."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 if TYPE_CHECKING:
-    from rlhf.report.results import Difference, Evidence, Results
+    from rlhf.report.record import Difference
+    from rlhf.report.results import Evidence, Results
 
 FOLDER = Path(__file__).parent
 UNSEEN = re.compile(

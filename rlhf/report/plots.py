@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from rlhf.report.page import number, signed
-from rlhf.report.results import Difference, Plot
+from rlhf.report.record import Difference
+from rlhf.report.results import Plot, RewardModelResults
 
 SMALL_INCHES, WIDE_INCHES = (3.4, 2.4), (4.5, 2.7)
 """Three or two beside each other; small, so that their text stays readable where the page is as narrow as a phone."""
@@ -153,6 +154,28 @@ def plot_toxicity_difference(sft: Sequence[float], rlhf: Sequence[float], differ
         text=f"RLHF continues {less} prompts less and {more} more toxically, {len(changes) - less - more} just as. "
         f"Mean change {signed(difference.mean, 4)}, 95 % interval {signed(low, 4)} to {signed(high, 4)}.",
         svg=_svg(figure, "difference"),
+    )
+
+
+def plot_calibration(reward_model: RewardModelResults) -> Plot:
+    """How often the reward model is right where it says that it is so sure."""
+    figure, axes = _figure("probability of the preferred answer", "share in which people agree", WIDE_INCHES)
+    bins = reward_model.calibration
+    axes.plot([0.5, 1], [0.5, 1], color=INK, linewidth=1, linestyle=(0, (4, 3)), label="calibrated")
+    expected, observed = [row.expected for row in bins], [row.observed for row in bins]
+    ends = [[row.observed - row.ci95[0] for row in bins], [row.ci95[1] - row.observed for row in bins]]
+    axes.errorbar(expected, observed, ends, color=RLHF, marker="o", markersize=4, elinewidth=1, label="reward model")
+    axes.set_xlim(0.49, 1.01)
+    axes.set_ylim(-0.03, 1.03)
+    _legend(axes)
+    words = "; ".join(
+        f"{100 * row.observed:.0f} % of {row.pairs} where it says {100 * row.expected:.0f} %" for row in bins
+    )
+    return Plot(
+        title="Is the reward model as right as it is sure?",
+        text=f"People agree in {words}. Mean distance over the pairs: {number(reward_model.calibration_error, 3)}. "
+        "Bars are 95 % intervals.",
+        svg=_svg(figure, "calibration"),
     )
 
 

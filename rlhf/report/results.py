@@ -8,46 +8,21 @@ the report can be written again at any time.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field, ValidationError
 
 from rlhf.artifacts import write_atomically
+from rlhf.report.comparison import PolicyResults
+from rlhf.report.hacking import HackingSign
 from rlhf.report.human_evaluation import HumanEvaluation
 from rlhf.report.page import render_report
-from rlhf.report.record import Record
+from rlhf.report.record import Difference, Mean, Record
 
 RESULTS = "results.json"
 EVIDENCE = "evidence.json"
 REPORT = "report.html"
 LABELS = "human_evaluation.json"
 """What people said of a run, beside its results: written when labels are imported, read whenever results are."""
-
-
-class Mean(Record):
-    """Mean of one model."""
-
-    mean: float
-    """Mean over the prompts."""
-    n: int = Field(ge=1)
-    """Number of prompts."""
-
-
-class Difference(Record):
-    """RLHF minus SFT, paired by prompt."""
-
-    mean: float
-    """Mean difference."""
-    ci95: tuple[float, float]
-    """95 % bootstrap interval (BCa) of the mean difference, low end first."""
-    p_value: float = Field(ge=0, le=1)
-    """Two-sided p-value of the sign-flip permutation test."""
-
-    @property
-    def sign(self) -> Literal[-1, 0, 1]:
-        """Whether all of the interval lies below zero (-1) or above it (1); 0 where it includes zero."""
-        low, high = self.ci95
-        return 1 if low > 0 else -1 if high < 0 else 0
 
 
 class RewardResults(Record):
@@ -86,8 +61,25 @@ class ToxicityResults(Record):
     """Over the same prompts with the same seeds."""
 
 
+class CalibrationBin(Record):
+    """Held-out pairs of which the reward model is about as sure."""
+
+    low: float = Field(ge=0.5, le=1)
+    """Least probability that it gives to the answer it prefers, in the bin."""
+    high: float = Field(ge=0.5, le=1)
+    """Largest."""
+    pairs: int = Field(ge=1)
+    """Pairs in the bin."""
+    expected: float = Field(ge=0, le=1)
+    """Mean probability: the share in which it should agree with people."""
+    observed: float = Field(ge=0, le=1)
+    """Share in which it does."""
+    ci95: tuple[float, float]
+    """95 % Wilson interval of `observed`, low end first."""
+
+
 class RewardModelResults(Record):
-    """How often the reward model agrees with people on held-out pairs."""
+    """How often the reward model agrees with people on held-out pairs, and whether it knows how sure it may be."""
 
     accuracy: float = Field(ge=0, le=1)
     """Share of held-out pairs in which the chosen answer scores higher; a tie counts half."""
@@ -95,6 +87,14 @@ class RewardModelResults(Record):
     """95 % Wilson interval of the accuracy, low end first."""
     pairs: int = Field(ge=1)
     """Held-out pairs."""
+    mean_margin: float
+    """Mean of score(chosen) - score(rejected)."""
+    loss: float = Field(ge=0)
+    """Bradley-Terry loss in nats per pair; log 2 = 0.693 is that of a coin."""
+    calibration_error: float = Field(ge=0, le=1)
+    """Mean distance between `expected` and `observed` over the pairs (ECE); 0 is perfect."""
+    calibration: list[CalibrationBin]
+    """Reliability by confidence, bins without pairs left out."""
 
 
 class DataResults(Record):
@@ -134,6 +134,10 @@ class StageRow(Record):
     """Whether the artifact was there already, so that nothing ran."""
     fingerprint: str
     """Fingerprint of the step's artifact."""
+    device: str
+    """Where it ran: number of processes, where there are several, and the name of the device."""
+    dollars: float | None = Field(default=None, ge=0)
+    """What the time cost at compute.dollars_per_hour; none where no price is set."""
 
 
 class Results(Record):
@@ -145,6 +149,9 @@ class Results(Record):
     """Whether dialogues, toxicity prompts or base model are generated demonstration material."""
     reward: RewardResults
     toxicity: ToxicityResults
+    policies: PolicyResults
+    warnings: list[HackingSign]
+    """Signs that the reward was gained by something else than better answers; empty where there are none."""
     human_evaluation: HumanEvaluation
     reward_model: RewardModelResults
     data: DataResults
@@ -177,6 +184,29 @@ class AnswerPair(Record):
     """Reward of the SFT model's answer."""
     rlhf_reward: float
     """Reward of the RLHF model's answer."""
+    prompt_toxicity: float
+    """Toxicity of the prompt by the run's classifier, as those of the answers."""
+    sft_toxicity: float
+    """Toxicity of the SFT model's answer."""
+    rlhf_toxicity: float
+    """Toxicity of the RLHF model's answer."""
+
+
+class ContinuationPair(Record):
+    """Both models' most toxic continuations of a toxicity prompt."""
+
+    prompt: str
+    """The prompt."""
+    prompt_toxicity: float | None
+    """Toxicity of the prompt as the data have it."""
+    sft: str
+    """Continuation by the SFT model."""
+    rlhf: str
+    """Continuation by the RLHF model."""
+    sft_toxicity: float
+    """Its toxicity."""
+    rlhf_toxicity: float
+    """Its toxicity."""
 
 
 class Measurement(Record):
@@ -195,10 +225,14 @@ class Evidence(Record):
     """Reward, KL and answer length over the PPO steps."""
     toxicity: list[Plot]
     """Distribution of the scores and of their paired differences."""
+    reward_model: list[Plot]
+    """Calibration."""
     validation: list[Measurement]
     """The numbers behind the reward curve."""
     answers: list[AnswerPair]
     """In the order of the test prompts."""
+    continuations: list[ContinuationPair]
+    """Those with the highest score of either model first."""
 
 
 def write_results(results: Results, evidence: Evidence, figures: Path, report: Path) -> None:

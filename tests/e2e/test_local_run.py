@@ -24,6 +24,7 @@ STEPS = [
     "train_ppo",
     "generate_responses[sft]",
     "generate_responses[rlhf]",
+    "compare_policies",
     "export_labeling_manifest",
     "score_toxicity[sft]",
     "score_toxicity[rlhf]",
@@ -78,6 +79,7 @@ def test_a_changed_ppo_setting_runs_ppo_and_what_follows(rlhf: CommandLine, tmp_
         "train_ppo",
         "generate_responses[rlhf]",
         "score_toxicity[rlhf]",
+        "compare_policies",
         "export_labeling_manifest",
         "aggregate_results",
     }

@@ -30,7 +30,7 @@ def finished_run(root: Path, prompts: int = 12) -> FinishedRun:
     artifact.mkdir(parents=True)
     aggregate_results(fake_config(), inputs, artifact)
     stages = Results.model_validate_json((artifact / RESULTS).read_bytes()).stages
-    last = StageRow(name="aggregate_results", seconds=1.0, cached=False, fingerprint=artifact.name)
+    last = StageRow(name="aggregate_results", seconds=1.0, cached=False, fingerprint=artifact.name, device="cpu")
     folder = workspace / "fake"
     folder.mkdir()
     with_stages(artifact, [*stages, last], folder / RESULTS, folder / REPORT)

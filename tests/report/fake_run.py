@@ -22,6 +22,7 @@ STEPS = {
     "ppo_responses": "generate_responses",
     "sft_toxicity": "score_toxicity",
     "ppo_toxicity": "score_toxicity",
+    "comparison": "compare_policies",
     "labeling": "export_labeling_manifest",
 }
 INPUTS = {"data": ("source",), "labeling": ("sft_responses", "ppo_responses")}
@@ -65,7 +66,19 @@ def fake_run(root: Path, *, prompts: int = 12, continuations: int = 60, effect: 
 
     _write_json(
         folders["reward"] / "evaluation.json",
-        {"accuracy": 0.75, "accuracy_low": 0.655, "accuracy_high": 0.826, "pairs": 96, "mean_margin": 0.8},
+        {
+            "accuracy": 0.75,
+            "accuracy_low": 0.655,
+            "accuracy_high": 0.826,
+            "pairs": 96,
+            "mean_margin": 0.8,
+            "loss": 0.5,
+            "calibration_error": 0.05,
+            "calibration": [
+                {"from": 0.5, "to": 0.55, "pairs": 48, "expected": 0.525, "observed": 0.575},
+                {"from": 0.95, "to": 1.0, "pairs": 48, "expected": 0.975, "observed": 0.925},
+            ],
+        },
     )
     ids = [f"prompt-{number}" for number in range(prompts)]
     write_jsonl(folders["reward"] / "chosen_scores.jsonl", [{"id": i, "score": 0.5} for i in [*ids, "elsewhere"]])
@@ -115,6 +128,26 @@ def fake_run(root: Path, *, prompts: int = 12, continuations: int = 60, effect: 
                 for number, score in enumerate(scores)
             ],
         )
+    write_jsonl(
+        folders["comparison"] / "held_out.jsonl",
+        [
+            {"id": f"held-{number}", "tokens": 20, "sft_loss": loss, "rlhf_loss": loss + 0.03}
+            for number, loss in enumerate(draw.normal(1.4, 0.2, 40).tolist())
+        ],
+    )
+    write_jsonl(
+        folders["comparison"] / "answers.jsonl",
+        [
+            {
+                "id": i,
+                "kl": 4.0 + 0.1 * number,
+                "prompt_toxicity": 0.9 if number == 3 else 0.1,
+                "sft": {"tokens": 20 + number % 3, "repetition": 0.02, "toxicity": 0.1},
+                "rlhf": {"tokens": 22 + number % 3, "repetition": 0.03, "toxicity": 0.83 if number == 0 else 0.1},
+            }
+            for number, i in enumerate(ids)
+        ],
+    )
     sft, rlhf = (read_jsonl(folders[name] / "responses.jsonl") for name in ("sft_responses", "ppo_responses"))
     pairs = [
         Pair(str(a["id"]), str(a["prompt"]), str(a["answer"]), str(b["answer"])) for a, b in zip(sft, rlhf, strict=True)

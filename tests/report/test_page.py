@@ -24,7 +24,8 @@ from rlhf.report.page import (
     verdict,
     visible,
 )
-from rlhf.report.results import Difference, Evidence, Results
+from rlhf.report.record import Difference
+from rlhf.report.results import Evidence, Results
 from tests.human_eval.test_evaluation import key, prefers, rewards
 from tests.report.fake_run import HOSTILE, fake_config, fake_run
 

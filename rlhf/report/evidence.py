@@ -1,0 +1,90 @@
+"""What the report shows beside the figures: plots, the numbers of the reward curve, and texts of the models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlhf.config import ReportStage
+from rlhf.report.comparison import AnswerRow
+from rlhf.report.plots import (
+    Curve,
+    plot_calibration,
+    plot_kl,
+    plot_length,
+    plot_reward,
+    plot_toxicity,
+    plot_toxicity_difference,
+)
+from rlhf.report.results import AnswerPair, ContinuationPair, Evidence, Measurement, Results
+from rlhf.stage import read_jsonl
+from rlhf.toxicity.continuations import Continuation
+
+MOST_TOXIC = 20
+"""Toxicity prompts whose continuations are shown."""
+
+Rows = list[dict[str, object]]
+
+
+def collect_evidence(
+    config: ReportStage,
+    ppo: Path,
+    results: Results,
+    *,
+    responses: list[Rows],
+    answers: list[AnswerRow],
+    continuations: list[list[Continuation]],
+) -> Evidence:
+    """The evidence of a run; pairs of lists are those of the SFT and of the RLHF model."""
+    validation, steps = read_jsonl(ppo / "validation.jsonl"), read_jsonl(ppo / "metrics.jsonl")
+    sft, rlhf = ([row.toxicity for row in rows] for rows in continuations)
+    return Evidence(
+        training=[
+            plot_reward(_curve(validation, "score"), _curve(steps, "score"), results.reward.best_step),
+            plot_kl(_curve(steps, "kl"), config.ppo.kl_target),
+            plot_length(_curve(steps, "response_tokens")),
+        ],
+        toxicity=[plot_toxicity(sft, rlhf), plot_toxicity_difference(sft, rlhf, results.toxicity.difference)],
+        reward_model=[plot_calibration(results.reward_model)],
+        validation=[
+            Measurement(step=step, reward=reward) for step, reward in zip(*_curve(validation, "score"), strict=True)
+        ],
+        answers=[
+            AnswerPair(
+                prompt=str(before["prompt"]),
+                sft=str(before["answer"]),
+                rlhf=str(after["answer"]),
+                sft_reward=float(str(before["reward"])),
+                rlhf_reward=float(str(after["reward"])),
+                prompt_toxicity=row.prompt_toxicity,
+                sft_toxicity=row.sft.toxicity,
+                rlhf_toxicity=row.rlhf.toxicity,
+            )
+            for before, after, row in zip(*responses, answers, strict=True)
+        ],
+        continuations=most_toxic(*continuations),
+    )
+
+
+def most_toxic(sft: Sequence[Continuation], rlhf: Sequence[Continuation]) -> list[ContinuationPair]:
+    """The pairs of continuations, one a prompt, in which either model scores highest."""
+    pairs = {}
+    for before, after in sorted(
+        zip(sft, rlhf, strict=True), key=lambda pair: max(pair[0].toxicity, pair[1].toxicity), reverse=True
+    ):
+        pairs.setdefault(
+            before.id,
+            ContinuationPair(
+                prompt=before.prompt,
+                prompt_toxicity=before.prompt_toxicity,
+                sft=before.continuation,
+                rlhf=after.continuation,
+                sft_toxicity=before.toxicity,
+                rlhf_toxicity=after.toxicity,
+            ),
+        )
+    return list(pairs.values())[:MOST_TOXIC]
+
+
+def _curve(rows: Rows, name: str) -> Curve:
+    return Curve([int(str(row["step"])) for row in rows], [float(str(row[name])) for row in rows])
