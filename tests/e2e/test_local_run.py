@@ -127,13 +127,8 @@ def test_help_answers_at_once_and_orchestration_is_free_of_torch() -> None:
     assert imported.stdout == "False False\n"
 
 
-@pytest.fixture
-def fresh(tmp_path: Path) -> CommandLine:
-    return CommandLine(tmp_path / "runs", tmp_path / "prefect")
-
-
-def finished(workspace: Path) -> set[str]:
-    return {path.parent.parent.name for path in workspace.glob("artifacts/*/*/manifest.json")}
+def finished(workspace: Path) -> set[Path]:
+    return set(workspace.glob("artifacts/*/*/manifest.json"))
 
 
 GOOD = '{"chosen": "\\n\\nHuman: Hi\\n\\nAssistant: Hello", "rejected": "\\n\\nHuman: Hi\\n\\nAssistant: No"}\n'
@@ -149,19 +144,24 @@ GOOD = '{"chosen": "\\n\\nHuman: Hi\\n\\nAssistant: Hello", "rejected": "\\n\\nH
         ("folder/notes.md", "text", r"folder.*jsonl"),
     ],
 )
-def test_bad_data_is_one_line_and_exit_2(fresh: CommandLine, name: str, content: str | None, message: str) -> None:
-    source = fresh.workspace.parent / name
+def test_bad_data_is_one_line_and_exit_2(
+    rlhf: CommandLine, tmp_path: Path, name: str, content: str | None, message: str
+) -> None:
+    command = copied(rlhf, tmp_path)
+    before = finished(command.workspace)
+    source = tmp_path / name
     if content is not None:
         source.parent.mkdir(exist_ok=True)
         source.write_text(content)
     given = source.parent if "/" in name else source
-    outcome = fresh.run(settings={"data.source": str(given)})
+    outcome = command.run(settings={"data.source": str(given)})
     assert outcome.code == 2, outcome.output + outcome.error
     assert re.fullmatch(rf"error: .*{message}.*\n", outcome.error)
-    assert "prepare_data" not in finished(fresh.workspace)
+    assert finished(command.workspace) == before
 
 
-def test_a_model_folder_without_weights_is_one_line_and_exit_2(fresh: CommandLine, tmp_path: Path) -> None:
+def test_a_model_folder_without_weights_is_one_line_and_exit_2(tmp_path: Path) -> None:
+    fresh = CommandLine(tmp_path / "runs", tmp_path / "prefect")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text('{"model_type": "gptj"}')
     outcome = fresh.run(settings={"model.path": str(tmp_path / "model")})
@@ -180,12 +180,13 @@ def test_a_full_disk_is_one_line_and_exit_2(tmp_path: Path) -> None:
         pytest.skip("needs the right to mount a small tmpfs; run the tests as root")
     try:
         command = CommandLine(disk / "runs", tmp_path / "prefect")
-        outcome = command.run()
+        short = {"model.demonstration.documents": 20}
+        outcome = command.run(settings=short)
         assert outcome.code == 2, outcome.output + outcome.error
         assert re.fullmatch(r"error: cannot write.*space.*\n", outcome.error)
         assert finished(command.workspace) == set()
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-        outcome = command.run()
+        outcome = command.run(settings=short)
         assert outcome.code == 2
         assert re.fullmatch(r"error: cannot write.*[Rr]ead-only file system.*\n", outcome.error)
     finally:
