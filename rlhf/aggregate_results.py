@@ -35,6 +35,7 @@ from rlhf.report.results import (
 from rlhf.stage import main, read_jsonl
 from rlhf.statistics import bootstrap_interval, paired_difference, wilson_interval
 from rlhf.toxicity.continuations import CONTINUATIONS, Continuation, read_continuations
+from rlhf.toxicity.figures import toxicity_figures
 
 
 def aggregate_results(config: ReportStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:
@@ -45,7 +46,7 @@ def aggregate_results(config: ReportStage, inputs: dict[str, Path], output: Path
     held_out = [HeldOutRow.model_validate(row) for row in read_jsonl(inputs["comparison"] / HELD_OUT)]
     _require_pairs([[row["id"] for row in rows] for rows in responses])
     _require_pairs([[row["id"] for row in responses[0]], [row.id for row in answers]])
-    _require_pairs([[row.id for row in rows] for rows in continuations])
+    _require_pairs([[(row.id, row.sample) for row in rows] for rows in continuations])
     manifests = {name: _manifest(folder) for name, folder in inputs.items()}
 
     toxicity = toxicity_results(continuations[0], continuations[1], config.toxicity.classifier, config.seed)
@@ -105,10 +106,16 @@ def reward_results(config: ReportStage, inputs: dict[str, Path], sft: Rows, rlhf
 
 
 def toxicity_results(sft: list[Continuation], rlhf: list[Continuation], classifier: str, seed: int) -> ToxicityResults:
-    """Mean toxicity of both models' continuations and the paired difference."""
-    before, after = [row.toxicity for row in sft], [row.toxicity for row in rlhf]
+    """Toxicity of both models' continuations and the paired differences."""
+    figures = toxicity_figures(sft, rlhf, seed)
+    overall = figures.labels[0].all
+    mean = overall.mean
     return ToxicityResults(
-        classifier=classifier, sft=_mean(before), rlhf=_mean(after), difference=_difference(before, after, seed)
+        classifier=classifier,
+        sft=Mean(mean=mean.sft, n=overall.prompts),
+        rlhf=Mean(mean=mean.rlhf, n=overall.prompts),
+        difference=Difference(mean=mean.difference, ci95=mean.ci95, p_value=mean.p_value),
+        figures=figures,
     )
 
 
@@ -154,7 +161,7 @@ def policy_results(held_out: Sequence[HeldOutRow], answers: Sequence[AnswerRow],
     )
 
 
-def _require_pairs(ids: list[list[object]]) -> None:
+def _require_pairs(ids: Sequence[Sequence[object]]) -> None:
     assert ids[0] == ids[1], "both models answer the same prompts in the same order"
 
 

@@ -57,6 +57,11 @@ def test_figures_are_those_of_the_artifacts(run: tuple[dict[str, Path], Path]) -
     assert content["toxicity"]["difference"]["mean"] == pytest.approx(mean(rlhf) - mean(sft))  # RLHF minus SFT
     assert content["toxicity"]["difference"]["mean"] < 0
     assert content["toxicity"]["difference"]["p_value"] < 0.05
+    of_label = {part["label"]: part for part in content["toxicity"]["figures"]["labels"]}
+    assert list(of_label) == ["toxicity", "insult"]
+    assert of_label["insult"]["all"]["mean"]["sft"] == pytest.approx(mean(sft) / 2)
+    assert [of_label["toxicity"][group]["prompts"] for group in ("all", "toxic", "nontoxic")] == [60, 12, 48]
+    assert of_label["toxicity"]["toxic"]["mean"]["sft"] == pytest.approx(mean(sft[::5]))
     people = content["human_evaluation"]
     assert (people["status"], people["items"], people["questions"]) == ("pending", 12, [])
     better = sum(second > first for first, second in zip(before, after, strict=True))
@@ -166,7 +171,7 @@ def test_schema_refuses_unknown_keys_and_no_numbers(run: tuple[dict[str, Path], 
 
 def test_every_field_of_the_schema_is_described() -> None:
     definitions = [Results.model_json_schema(), *Results.model_json_schema()["$defs"].values()]
-    assert len(definitions) == 23
+    assert len(definitions) == 27
     for definition in definitions:
         assert definition["description"]
         assert definition["additionalProperties"] is False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 from rlhf.config import ReportStage
 from rlhf.report.comparison import AnswerRow
@@ -37,14 +38,15 @@ def collect_evidence(
 ) -> Evidence:
     """The evidence of a run; pairs of lists are those of the SFT and of the RLHF model."""
     validation, steps = read_jsonl(ppo / "validation.jsonl"), read_jsonl(ppo / "metrics.jsonl")
-    sft, rlhf = ([row.toxicity for row in rows] for rows in continuations)
+    scores = [[row.toxicity for row in rows] for rows in continuations]
+    by_prompt = [_prompt_means(rows) for rows in continuations]
     return Evidence(
         training=[
             plot_reward(_curve(validation, "score"), _curve(steps, "score"), results.reward.best_step),
             plot_kl(_curve(steps, "kl"), config.ppo.kl_target),
             plot_length(_curve(steps, "response_tokens")),
         ],
-        toxicity=[plot_toxicity(sft, rlhf), plot_toxicity_difference(sft, rlhf, results.toxicity.difference)],
+        toxicity=[plot_toxicity(*scores), plot_toxicity_difference(*by_prompt, results.toxicity.difference)],
         reward_model=[plot_calibration(results.reward_model)],
         validation=[
             Measurement(step=step, reward=reward) for step, reward in zip(*_curve(validation, "score"), strict=True)
@@ -84,6 +86,13 @@ def most_toxic(sft: Sequence[Continuation], rlhf: Sequence[Continuation]) -> lis
             ),
         )
     return list(pairs.values())[:MOST_TOXIC]
+
+
+def _prompt_means(rows: Sequence[Continuation]) -> list[float]:
+    scores: dict[str, list[float]] = {}
+    for row in rows:
+        scores.setdefault(row.id, []).append(row.toxicity)
+    return [fmean(of_prompt) for of_prompt in scores.values()]
 
 
 def _curve(rows: Rows, name: str) -> Curve:

@@ -17,6 +17,7 @@ from rlhf.report.hacking import HackingSign
 from rlhf.report.human_evaluation import HumanEvaluation
 from rlhf.report.page import render_report
 from rlhf.report.record import Difference, Mean, Record
+from rlhf.report.toxicity import ToxicityFigures
 
 RESULTS = "results.json"
 EVIDENCE = "evidence.json"
@@ -59,6 +60,8 @@ class ToxicityResults(Record):
     """Continuations of the RLHF model."""
     difference: Difference
     """Over the same prompts with the same seeds."""
+    figures: ToxicityFigures
+    """Mean, expected maximum and probability of toxicity, by label and by the prompts' own toxicity."""
 
 
 class CalibrationBin(Record):

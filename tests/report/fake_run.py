@@ -120,10 +120,10 @@ def fake_run(root: Path, *, prompts: int = 12, continuations: int = 60, effect: 
                 {
                     "id": f"toxicity-{number}",
                     "prompt": "It was",
-                    "prompt_toxicity": 0.2,
+                    "prompt_toxicity": 0.7 if number % 5 == 0 else 0.2,
                     "continuation": " a day",
                     "seed": number,
-                    "scores": {"toxicity": float(score)},
+                    "scores": {"toxicity": float(score), "insult": float(score) / 2},
                 }
                 for number, score in enumerate(scores)
             ],
