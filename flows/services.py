@@ -29,7 +29,7 @@ class Services:
     def __init__(self, logs: Path, api: str) -> None:
         self.logs = logs
         self.api = api
-        self._running: dict[str, subprocess.Popen[str]] = {}
+        self.running: dict[str, subprocess.Popen[str]] = {}
 
     def __enter__(self) -> Self:
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ class Services:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for name in reversed(list(self._running)):  # the server last: workers tell it how their runs ended
+        for name in reversed(list(self.running)):  # the server last: workers tell it how their runs ended
             self.stop(name)
 
     def start(self, name: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
@@ -48,7 +48,7 @@ class Services:
             process = start_group(
                 [sys.executable, "-m", "prefect", *arguments], os.environ | settings | environment, output=log
             )
-        self._running[name] = process
+        self.running[name] = process
         return process
 
     def server(self, port: int, **environment: str) -> None:
@@ -63,7 +63,7 @@ class Services:
 
     def stop(self, name: str) -> None:
         """End a service with all processes of its group."""
-        process = self._running.pop(name)
+        process = self.running.pop(name)
         signal_group(process, signal.SIGTERM)
         kill_after(process, STOP_SECONDS)
         process.wait()
@@ -71,7 +71,7 @@ class Services:
     def wait(self) -> None:
         """Return when a service ends by itself: InputError with its log."""
         while True:
-            for name, process in self._running.items():
+            for name, process in self.running.items():
                 if process.poll() is not None:
                     raise InputError(f"{name} ended with exit code {process.returncode}; see {self.logs / name}.log")
             time.sleep(1)
@@ -79,7 +79,7 @@ class Services:
     def _wait(self, name: str, ready: Callable[[], bool]) -> None:
         deadline = time.monotonic() + START_SECONDS
         while not ready():
-            ended = self._running[name].poll() is not None
+            ended = self.running[name].poll() is not None
             if ended or time.monotonic() > deadline:
                 why = "ended" if ended else f"did not answer within {START_SECONDS:.0f} s"
                 raise InputError(f"the Prefect {name} {why}; see {self.logs / name}.log")
