@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.activations import GELUTanh, NewGELUActivation
-from transformers.models.gptj.modeling_gptj import GPTJAttention
+from transformers.models.gptj.modeling_gptj import GPTJAttention, GPTJBlock
 
 
 def use_fast_kernels(model: PreTrainedModel) -> PreTrainedModel:
@@ -40,21 +40,50 @@ class FusedGptjAttention(GPTJAttention):  # type: ignore[misc]  # transformers' 
         **_options: object,
     ) -> tuple[Tensor, None]:
         """Output [B, L, h * s]; a mask of None is a causal one."""
-        heads = (*hidden_states.shape[:2], self.num_attention_heads, self.head_dim)
         rotation = self._rotation(position_ids)
-        query = _rotate(self.q_proj(hidden_states).view(heads), rotation).transpose(1, 2)
-        key = _rotate(self.k_proj(hidden_states).view(heads), rotation).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+        query = _rotate(self._heads(self.q_proj(hidden_states)), rotation).transpose(1, 2)
+        key = _rotate(self._heads(self.k_proj(hidden_states)), rotation).transpose(1, 2)
+        value = self._heads(self.v_proj(hidden_states)).transpose(1, 2)
         if layer_past is not None:
             key, value = layer_past.update(key, value, self.layer_idx)
         causal = attention_mask is None and query.shape[2] > 1
         mixed = functional.scaled_dot_product_attention(query, key, value, attention_mask, is_causal=causal)
         return self.out_proj(mixed.transpose(1, 2).flatten(2)), None
 
+    def mixed_from(self, hidden_BLd: Tensor, first: int) -> Tensor:
+        """What goes into the output projection at the places from `first` on [B, L - first, h * s], causal."""
+        length = hidden_BLd.shape[1]
+        place_L = torch.arange(length, device=hidden_BLd.device)
+        rotation = self._rotation(place_L[None])
+        query = _rotate(self._heads(self.q_proj(hidden_BLd[:, first:])), rotation[:, first:]).transpose(1, 2)
+        key = _rotate(self._heads(self.k_proj(hidden_BLd)), rotation).transpose(1, 2)
+        value = self._heads(self.v_proj(hidden_BLd)).transpose(1, 2)
+        seen_QL = place_L <= place_L[first:, None]
+        return functional.scaled_dot_product_attention(query, key, value, seen_QL).transpose(1, 2).flatten(2)
+
+    def _heads(self, states: Tensor) -> Tensor:
+        return states.view(*states.shape[:2], self.num_attention_heads, self.head_dim)
+
     def _rotation(self, position_BL: Tensor | None) -> Tensor:
         """The rotation of each token's pairs as complex numbers [B, L, 1, pairs]."""
         sine, cosine = self.embed_positions[position_BL].float().chunk(2, dim=-1)
         return torch.complex(cosine, sine)[:, :, None]
+
+
+def runs_at_places(block: nn.Module) -> bool:
+    """Whether `block_at` takes the block."""
+    return type(block) is GPTJBlock and type(block.attn) is FusedGptjAttention
+
+
+def block_at(block: nn.Module, hidden_BLd: Tensor, row_T: Tensor, place_T: Tensor, first: int) -> Tensor:
+    """What a block gives at some places [T, d], of which `first` is the lowest: only its keys and values need the others.
+
+    Behind the last block nothing but the places that predict the response is read, which are half of them or fewer.
+    """
+    normed_BLd = block.ln_1(hidden_BLd)
+    mixed_Td = block.attn.mixed_from(normed_BLd, first)[row_T, place_T - first]
+    output_Td: Tensor = block.attn.out_proj(mixed_Td) + block.mlp(normed_BLd[row_T, place_T])
+    return output_Td + hidden_BLd[row_T, place_T]
 
 
 def _rotate(states: Tensor, rotation: Tensor) -> Tensor:

@@ -21,6 +21,8 @@ class Batch(NamedTuple):
     """Rollout of each response token [T]."""
     place: Tensor
     """Place of the token before it, whose hidden state predicts it [T]."""
+    first: int
+    """The lowest of these places."""
     token: Tensor
     """The response tokens [T]."""
 
@@ -65,4 +67,4 @@ def make_value_head(width: int, seed: int) -> nn.Module:
 
 def _response_states(top: Body, batch: Batch) -> Tensor:
     """Hidden states [T, d] that predict the response tokens: the output layer, the dearest, never sees the others."""
-    return top(batch.kept)[batch.row, batch.place]
+    return top.at(batch.kept, batch.row, batch.place, batch.first)

@@ -40,6 +40,7 @@ class Rollouts:
             kept=pad_sequence([self.kept[row] for row in rows], batch_first=True),
             row=torch.arange(len(rows)).repeat_interleave(torch.tensor(lengths)).to(device),
             place=torch.cat(place).to(device),
+            first=min(end - length for end, length in zip(ends, lengths, strict=True)),
             token=torch.cat([self.responses[row] for row in rows]),
         )
 

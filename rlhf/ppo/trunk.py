@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf.errors import InputError
+from rlhf.ppo.kernels import block_at, runs_at_places
 from rlhf.stage import note
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -35,11 +36,29 @@ class Body:
 
     backbone: nn.Module
     takes: Literal["inputs_embeds", "input_ids"]
+    end: End | None = None
+    """The last block and the norm, where they run at single places alone."""
 
     def __call__(self, kept: Tensor) -> Tensor:
         """Padding stands on the right, where causal attention does not see it: no mask is needed."""
         hidden: Tensor = self.backbone(**{self.takes: kept}, use_cache=False).last_hidden_state
         return hidden
+
+    def at(self, kept: Tensor, row_T: Tensor, place_T: Tensor, first: int) -> Tensor:
+        """The last hidden states [T, d] at some places, of which `first` is the lowest."""
+        if self.end is None:
+            return self(kept)[row_T, place_T]
+        below_BLd = self.end.below(inputs_embeds=kept, use_cache=False).last_hidden_state
+        states_Td: Tensor = self.end.norm(block_at(self.end.block, below_BLd, row_T, place_T, first))
+        return states_Td
+
+
+class End(NamedTuple):
+    """A stack of blocks without its last one, that block, and the norm behind it."""
+
+    below: nn.Module
+    block: nn.Module
+    norm: nn.Module
 
 
 @dataclass(frozen=True)
@@ -136,12 +155,20 @@ def _parts(model: PreTrainedModel, unfrozen_blocks: int) -> Split:
         trunk=Body(trunk, "inputs_embeds"),
         boundary=blocks[-unfrozen_blocks],
         embedding=model.get_input_embeddings(),
-        top=Body(top, "inputs_embeds"),
+        top=_top_body(top, blocks_name, norm_name),
         head=head,
-        reference_top=Body(_frozen_copy(top), "inputs_embeds"),
+        reference_top=_top_body(_frozen_copy(top), blocks_name, norm_name),
         reference_head=head if _is_tied(model) else _frozen_copy(head),
         trained=_trained(model),
     )
+
+
+def _top_body(top: nn.Module, blocks_name: str, norm_name: str) -> Body:
+    *lower, last = getattr(top, blocks_name)
+    if not runs_at_places(last):
+        return Body(top, "inputs_embeds")
+    below = _with_modules(top, {blocks_name: nn.ModuleList(lower), norm_name: nn.Identity()})
+    return Body(top, "inputs_embeds", End(below, last, getattr(top, norm_name)))
 
 
 def _whole(model: PreTrainedModel) -> Split:
