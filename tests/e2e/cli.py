@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ class CommandLine:
         )
         return Outcome(done.returncode, done.stdout, done.stderr)
 
-    def run(self, profile: str = "quickstart", settings: dict[str, object] | None = None) -> Outcome:
+    def run(self, profile: str = "quickstart", settings: Mapping[str, object] | None = None) -> Outcome:
         """Run the shrunk `profile`, with further settings by dotted name."""
         overrides = [f"--set={name}={json.dumps(value)}" for name, value in {**SMALL, **(settings or {})}.items()]
         return self("run", profile, "--workspace", str(self.workspace), *overrides)

@@ -15,8 +15,9 @@ from pathlib import Path
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.deploy import deploy
@@ -109,12 +110,27 @@ class Site:
             client.set_flow_run_state(run, State(type=StateType.SCHEDULED, name="AwaitingRetry"))
         wait_for(lambda: not is_final(self.run(run)), 30, f"run {run} to be retried")
 
-    def stage_runs(self, run: UUID) -> list[FlowRun]:
-        """What ran on the GPU pool for a run of the pipeline."""
+    def page_of(self, run: UUID) -> str:
+        """Address of a run's page in the UI."""
+        return f"http://127.0.0.1:{self.port}/runs/flow-run/{run}"
+
+    def scheduled(self) -> list[FlowRun]:
+        """The runs of the pipeline that its schedule made, the oldest first."""
         with self.client as client:
-            return client.read_flow_runs(
-                flow_run_filter=FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run]))
+            runs = client.read_flow_runs(
+                flow_run_filter=FlowRunFilter.model_validate({"tags": {"all_": ["auto-scheduled"]}}),
+                sort=FlowRunSort.EXPECTED_START_TIME_ASC,
             )
+        return [run for run in runs if run.auto_scheduled]
+
+    def flow_process(self, run: UUID) -> int:
+        """The process in which the flow of a run executes."""
+        [pid] = [
+            int(folder.name)
+            for folder in Path("/proc").glob("[0-9]*")
+            if _environment(folder).get("PREFECT__FLOW_RUN_ID") == str(run) and "flow_engine" in _command(folder)
+        ]
+        return pid
 
     def last_task_states(self, run: UUID) -> dict[str, str]:
         """Name of the state of each step's newest task run."""
@@ -131,7 +147,7 @@ class Site:
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
-                words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                words = _command(folder).split("\0")
                 if str(self.workspace) not in " ".join(words) or "--output" not in words:
                     continue
                 module = next(word for word in words if word.startswith("rlhf."))
@@ -194,6 +210,21 @@ def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
 def _status(process: Path) -> list[str]:
     """Fields of /proc/PID/stat behind the name: state, parent, group, ..."""
     return (process / "stat").read_text().rpartition(")")[2].split()
+
+
+def _command(process: Path) -> str:
+    try:
+        return (process / "cmdline").read_bytes().decode(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def _environment(process: Path) -> dict[str, str]:
+    try:
+        entries = (process / "environ").read_bytes().decode(errors="replace").split("\0")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return {}
+    return dict(entry.split("=", 1) for entry in entries if "=" in entry)
 
 
 def _owner(process: Path, owners: dict[int, str]) -> str:

@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import UUID
 
 import pytest
+from prefect.client.schemas.schedules import IntervalSchedule
 
 from tests.e2e.cli import CommandLine
-from tests.e2e.site import CPU_STEPS, Site, site
+from tests.e2e.site import CPU_STEPS, Site, is_final, site, wait_for
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+OUTPUT = Path(__file__).parents[2] / "test-output"
+"""Screenshots of the Prefect UI, for a person to look at."""
+LOST_SECONDS = 120
+"""Within which a run whose process and worker are gone is marked Crashed."""
+TIMED = ("results.json", "report.html", "README.md")
+"""Files that tell how long the steps took."""
+AFTER_LABELING = {"aggregate_results", "export_model"}
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
@@ -32,10 +51,6 @@ def contents(workspace: Path) -> dict[str, str]:
     return hashes
 
 
-TIMED = ("results.json", "report.html", "README.md")
-"""Files that tell how long the steps took."""
-
-
 def test_gpu_steps_run_on_their_pool_one_at_a_time_and_end_in_the_bytes_of_a_local_run(
     running: Site, tmp_path: Path
 ) -> None:
@@ -49,3 +64,136 @@ def test_gpu_steps_run_on_their_pool_one_at_a_time_and_end_in_the_bytes_of_a_loc
     here, there = contents(local.workspace), contents(running.workspace)
     assert here.keys() == there.keys()
     assert {name for name in here if here[name] != there[name]} <= {name for name in here if name.endswith(TIMED)}
+
+
+def test_a_full_disk_fails_the_run_and_a_click_on_retry_finishes_it(running: Site, browser: Browser) -> None:
+    disk = running.workspace / "artifacts" / "export_labeling_manifest"
+    shutil.rmtree(disk)
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(disk)], check=False, capture_output=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip("needs the right to mount a small tmpfs; run the tests as root")
+    try:
+        run = running.begin()
+        assert running.ended(run).is_failed()
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.goto(running.page_of(run))
+        page.get_by_text("No space left on device").first.wait_for()
+        page.screenshot(path=OUTPUT / "failed.png")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    logs = {path: path.stat().st_mtime_ns for path in running.workspace.rglob("log.txt")}
+    time.sleep(8)  # the worker first learns that the run has ended
+    page.get_by_role("button", name="Retry").click()
+    page.get_by_role("dialog").get_by_role("button", name="Retry").click()
+    wait_for(lambda: not is_final(running.run(run)), 60, "the click to count")
+    assert running.ended(run).is_completed()
+    page.get_by_text("Completed", exact=True).first.wait_for()
+    page.screenshot(path=OUTPUT / "retried.png")
+    states = running.last_task_states(run)
+    ran = {name for name, state in states.items() if state != "Cached"}
+    assert ran == {"export_labeling_manifest"} | AFTER_LABELING, states
+    assert {path: path.stat().st_mtime_ns for path in logs} == logs  # no earlier step's process wrote a line
+    page.close()
+
+
+def kill_stage(running: Site, _run: UUID) -> None:
+    for process in running.processes():
+        os.kill(process.pid, signal.SIGKILL)
+
+
+def kill_pipeline(running: Site, run: UUID) -> None:
+    os.kill(running.flow_process(run), signal.SIGKILL)
+
+
+def kill_gpu_worker(running: Site, _run: UUID) -> None:
+    running.kill("worker-p4d")
+    running.start_worker("p4d")
+
+
+def kill_cpu_worker(running: Site, _run: UUID) -> None:
+    running.kill("worker-cpu")
+    running.start_worker("cpu")
+
+
+def kill_cpu_machine(running: Site, run: UUID) -> None:
+    pid = running.flow_process(run)
+    running.kill("worker-cpu")
+    os.kill(pid, signal.SIGKILL)
+    running.start_worker("cpu")
+
+
+def kill_server(running: Site, _run: UUID) -> None:
+    running.kill("server")
+    running.start_server()
+
+
+@pytest.mark.parametrize(
+    "kill", [kill_stage, kill_pipeline, kill_gpu_worker, kill_cpu_worker, kill_cpu_machine, kill_server]
+)
+def test_whatever_is_killed_a_retry_ends_in_the_same_bytes(running: Site, kill: Callable[[Site, UUID], None]) -> None:
+    before = contents(running.workspace)
+    for step in ("score_toxicity", "aggregate_results"):
+        shutil.rmtree(running.workspace / "artifacts" / step)
+    run = running.begin()
+    wait_for(
+        lambda: any(process.module == "rlhf.score_toxicity" for process in running.processes()), 120, "a GPU stage"
+    )
+    kill(running, run)
+    state = running.ended(run, LOST_SECONDS + 60 if kill is not kill_cpu_machine else LOST_SECONDS)
+    for _ in range(2):
+        if not state.is_completed():
+            running.retry(run)
+            state = running.ended(run)
+    assert state.is_completed(), state
+    after = contents(running.workspace)
+    assert after.keys() == before.keys()
+    assert all(after[name] == before[name] for name in before if not name.endswith(TIMED))
+    wait_for(lambda: not running.processes(), 30, "every stage process to be gone")
+    assert running.most_gpu_jobs == 1
+
+
+def test_cancel_ends_every_rank_with_a_checkpoint_from_which_retry_goes_on(running: Site, browser: Browser) -> None:
+    run = running.begin({"ppo.steps": 60, "ppo.checkpoint_every": 1, "ppo.validate_every": 30, "compute.processes": 2})
+    fingerprints = running.workspace / "artifacts" / "train_ppo"
+    checkpoints = {path.parent.parent for path in fingerprints.glob("*/checkpoints/*")}
+    wait_for(lambda: len(list(fingerprints.glob("*/checkpoints/*"))) > 1, 180, "a checkpoint of PPO")
+    assert len(running.processes()) >= 3  # the launcher and two ranks
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.goto(running.page_of(run))
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").last.click()
+    wait_for(lambda: running.ended(run, 60).is_cancelled(), 60, "the run to be cancelled")
+    wait_for(lambda: not running.processes(), 60, "every rank to end")
+    page.close()
+    [folder] = {path.parent.parent for path in fingerprints.glob("*/checkpoints/*")} - checkpoints
+    rows = (folder / "metrics.jsonl").read_text().splitlines()
+    assert 0 < len(rows) < 60
+    running.retry(run)
+    assert running.ended(run).is_completed()
+    # The rows hold the seconds that they took: what was computed again would differ.
+    assert (folder / "metrics.jsonl").read_text().splitlines()[: len(rows) - 1] == rows[: len(rows) - 1]
+
+
+def test_a_schedule_makes_runs_that_wait_for_each_other_and_find_everything_cached(running: Site) -> None:
+    def states() -> list[str]:
+        return [run.state.name or "" for run in running.scheduled() if run.state]
+
+    with running.client as client:
+        deployment = client.read_deployment_by_name("rlhf-pipeline/pipeline")
+        [schedule] = client.create_deployment_schedules(deployment.id, [(IntervalSchedule(interval=10), True)])
+    try:
+        wait_for(lambda: "AwaitingConcurrencySlot" in states(), 120, "a run that waits for another")
+        wait_for(lambda: states().count("Completed") >= 2, 180, "two scheduled runs")
+    finally:
+        with running.client as client:
+            client.delete_deployment_schedule(deployment.id, schedule.id)
+    done = [run for run in running.scheduled() if run.state and run.state.is_completed()]
+    for earlier, later in pairwise(sorted(done, key=lambda run: str(run.start_time))):
+        assert earlier.end_time is not None
+        assert later.start_time is not None
+        assert earlier.end_time <= later.start_time
+    for run in done:
+        assert set(running.last_task_states(run.id).values()) == {"Cached"}
