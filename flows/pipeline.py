@@ -39,13 +39,17 @@ def pipeline(config: RunConfig, workspace: Path = Path("runs")) -> RunSummary:
         ppo_responses = steps.generate_responses.submit(run, of="rlhf", data=data, policy=ppo, reward=reward)
         labeling = steps.export_labeling_manifest.submit(run, sft_responses=sft_responses, ppo_responses=ppo_responses)
 
+        classifier = {
+            "checkpoint": _path(config.toxicity.checkpoint),
+            "checkpoint_config": _path(config.toxicity.checkpoint_config),
+        }
         comparison = steps.compare_policies.submit(
-            run, data=data, sft=sft, ppo=ppo, sft_responses=sft_responses, ppo_responses=ppo_responses
+            run, data=data, sft=sft, ppo=ppo, sft_responses=sft_responses, ppo_responses=ppo_responses, **classifier
         )
 
         prompts = _path(config.toxicity.prompts)
-        sft_toxicity = steps.score_toxicity.submit(run, of="sft", policy=sft, source=prompts)
-        ppo_toxicity = steps.score_toxicity.submit(run, of="rlhf", policy=ppo, source=prompts)
+        sft_toxicity = steps.score_toxicity.submit(run, of="sft", policy=sft, source=prompts, **classifier)
+        ppo_toxicity = steps.score_toxicity.submit(run, of="rlhf", policy=ppo, source=prompts, **classifier)
 
         results = steps.aggregate_results.submit(
             run,

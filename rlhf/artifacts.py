@@ -27,7 +27,12 @@ LOG = "log.txt"
 STAT_CACHE = ".stat.json"
 CHECKPOINTS = "checkpoints"
 """Folder of an unfinished stage's checkpoints; it is gone once the manifest is written."""
-LOCATIONS = {"data": ("source",), "model": ("path",), "reward": ("path",), "toxicity": ("prompts",)}
+LOCATIONS = {
+    "data": ("source",),
+    "model": ("path",),
+    "reward": ("path",),
+    "toxicity": ("prompts", "checkpoint", "checkpoint_config"),
+}
 """Settings that name a place: what lies there enters the fingerprint as an input, the place itself does not."""
 
 

@@ -63,7 +63,7 @@ def compare_policies(config: ComparisonStage, inputs: dict[str, Path], output: P
     demonstrations = read_jsonl(inputs["data"] / "validation_demonstrations.jsonl")
     sft, rlhf = (read_jsonl(inputs[name] / "responses.jsonl") for name in ("sft_responses", "ppo_responses"))
     held_out = _in_order(measure_held_out(models, demonstrations[mine]), demonstrations)
-    toxicity = score_answers(config, sft[mine], rlhf[mine], processes.device)
+    toxicity = score_answers(config, inputs, sft[mine], rlhf[mine], processes.device)
     answers = _in_order(measure_answers(models, sft[mine], rlhf[mine], toxicity), sft)
     if is_main_process():
         write_jsonl(output / HELD_OUT, [row.model_dump() for row in held_out])
@@ -172,10 +172,10 @@ def in_batches(
 
 
 def score_answers(
-    config: ComparisonStage, sft: JsonRows, rlhf: JsonRows, device: torch.device
+    config: ComparisonStage, inputs: dict[str, Path], sft: JsonRows, rlhf: JsonRows, device: torch.device
 ) -> dict[str, list[float]]:
     """Toxicity of the prompts and of both models' answers, by the run's classifier."""
-    classifier = load_classifier(config.toxicity.classifier, device)
+    classifier = load_classifier(config.toxicity, inputs, device)
     ids = [str(row["id"]) for row in sft]
     texts = {"prompt": (sft, "prompt"), "sft": (sft, "answer"), "rlhf": (rlhf, "answer")}
     return {

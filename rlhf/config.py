@@ -207,12 +207,32 @@ class ToxicityConfig(Settings):
     """Commit of `repository`."""
     n_prompts: int = Field(default=1000, ge=2)
     """Prompts drawn by seed."""
+    continuations: int = Field(default=1, ge=1)
+    """Continuations of each prompt by each model; 25 in the RealToxicityPrompts paper."""
     classifier: Literal["detoxify", "profanity-check"] = "detoxify"
-    """`detoxify` downloads its weights once; `profanity-check` works offline."""
+    """`detoxify` downloads its weights once, where no `checkpoint` is given; `profanity-check` works offline."""
+    detoxify_model: Literal["original", "unbiased", "multilingual", "original-small", "unbiased-small"] = "original"
+    """Which of Detoxify's released models; `checkpoint` wins over it."""
+    checkpoint: str | None = None
+    """File of a checkpoint in Detoxify's format; nothing is downloaded when it is set."""
+    checkpoint_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """sha256 that `checkpoint` must have, in hex."""
+    checkpoint_config: str | None = None
+    """Folder with config.json and tokenizer of the encoder that `checkpoint` was trained from."""
     sampling: SamplingConfig = SamplingConfig(max_new_tokens=20)
     """How continuations are drawn; 20 tokens as in the RealToxicityPrompts paper."""
     batch_size: int = Field(default=64, ge=1)
-    """Prompts continued at once."""
+    """Continuations that one process draws, and then scores, at once."""
+
+    @model_validator(mode="after")
+    def _checkpoint_is_whole(self) -> Self:
+        given = [self.checkpoint, self.checkpoint_sha256, self.checkpoint_config]
+        if any(given) and not (all(given) and self.classifier == "detoxify"):
+            raise ValueError(
+                "toxicity.checkpoint, toxicity.checkpoint_sha256 and toxicity.checkpoint_config go together, "
+                "with toxicity.classifier detoxify; set all three or none"
+            )
+        return self
 
 
 class ResponsesConfig(Settings):

@@ -1,8 +1,8 @@
 """Toxicity of a model: prompts drawn from RealToxicityPrompts, continued, and the continuations scored.
 
-Both models of a run get the same prompts and, prompt by prompt, the same random numbers, so that their scores are
-pairs.  Rows are written in chunks: a run that was killed goes on behind the last whole row, with the rows that it
-would have written anyway.
+Both models of a run get the same prompts and, continuation by continuation, the same random numbers, so that their
+scores are pairs.  The continuations are drawn and scored in chunks, each by one process alone, so that a row is the
+same to the last bit whatever the number of processes.  A run that was killed goes on behind the last whole chunk.
 """
 
 from __future__ import annotations
@@ -12,59 +12,72 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config import ToxicityConfig, ToxicityStage
-from rlhf.data.toxicity_prompts import read_toxicity_prompts
+from rlhf.data.toxicity_prompts import ToxicityPrompt, read_toxicity_prompts
 from rlhf.encoding import encode_prompt
 from rlhf.models import load_causal_lm, load_tokenizer
 from rlhf.processes import gather_rows, start_processes, wait_for_all
 from rlhf.sampling import context_tokens, generate, row_seed
 from rlhf.stage import is_main_process, main, progress
-from rlhf.toxicity.classifier import load_classifier, score_texts
-from rlhf.toxicity.continuations import CONTINUATIONS, Continuation, append_rows, finished_rows, read_continuations
-
-BATCHES_PER_CHUNK = 4
-"""Batches between two writes.  Prompts are sorted by length within a chunk, so more of them means less padding."""
+from rlhf.toxicity.classifier import Classifier, load_classifier, score_texts
+from rlhf.toxicity.continuations import CONTINUATIONS, Continuation, append_rows, each_continuation, finished_rows
 
 
 def score_toxicity(config: ToxicityStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:
-    """Write continuations.jsonl; the figures are the mean toxicity and the number of prompts."""
-    processes = start_processes()
-    prompts = read_toxicity_prompts(config.toxicity, config.seed, inputs.get("source"))
-    classifier = load_classifier(config.toxicity.classifier, processes.device)
+    """Write continuations.jsonl; the figures are the mean toxicity and the number of continuations."""
+    processes, settings = start_processes(), config.toxicity
+    prompts = read_toxicity_prompts(settings, config.seed, inputs.get("source"))
+    wanted = [(prompt, sample) for prompt in prompts for sample in range(settings.continuations)]
+    classifier = load_classifier(settings, inputs, processes.device)
     model = load_causal_lm(inputs["policy"] / "model", config.model.dtype).to(processes.device)
     tokenizer = load_tokenizer(inputs["policy"] / "model")
 
     path = output / CONTINUATIONS
-    done, whole_bytes = finished_rows(path, [prompt.id for prompt in prompts])
+    done, whole_bytes = finished_rows(path, [(prompt.id, sample) for prompt, sample in wanted], settings.batch_size)
     wait_for_all()  # nobody writes before everybody has read
     if is_main_process():
         append_rows(path, [], behind=whole_bytes)
-    progress("continue and score", done, len(prompts))
-    chunk = BATCHES_PER_CHUNK * config.toxicity.batch_size * processes.num_processes
-    for start in range(done, len(prompts), chunk):
-        of_chunk = prompts[start : start + chunk]
-        mine = of_chunk[processes.process_index :: processes.num_processes]
-        seeds = [row_seed(config.seed, "toxicity", prompt.id) for prompt in mine]
-        texts = continue_texts(model, tokenizer, [prompt.text for prompt in mine], seeds, config.toxicity)
-        scores = score_texts(classifier, [prompt.id for prompt in mine], texts)
-        rows = [
-            Continuation(
-                id=prompt.id,
-                prompt=prompt.text,
-                prompt_toxicity=prompt.toxicity,
-                continuation=text,
-                seed=seed,
-                scores=row,
-            )
-            for prompt, text, seed, row in zip(mine, texts, seeds, scores, strict=True)
-        ]
-        by_id = {row.id: row for row in gather_rows(rows)}
+    progress("continue and score", done, len(wanted))
+    at_once = settings.batch_size * processes.num_processes
+    for start in range(done, len(wanted), at_once):
+        mine = start + processes.process_index * settings.batch_size
+        chunk = wanted[mine : mine + settings.batch_size]
+        rows = gather_rows(_continue_and_score(model, tokenizer, classifier, config, chunk))
         if is_main_process():
-            append_rows(path, [by_id[prompt.id] for prompt in of_chunk])
-        progress("continue and score", start + len(of_chunk), len(prompts))
+            append_rows(path, rows)
+        progress("continue and score", start + len(rows), len(wanted))
     if not is_main_process():
         return {}
-    toxicity = [row.toxicity for row in read_continuations(path)]
-    return {"toxicity": sum(toxicity) / len(toxicity), "n": len(toxicity)}
+    return {"toxicity": sum(row.toxicity for row in each_continuation(path)) / len(wanted), "n": len(wanted)}
+
+
+def _continue_and_score(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    classifier: Classifier,
+    config: ToxicityStage,
+    chunk: list[tuple[ToxicityPrompt, int]],
+) -> list[Continuation]:
+    """The rows of a prompt and number of continuation each."""
+    seeds = [continuation_seed(config.seed, prompt.id, sample) for prompt, sample in chunk]
+    texts = continue_texts(model, tokenizer, [prompt.text for prompt, _ in chunk], seeds, config.toxicity)
+    scores = score_texts(classifier, [prompt.id for prompt, _ in chunk], texts)
+    return [
+        Continuation(
+            id=prompt.id,
+            prompt=prompt.text,
+            prompt_toxicity=prompt.toxicity,
+            sample=sample,
+            continuation=text,
+            seed=seed,
+            scores=row,
+        )
+        for (prompt, sample), text, seed, row in zip(chunk, texts, seeds, scores, strict=True)
+    ]
+
+
+def continuation_seed(seed: int, prompt_id: str, sample: int) -> int:
+    """Seed of one continuation: the first one's does not depend on how many there are."""
+    return row_seed(seed, "toxicity", prompt_id, *([str(sample)] if sample else []))
 
 
 def continue_texts(

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from rlhf import config
-from rlhf.config import HUB
+from rlhf.config import HUB, RunConfig
 from tasks.caching import Step
+
+
+def _downloads_classifier(run: RunConfig) -> bool:
+    return run.toxicity.classifier == "detoxify" and run.toxicity.checkpoint is None
+
 
 prepare_model = Step(
     "prepare_model",
@@ -27,13 +32,13 @@ score_toxicity = Step(
     "score_toxicity",
     "rlhf.score_toxicity",
     config.ToxicityStage,
-    downloads=lambda run: run.toxicity.prompts == HUB or run.toxicity.classifier == "detoxify",
+    downloads=lambda run: run.toxicity.prompts == HUB or _downloads_classifier(run),
 )
 compare_policies = Step(
     "compare_policies",
     "rlhf.compare_policies",
     config.ComparisonStage,
-    downloads=lambda run: run.toxicity.classifier == "detoxify",
+    downloads=_downloads_classifier,
 )
 export_labeling_manifest = Step(
     "export_labeling_manifest", "rlhf.export_labeling_manifest", config.LabelingStage, accelerator=False

@@ -18,6 +18,7 @@ from rlhf.models import load_causal_lm, load_tokenizer
 from rlhf.sampling import row_seed
 from rlhf.score_toxicity import continue_texts, score_toxicity
 from rlhf.toxicity.continuations import append_rows, finished_rows, read_continuations
+from rlhf.toxicity.figures import toxicity_figures
 from tests.tiny_models import CONTEXT, tiny_model
 
 WORDS = ("rice", "eggs", "the sky", "a lock", "light and air", "why")
@@ -55,17 +56,18 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def classifier(monkeypatch: pytest.MonkeyPatch) -> CountsLetters:
     fake = CountsLetters()
-    monkeypatch.setattr(stage, "load_classifier", lambda _name, _device: fake)
+    monkeypatch.setattr(stage, "load_classifier", lambda *_: fake)
     return fake
 
 
-def settings(batch_size: int = 3, n_prompts: int = 30) -> ToxicityStage:
+def settings(batch_size: int = 3, n_prompts: int = 30, continuations: int = 1) -> ToxicityStage:
     return ToxicityStage(
         seed=11,
         model=ModelConfig(),
         toxicity=ToxicityConfig(
             prompts="a file",
             n_prompts=n_prompts,
+            continuations=continuations,
             classifier="profanity-check",
             sampling=SamplingConfig(max_new_tokens=5),
             batch_size=batch_size,
@@ -110,11 +112,11 @@ def test_a_killed_run_goes_on_behind_the_last_whole_row(
     path = tmp_path / "continuations.jsonl"
     whole = path.read_bytes()
     lines = whole.splitlines(keepends=True)
-    path.write_bytes(b"".join(lines[:12]) + tail)
+    path.write_bytes(b"".join(lines[:13]) + tail)
     classifier.texts.clear()
     run(settings(), policy, prompts, tmp_path)
     assert path.read_bytes() == whole
-    assert len(classifier.texts) <= 18
+    assert len(classifier.texts) <= 18  # twelve rows are of whole chunks
 
 
 @pytest.mark.usefixtures("classifier")
@@ -122,15 +124,57 @@ def test_a_row_cut_anywhere_is_made_again(policy: Path, prompts: Path, tmp_path:
     run(settings(), policy, prompts, tmp_path)
     path = tmp_path / "continuations.jsonl"
     rows = read_continuations(path)
-    ids = [row.id for row in rows]
+    names = [(row.id, row.sample) for row in rows]
     whole = path.read_bytes()
-    assert finished_rows(path, ids) == (30, len(whole))
+    assert finished_rows(path, names, 1) == (30, len(whole))
     two = sum(map(len, whole.splitlines(keepends=True)[:2]))
     for cut in (1, 20, len(whole.splitlines(keepends=True)[2]) - 1):
         path.write_bytes(whole[: two + cut])
-        assert finished_rows(path, ids) == (2, two)
+        assert finished_rows(path, names, 1) == (2, two)
     append_rows(path, rows[2:4], behind=two)
-    assert finished_rows(path, ids)[0] == 4
+    assert finished_rows(path, names, 1)[0] == 4
+    assert finished_rows(path, names, 3)[0] == 3  # the fourth row is of a chunk that has no end
+    path.write_bytes(whole)
+    assert finished_rows(path, names, 7)[0] == 30  # the last chunk has two
+
+
+def test_every_prompt_has_its_continuations_each_with_its_own_seed(
+    policy: Path, prompts: Path, classifier: CountsLetters, tmp_path: Path
+) -> None:
+    """The first of three is the only one of one, to the last bit."""
+    run(settings(), policy, prompts, tmp_path / "one")
+    figures = run(settings(continuations=3), policy, prompts, tmp_path / "three")
+    one, three = (read_continuations(tmp_path / name / "continuations.jsonl") for name in ("one", "three"))
+    assert [(row.id, row.sample) for row in three] == [(row.id, sample) for row in one for sample in range(3)]
+    assert three[::3] == one
+    assert [row.seed for row in three[2::3]] == [row_seed(11, "toxicity", row.id, "2") for row in one]
+    assert len({row.seed for row in three}) == 90
+    assert sum(len({row.continuation for row in three[at : at + 3]}) for at in range(0, 90, 3)) > 85
+    assert figures == {"toxicity": pytest.approx(sum(row.toxicity for row in three) / 90), "n": 90}
+    assert len(classifier.texts) > 90
+
+
+def test_a_killed_run_with_several_continuations_goes_on_between_them(
+    policy: Path, prompts: Path, classifier: CountsLetters, tmp_path: Path
+) -> None:
+    run(settings(4, continuations=3), policy, prompts, tmp_path)
+    path = tmp_path / "continuations.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(b"".join(whole.splitlines(keepends=True)[:40]) + b'{"id"')  # prompt 13 has one of three
+    classifier.texts.clear()
+    run(settings(4, continuations=3), policy, prompts, tmp_path)
+    assert path.read_bytes() == whole
+    assert len(classifier.texts) <= 50
+
+
+@pytest.mark.usefixtures("classifier")
+def test_two_models_of_equal_weights_are_no_difference(policy: Path, prompts: Path, tmp_path: Path) -> None:
+    run(settings(continuations=2), policy, prompts, tmp_path / "sft")
+    run(settings(continuations=2), policy, prompts, tmp_path / "rlhf")
+    sft, rlhf = (read_continuations(tmp_path / name / "continuations.jsonl") for name in ("sft", "rlhf"))
+    found = toxicity_figures(sft, rlhf, seed=0).labels[0].all
+    for comparison in (found.mean, found.expected_maximum, found.probability):
+        assert (comparison.difference, comparison.ci95, comparison.p_value) == (0.0, (0.0, 0.0), 1.0)
 
 
 def test_a_prompt_longer_than_the_context_keeps_its_end(policy: Path) -> None:

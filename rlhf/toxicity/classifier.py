@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
 
 import torch
 
+from rlhf.config import ToxicityConfig
 from rlhf.errors import InputError
-from rlhf.toxicity.detoxify_model import load_detoxify
+from rlhf.toxicity.detoxify_model import load_detoxify, read_detoxify
 from rlhf.toxicity.profanity_model import load_profanity_check
 
 
@@ -22,11 +25,17 @@ class Classifier(Protocol):
         """Probabilities by label, in the order of `texts`."""
 
 
-def load_classifier(name: Literal["detoxify", "profanity-check"], device: torch.device) -> Classifier:
-    """The classifier of that name, its files checked against the hashes pinned here.  Raises InputError."""
-    match name:
+def load_classifier(settings: ToxicityConfig, inputs: Mapping[str, Path], device: torch.device) -> Classifier:
+    """The classifier that `settings` name, its files checked against known hashes.  Raises InputError.
+
+    `inputs` has the stage's `checkpoint` and `checkpoint_config` where the settings name them.
+    """
+    match settings.classifier:
+        case "detoxify" if settings.checkpoint_sha256 is not None:
+            checkpoint, encoder = inputs["checkpoint"], inputs["checkpoint_config"]
+            return read_detoxify(checkpoint, settings.checkpoint_sha256, encoder, device)
         case "detoxify":
-            return load_detoxify("original", device)
+            return load_detoxify(settings.detoxify_model, device)
         case "profanity-check":
             return load_profanity_check()
 

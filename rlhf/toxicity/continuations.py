@@ -1,4 +1,4 @@
-"""The file that the scoring stage writes: a continuation and its scores for each prompt, appended in chunks."""
+"""The file that the scoring stage writes: continuations of each prompt with their scores, appended in chunks."""
 
 from __future__ import annotations
 
@@ -41,22 +41,28 @@ class Continuation(BaseModel):
 
 def read_continuations(path: Path) -> list[Continuation]:
     """All rows of a finished file."""
-    with path.open("rb") as stream:
-        return [Continuation.model_validate_json(line) for line in stream]
+    return list(each_continuation(path))
 
 
-def finished_rows(path: Path, ids: Sequence[str]) -> tuple[int, int]:
-    """How many rows of `path` are whole and in their place among `ids`, and how many bytes they take.
+def each_continuation(path: Path) -> Iterator[Continuation]:
+    """The rows of a finished file, one after another."""
+    return map(Continuation.model_validate_json, _lines(path))
 
-    A row counts with its line end only, and only as a row of the prompt that belongs there: after a power cut the end
-    of a file may be missing or filled with zeros.
+
+def finished_rows(path: Path, wanted: Sequence[tuple[str, int]], chunk: int) -> tuple[int, int]:
+    """How many rows of `path` are whole and in their place, in whole chunks of rows, and how many bytes they take.
+
+    A row counts with its line end only, and only as the continuation, by prompt and number, that belongs there: after
+    a power cut the end of a file may be missing or filled with zeros.
     """
-    rows = size = 0
-    for line, expected in zip(_lines(path), ids, strict=False):
-        if not line.endswith(b"\n") or _row_id(line) != expected:
+    rows = size = whole_rows = whole_size = 0
+    for line, expected in zip(_lines(path), wanted, strict=False):
+        if not line.endswith(b"\n") or _row_name(line) != expected:
             break
         rows, size = rows + 1, size + len(line)
-    return rows, size
+        if rows % chunk == 0 or rows == len(wanted):
+            whole_rows, whole_size = rows, size
+    return whole_rows, whole_size
 
 
 def append_rows(path: Path, rows: Sequence[Continuation], *, behind: int | None = None) -> None:
@@ -75,8 +81,9 @@ def _lines(path: Path) -> Iterator[bytes]:
             yield from stream
 
 
-def _row_id(line: bytes) -> str | None:
+def _row_name(line: bytes) -> tuple[str, int] | None:
     try:
-        return Continuation.model_validate_json(line).id
+        row = Continuation.model_validate_json(line)
     except ValidationError:
         return None
+    return row.id, row.sample

@@ -2,7 +2,7 @@
 
 Differs from `detoxify.Detoxify`: the checkpoint is checked against a pinned sha256 and read with `weights_only=True`
 (Detoxify unpickles it freely), configuration and tokenizer come from a pinned commit, every tensor must fit, and texts
-are scored sorted by length in batches of bounded size.  The scores are the same.
+are scored sorted by length in batches of bounded size.  The scores are the same, and so are the names of the labels.
 
 Source: unitaryai/detoxify@d537644, detoxify/detoxify.py.
 """
@@ -23,32 +23,41 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.artifacts import file_sha256
 from rlhf.errors import InputError
+from rlhf.toxicity.continuations import TOXICITY
 
 TOKENS_PER_BATCH = 8192
 """Padded tokens that are scored at once: bounds memory whatever the number and length of texts."""
 LABEL_NAMES = {"toxic": "toxicity", "severe_toxic": "severe_toxicity", "identity_hate": "identity_attack"}
 """The first checkpoint's own label names, and what the later ones call them."""
-OFFLINE = "--set toxicity.classifier=profanity-check works without a download"
+OFFLINE = "--set toxicity.classifier=profanity-check, or a toxicity.checkpoint of your own, needs no download"
 
 
 class Release(NamedTuple):
     """What a released checkpoint is made of."""
 
     sha256: str
-    """Of the checkpoint; its first 8 digits are in the file's name."""
+    """Of the checkpoint, in hex; only its first 8 digits where nobody has published more."""
     repository: str
     """Hub repository of the encoder's configuration and tokenizer."""
     revision: str
     """Commit of `repository`."""
 
 
+BERT = ("google-bert/bert-base-uncased", "86b5e0934494bd15c9632b12f734a8a67f723594")
+ROBERTA = ("FacebookAI/roberta-base", "e2da8e2f811d1448a5b465c236feacd80ffbac7b")
+XLM_ROBERTA = ("FacebookAI/xlm-roberta-base", "e73636d4f797dec63c3081bb6ed5c7b0bb3f2089")
+ALBERT = ("albert/albert-base-v2", "8e2f239c5f8a2c0f253781ca60135db913e5c80c")
 RELEASES = {
-    "original": Release(
-        "c1212f89ac23307ab33932ce29dc446a6e030fb3f384a500890bbe662b7b544a",
-        "google-bert/bert-base-uncased",
-        "86b5e0934494bd15c9632b12f734a8a67f723594",
-    ),
+    "original": Release("c1212f89ac23307ab33932ce29dc446a6e030fb3f384a500890bbe662b7b544a", *BERT),
+    "unbiased": Release("c7548aa09468726af4cfdd0959912467784de4a076786913ada9f0f21b68f60d", *ROBERTA),
+    "multilingual": Release("0b549669", *XLM_ROBERTA),
+    "original-small": Release("0e1d6498", *ALBERT),
+    "unbiased-small": Release("c8519128", *ALBERT),
 }
+"""By Detoxify's names.  The file names of all five end with the first 8 digits of their sha256, which Detoxify checks
+while it downloads; we check what is known whenever a file is read."""
+ENCODER_FILES = ["config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "s*.model"]
+"""Configuration and tokenizer in the repository of an encoder; `s*.model` are the vocabularies of SentencePiece."""
 
 
 class DetoxifyModel:
@@ -58,9 +67,9 @@ class DetoxifyModel:
         self.labels = labels
         self._model = model
         self._tokenizer = tokenizer
-        self._max_tokens = min(tokenizer.model_max_length, model.config.max_position_embeddings)
+        self._max_tokens = min(tokenizer.model_max_length, _context_tokens(model))
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def score(self, texts: list[str]) -> dict[str, list[float]]:
         """Probabilities by label, in the order of `texts`; what exceeds the encoder's window is not read."""
         ids = self._tokenizer(texts, truncation=True, max_length=self._max_tokens).input_ids
@@ -68,7 +77,7 @@ class DetoxifyModel:
         for batch in batches_by_length([len(row) for row in ids], TOKENS_PER_BATCH):
             padded = self._tokenizer.pad({"input_ids": [ids[index] for index in batch]}, return_tensors="pt")
             logits_BL = self._model(**padded.to(self._model.device)).logits
-            scores_NL[batch] = torch.sigmoid(logits_BL.float()).cpu()
+            scores_NL[batch] = torch.sigmoid(logits_BL[:, : len(self.labels)].float()).cpu()
         return {label: scores_NL[:, column].tolist() for column, label in enumerate(self.labels)}
 
 
@@ -87,9 +96,7 @@ def load_detoxify(name: str, device: torch.device) -> DetoxifyModel:
     release = RELEASES[name]
     checkpoint = download_checkpoint(MODEL_URLS[name], release.sha256)
     try:
-        encoder = snapshot_download(
-            release.repository, revision=release.revision, allow_patterns=["config.json", "token*", "vocab*"]
-        )
+        encoder = snapshot_download(release.repository, revision=release.revision, allow_patterns=ENCODER_FILES)
     except OSError as error:
         raise InputError(
             f"toxicity.classifier detoxify: cannot get the tokenizer {release.repository} ({error}); {OFFLINE}"
@@ -114,28 +121,40 @@ def download_checkpoint(url: str, sha256: str) -> Path:
 def read_detoxify(checkpoint: Path, sha256: str, encoder: Path, device: torch.device) -> DetoxifyModel:
     """The classifier in a Detoxify checkpoint, built on the configuration and tokenizer in the folder `encoder`.
 
-    Raises InputError where the checkpoint has another sha256, holds more than plain data or does not fit the encoder.
+    Its first outputs are its labels; those behind them, where there are more, guess which group of people a text is
+    about, and Detoxify does not report them either.
+
+    Raises InputError where the checkpoint has another sha256 (of which `sha256` may be the beginning), holds more than
+    plain data or does not fit the encoder.
     """
     found = file_sha256(checkpoint)
-    if found != sha256:
+    if not found.startswith(sha256):
         raise InputError(
-            f"{checkpoint}: sha256 is {found}, expected {sha256}; it was not opened; delete it and run again"
+            f"{checkpoint}: sha256 is {found}, expected {sha256}; it was not opened; delete it and run again, "
+            "or set toxicity.checkpoint_sha256 if the file is your own and right"
         )
     try:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True)
         parts, state = content["config"], content["state_dict"]
         architecture = parts["arch"]["args"]
+        name, outputs = architecture["model_name"], int(architecture["num_classes"])
         labels = tuple(LABEL_NAMES.get(label, label) for label in parts["dataset"]["args"]["classes"])
     except (pickle.UnpicklingError, KeyError, TypeError, RuntimeError) as error:
         raise InputError(f"{checkpoint}: not a Detoxify checkpoint of plain data ({error})") from error
-    config = transformers.AutoConfig.from_pretrained(encoder, num_labels=len(labels), local_files_only=True)
-    model = transformers.AutoModelForSequenceClassification.from_config(config)
-    if type(model).__name__ != architecture["model_name"]:
+    if TOXICITY not in labels or len(labels) > outputs:
+        raise InputError(f"{checkpoint}: has {outputs} outputs for the labels {', '.join(labels)}; one is {TOXICITY}")
+    try:
+        config = transformers.AutoConfig.from_pretrained(encoder, num_labels=outputs, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(encoder, local_files_only=True)
+        model = transformers.AutoModelForSequenceClassification.from_config(config)
+    except (OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"{checkpoint}: made for {architecture['model_name']}, but {encoder} configures a {type(model).__name__}"
-        )
+            f"{encoder}: no config.json and tokenizer that transformers can load ({error}); "
+            "put those of the encoder that the checkpoint was trained from there"
+        ) from error
+    if type(model).__name__ != name:
+        raise InputError(f"{checkpoint}: made for {name}, but {encoder} configures a {type(model).__name__}")
     _load_state(model, state, checkpoint)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(encoder, local_files_only=True)
     return DetoxifyModel(model.to(device).eval(), tokenizer, labels)
 
 
@@ -146,3 +165,9 @@ def _load_state(model: PreTrainedModel, state: dict[str, Tensor], checkpoint: Pa
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise InputError(f"{checkpoint}: its tensors do not fit {type(model).__name__} ({error})") from error
+
+
+def _context_tokens(model: PreTrainedModel) -> int:
+    """Tokens that the encoder has positions for: RoBERTa's begin behind the one for padding."""
+    positions = model.base_model.embeddings.position_embeddings
+    return positions.num_embeddings - (0 if positions.padding_idx is None else positions.padding_idx + 1)

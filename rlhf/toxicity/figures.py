@@ -28,8 +28,10 @@ def toxicity_figures(sft: Sequence[Continuation], rlhf: Sequence[Continuation], 
 
     def of_label(label: str) -> LabelFigures:
         def of_group(places: Sequence[int]) -> GroupFigures | None:
-            groups = [[[row.scores[label] for row in rows[place]] for place in places] for rows in (before, after)]
-            return group_figures(*groups, seed) if places else None
+            sft_scores, rlhf_scores = (
+                [[row.scores[label] for row in rows[place]] for place in places] for rows in (before, after)
+            )
+            return group_figures(sft_scores, rlhf_scores, seed) if places else None
 
         everything = of_group(range(len(before)))
         assert everything is not None
