@@ -9,12 +9,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
+from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.schedules import IntervalSchedule
 
 from tests.e2e.cli import CommandLine
@@ -44,7 +46,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 def contents(workspace: Path) -> dict[str, str]:
     """sha256 of every file of every finished artifact."""
-    hashes = {}
+    hashes: dict[str, str] = {}
     for path in sorted(workspace.glob("artifacts/*/*/manifest.json")):
         manifest = json.loads(path.read_bytes())
         hashes |= {f"{path.parent.relative_to(workspace)}/{name}": f["sha256"] for name, f in manifest["files"].items()}
@@ -183,7 +185,8 @@ def test_a_schedule_makes_runs_that_wait_for_each_other_and_find_everything_cach
 
     with running.client as client:
         deployment = client.read_deployment_by_name("rlhf-pipeline/pipeline")
-        [schedule] = client.create_deployment_schedules(deployment.id, [(IntervalSchedule(interval=10), True)])
+        every = DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(seconds=10)), active=True)
+        [schedule] = client.create_deployment_schedules(deployment.id, [every])
     try:
         wait_for(lambda: "AwaitingConcurrencySlot" in states(), 120, "a run that waits for another")
         wait_for(lambda: states().count("Completed") >= 2, 180, "two scheduled runs")
