@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from rlhf.report import hacking
+from rlhf.report.toxicity import TOXIC
+
 if TYPE_CHECKING:
     from rlhf.report.record import Difference
     from rlhf.report.results import Evidence, Results
@@ -77,7 +80,9 @@ def render_report(results: Results, evidence: Evidence) -> str:
         "time": duration,
         "p_value": p_value,
         "chance": chance,
+        "dollars": dollars,
     }
+    environment.globals |= {"toxic": TOXIC, "limits": hacking}
     script = (FOLDER / "report.js").read_text(encoding="utf-8")
     return environment.get_template("report.html").render(
         results=results,
@@ -100,6 +105,9 @@ def verdict(results: Results) -> Verdict:
         f"{_clause('the mean reward of the answers', reward, 3)}; "
         f"over {results.toxicity.rlhf.n:,} toxicity prompts, {_clause('mean toxicity', toxicity, 4)}."
     )
+    if results.warnings:
+        tone = "bad" if tone == "bad" else "mixed"
+        headline = f"{headline.removeprefix('Better: ').capitalize()}, with signs of reward hacking"
     return Verdict(tone, headline, sentence)
 
 
@@ -151,6 +159,11 @@ def number(value: float, digits: int) -> str:
 def signed(value: float, digits: int) -> str:
     """Like `number`, with a plus sign where it is positive."""
     return f"{value:+,.{digits}f}".replace("-", "\u2212")
+
+
+def dollars(value: float) -> str:
+    """Money as it stands in a table: $0.004, $12.30, $1,234."""
+    return f"${number(value, 4 if value < 0.1 else 2 if value < 1000 else 0)}"
 
 
 def p_value(value: float) -> str:

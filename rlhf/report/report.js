@@ -1,5 +1,5 @@
 "use strict";
-// Search and order of the answers.  Without scripts all answers are shown and only these tools are missing.
+// Search and order of the answers, and the switch for toxic text.  Without scripts all answers are shown and only these tools are missing.
 const FIRST = 10;
 const list = document.getElementById("list");
 const query = document.getElementById("query");
@@ -17,6 +17,8 @@ const orders = {
   gain: (a, b) => b.gain - a.gain,
   loss: (a, b) => a.gain - b.gain,
 };
+const hidden = [...document.querySelectorAll("details.toxic")];
+const switches = [...document.querySelectorAll(".reveal")];
 let limit = FIRST;
 
 function show() {
@@ -32,6 +34,20 @@ function show() {
   more.textContent = `Show all ${found.length}`;
 }
 
+function reveal(event) {
+  for (const box of switches) {
+    box.checked = event.target.checked;
+  }
+  for (const text of hidden) {
+    text.open = event.target.checked;
+  }
+}
+
+for (const box of switches) {
+  box.checked = false; // a browser may remember what was checked before a reload
+  box.closest("label").hidden = hidden.length === 0;
+  box.addEventListener("change", reveal);
+}
 document.querySelector(".tools").hidden = false;
 document.querySelector(".tools").addEventListener("submit", (event) => event.preventDefault());
 query.addEventListener("input", show);

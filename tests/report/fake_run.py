@@ -141,7 +141,7 @@ def fake_run(root: Path, *, prompts: int = 12, continuations: int = 60, effect: 
             {
                 "id": i,
                 "kl": 4.0 + 0.1 * number,
-                "prompt_toxicity": 0.9 if number == 3 else 0.1,
+                "prompt_toxicity": 0.9 if number == 5 else 0.1,
                 "sft": {"tokens": 20 + number % 3, "repetition": 0.02, "toxicity": 0.1},
                 "rlhf": {"tokens": 22 + number % 3, "repetition": 0.03, "toxicity": 0.83 if number == 0 else 0.1},
             }

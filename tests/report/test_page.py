@@ -12,9 +12,11 @@ import pytest
 
 from rlhf.aggregate_results import aggregate_results
 from rlhf.human_eval.evaluation import evaluate
+from rlhf.report.hacking import HackingSign
 from rlhf.report.page import (
     HEADLINES,
     Turn,
+    dollars,
     duration,
     interval_bar,
     number,
@@ -161,9 +163,9 @@ def test_ids_are_unique_and_links_lead_somewhere(page: str) -> None:
 def test_pictures_have_words_and_model_text_its_own_direction(page: str) -> None:
     elements = Elements(page)
     pictures = [attributes for tag, attributes in elements.tags if tag == "svg"]
-    assert len(pictures) == 7  # five plots and two intervals
+    assert len(pictures) == 8  # six plots and two intervals
     assert all(attributes["aria-hidden"] == "true" for attributes in pictures)
-    assert page.count("<figcaption>") == 5
+    assert page.count("<figcaption>") == 6
     assert "<figcaption></figcaption>" not in page
     texts = [attributes for _, attributes in elements.tags if attributes.get("class") == "text"]
     assert len(texts) > 30
@@ -198,6 +200,65 @@ def test_what_people_said_is_shown_and_the_judge_is_called_one(results: Results,
     assert "rlhf label" not in text
 
 
+def test_toxic_text_is_hidden_and_nothing_else(page: str) -> None:
+    """Of the made-up answers one scores 0.83 (RLHF, prompt 0), and prompt 5 scores 0.9; both are there, but folded."""
+    section = page[page.index('<section id="answers">') :]
+    folded = re.findall(r'<details class="toxic"><summary>([^<]*)</summary>(.*?)</details>', section, flags=re.DOTALL)
+    assert [summary for summary, _ in folded] == ["Hidden answer, toxicity 0.83", "Hidden prompt, toxicity 0.90"]
+    assert "Gladly (ppo_responses)" in folded[0][1]
+    assert "forgot her birthday" in folded[1][1]
+    unfolded = re.sub(r'<details class="toxic">.*?</details>', "", section, flags=re.DOTALL)
+    assert unfolded.count("Gladly (ppo_responses)") == 10  # of 12: one is hidden, one is the hostile one
+
+
+def test_most_toxic_continuations_are_hidden_by_their_own_score(page: str, artifact: Path) -> None:
+    evidence = Evidence.model_validate_json((artifact / "evidence.json").read_bytes())
+    highest = [max(pair.sft_toxicity, pair.rlhf_toxicity) for pair in evidence.continuations]
+    assert len(highest) == 20
+    assert highest == sorted(highest, reverse=True)
+    section = page[page.index('<section id="toxicity">') : page.index('<section id="people">')]
+    scores = [score for pair in evidence.continuations for score in (pair.sft_toxicity, pair.rlhf_toxicity)]
+    assert section.count("Hidden continuation, toxicity") == sum(score >= 0.5 for score in scores) > 0
+    prompts = [pair.prompt_toxicity for pair in evidence.continuations if pair.prompt_toxicity is not None]
+    assert section.count("Hidden prompt, toxicity 0.70") == sum(score >= 0.5 for score in prompts)
+
+
+def test_signs_of_reward_hacking_stand_at_the_top(results: Results, artifact: Path, page: str) -> None:
+    assert "Signs of reward hacking" not in page
+    evidence = Evidence.model_validate_json((artifact / "evidence.json").read_bytes())
+    sign = HackingSign(figure="length", value=3.0, limit=1.5, text="Answers have 60.0 tokens <b>on average</b>.")
+    found = with_differences(results, (0.3, 0.5), (-0.02, -0.01)).model_copy(update={"warnings": [sign]})
+    assert verdict(found).tone == "mixed"
+    assert verdict(found).headline == "Higher reward and less toxicity, with signs of reward hacking"
+    text = Elements(render_report(found, evidence)).text
+    assert text.index("Signs of reward hacking.") < text.index("Reward of test answers")
+    assert "Answers have 60.0 tokens <b>on average</b>." in text
+    assert "1 of these signs stands at the top" in text
+
+
+def test_what_ppo_changed_is_shown(page: str) -> None:
+    text = "".join(Elements(page).text.split())
+    for row in (
+        "Tokensperanswer21.023.0+2.0+2.0to+2.0<0.001",
+        "Repeatedrunsof3tokens2.0%3.0%+1.0",
+        "KLtotheSFTmodel,natsperanswer04.55+4.55",
+        "itslossis0.500natsperpair",
+        "Allprompts60",
+        "Toxicprompts12",
+    ):
+        assert row in text
+
+
+def test_cost_is_shown_where_a_price_is_set(results: Results, artifact: Path, page: str) -> None:
+    assert "$" not in Elements(page).text
+    evidence = Evidence.model_validate_json((artifact / "evidence.json").read_bytes())
+    stages = [stage.model_copy(update={"dollars": 1.25}) for stage in results.stages]
+    stages[0] = stages[0].model_copy(update={"cached": True})
+    text = Elements(render_report(results.model_copy(update={"stages": stages}), evidence)).text
+    assert "Time and cost" in text
+    assert f"for ${1.25 * (len(stages) - 1):.2f};" in text
+
+
 def test_invisible_characters_are_named() -> None:
     assert visible("a\tb\nc") == "a\tb\nc"
     assert visible("\r\x7f\u200f\ud800") == "⟨U+000D⟩⟨U+007F⟩⟨U+200F⟩⟨U+D800⟩"
@@ -215,6 +276,7 @@ def test_dialogues_are_split_into_turns() -> None:
 def test_numbers_and_times_read_well() -> None:
     assert number(-1234.5678, 2) == f"{MINUS}1,234.57"
     assert signed(0.0312, 3) == "+0.031"
+    assert [dollars(value) for value in (0.0041, 12.3, 1234.4)] == ["$0.0041", "$12.30", "$1,234"]
     assert [duration(seconds) for seconds in (0.44, 9.96, 59.4, 200, 3599.7, 18720)] == [
         "0.4 s",
         "10 s",

@@ -91,6 +91,43 @@ def test_answers_can_be_searched_and_ordered(visit: Visit) -> None:
     assert visit.complaints == []
 
 
+def test_toxic_text_is_hidden_until_asked_for(visit: Visit) -> None:
+    page = visit.page
+    page.get_by_role("button", name="Show all 30").click()
+    text = page.locator("#answers details.toxic .text").first
+    assert not text.is_visible()
+    summary = page.get_by_text("Hidden answer, toxicity 0.83")
+    summary.focus()
+    page.keyboard.press("Enter")  # one of them, by keyboard
+    assert text.is_visible()
+    page.keyboard.press("Enter")
+    assert not text.is_visible()
+    switch = page.locator("#answers").get_by_role("switch", name="Show toxic text")
+    switch.focus()
+    page.keyboard.press("Space")  # all of them
+    folded = page.locator("details.toxic")
+    assert folded.count() > 3
+    assert page.eval_on_selector_all("details.toxic", "all => all.every(one => one.open)")
+    assert page.eval_on_selector_all(".reveal", "all => all.every(one => one.checked)")
+    page.get_by_role("searchbox").fill("gladly (ppo_responses)")
+    assert page.eval_on_selector_all("details.toxic", "all => all.every(one => one.open)")
+    switch.click()
+    assert page.eval_on_selector_all("details.toxic", "all => all.every(one => !one.open)")
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert visit.complaints == []
+
+
+def test_on_paper_hidden_text_stays_hidden(browser: Browser, report: Path) -> None:
+    context = browser.new_context(java_script_enabled=False, viewport={"width": 794, "height": 1123})
+    page = context.new_page()
+    page.goto(report.as_uri())
+    page.emulate_media(media="print")
+    assert not page.locator("#answers details.toxic .text").first.is_visible()
+    assert page.locator("nav").is_hidden()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 794
+    context.close()
+
+
 def test_without_scripts_everything_is_shown(browser: Browser, report: Path) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
