@@ -1,7 +1,8 @@
-"""Our loading and scoring of a Detoxify checkpoint against Detoxify's own, on a small one made here."""
+"""Our loading and scoring of a Detoxify checkpoint against Detoxify's own, on small ones made here."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from urllib.error import URLError
 
@@ -9,56 +10,28 @@ import pytest
 import torch
 from detoxify import Detoxify
 from detoxify.detoxify import MODEL_URLS
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
 from rlhf.artifacts import file_sha256
+from rlhf.config import ToxicityConfig
 from rlhf.errors import InputError
 from rlhf.toxicity import detoxify_model
+from rlhf.toxicity.classifier import load_classifier, score_texts
 from rlhf.toxicity.detoxify_model import RELEASES, batches_by_length, download_checkpoint, read_detoxify
+from tests.toxicity.checkpoints import ORIGINAL, SHAPES, UNBIASED, UNBIASED_OUTPUTS, Shape, make_checkpoint
 
-CLASSES = ["toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate"]
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "you", "are", "a", "kind", "foolish", "person", "and", "so", "."]
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with configuration and tokenizer, as the encoder's repository has them."""
-    folder = tmp_path_factory.mktemp("encoder")
-    config = BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=24,
-        num_labels=len(CLASSES),
-    )
-    config.save_pretrained(folder)
-    (folder / "vocab.txt").write_text("\n".join(WORDS))
-    BertTokenizer(vocab=str(folder / "vocab.txt"), model_max_length=24).save_pretrained(folder)
-    return folder
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of a BERT, in a folder with configuration and tokenizer, as the encoder's repository has them."""
+    return make_checkpoint(tmp_path_factory.mktemp("encoder"), "bert", ORIGINAL, len(ORIGINAL))
 
 
 @pytest.fixture(scope="module")
-def checkpoint(encoder: Path) -> Path:
-    """A checkpoint in the released format, with the position numbers that old versions saved."""
-    torch.manual_seed(0)
-    model = BertForSequenceClassification(BertConfig.from_pretrained(encoder))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.5)
-    path = encoder / "toxic.ckpt"
-    arguments = {
-        "num_classes": len(CLASSES),
-        "model_type": str(encoder),
-        "model_name": "BertForSequenceClassification",
-        "tokenizer_name": "BertTokenizer",
-    }
-    config = {"arch": {"type": "BERT", "args": arguments}, "dataset": {"args": {"classes": CLASSES}}}
-    state = {**model.state_dict(), "bert.embeddings.position_ids": torch.arange(24)[None]}
-    torch.save({"config": config, "state_dict": state}, path)
-    return path
+def encoder(checkpoint: Path) -> Path:
+    """Folder with configuration and tokenizer."""
+    return checkpoint.parent
 
 
 TEXTS = [
@@ -71,17 +44,96 @@ TEXTS = [
 ]
 
 
-def test_scores_are_those_of_detoxify(checkpoint: Path, encoder: Path) -> None:
-    ours = read_detoxify(checkpoint, file_sha256(checkpoint), encoder, CPU)
-    theirs = Detoxify(checkpoint=str(checkpoint), huggingface_config_path=str(encoder))
-    theirs.tokenizer.model_max_length = 24
-    expected = theirs.predict(TEXTS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("classes", "outputs"), [(ORIGINAL, len(ORIGINAL)), (UNBIASED, UNBIASED_OUTPUTS)])
+def test_scores_are_those_of_detoxify(shape: Shape, classes: list[str], outputs: int, tmp_path: Path) -> None:
+    """Its own loading and prediction, in a batch that it pads to the longest text; labels by its names."""
+    path = make_checkpoint(tmp_path, shape, classes, outputs)
+    ours = read_detoxify(path, file_sha256(path), tmp_path, CPU)
+    expected = Detoxify(checkpoint=str(path), huggingface_config_path=str(tmp_path)).predict(TEXTS)
     found = ours.score(TEXTS)
-    assert ours.labels == ("toxicity", "severe_toxicity", "obscene", "threat", "insult", "identity_attack")
+    assert ours.labels == tuple(expected)
     assert found.keys() == expected.keys()
     for label, scores in expected.items():
         assert found[label] == pytest.approx(scores, abs=1e-6)
-    assert len(set(found["toxicity"])) == len(TEXTS)
+    assert len({round(score, 5) for score in found["toxicity"]}) == len(TEXTS)
+    assert len({round(scores[0], 5) for scores in found.values()}) == len(classes)
+
+
+def test_label_names_of_the_first_models_are_those_of_the_later_ones(checkpoint: Path, encoder: Path) -> None:
+    labels = read_detoxify(checkpoint, file_sha256(checkpoint), encoder, CPU).labels
+    assert labels == ("toxicity", "severe_toxicity", "obscene", "threat", "insult", "identity_attack")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_tokenizer_without_a_limit_is_cut_at_the_encoder_s(shape: Shape, tmp_path: Path) -> None:
+    """Detoxify would fail here; a RoBERTa has fewer places than position embeddings."""
+    path = make_checkpoint(tmp_path, shape, ORIGINAL, len(ORIGINAL))
+    texts = ["you are so kind . " * 30]
+    expected = read_detoxify(path, file_sha256(path), tmp_path, CPU).score(texts)
+    settings = tmp_path / "tokenizer_config.json"
+    assert '"model_max_length": 24' in settings.read_text()
+    settings.write_text(settings.read_text().replace('"model_max_length": 24', '"model_max_length": 100000'))
+    assert read_detoxify(path, file_sha256(path), tmp_path, CPU).score(texts) == expected
+
+
+def test_a_checkpoint_of_one_s_own_is_read_by_its_settings(checkpoint: Path, encoder: Path) -> None:
+    settings = ToxicityConfig(
+        checkpoint=str(checkpoint), checkpoint_sha256=file_sha256(checkpoint), checkpoint_config=str(encoder)
+    )
+    inputs = {"checkpoint": checkpoint, "checkpoint_config": encoder}
+    classifier = load_classifier(settings, inputs, CPU)
+    assert score_texts(classifier, ["1"], ["you foolish person"])[0].keys() == set(classifier.labels)
+    with pytest.raises(InputError, match="it was not opened"):
+        load_classifier(settings.model_copy(update={"checkpoint_sha256": "0" * 64}), inputs, CPU)
+
+
+def test_a_released_model_is_found_by_its_name(
+    checkpoint: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the name stands for is downloaded: the checkpoint and, at a commit, the encoder's files."""
+    asked: list[tuple[str, ...]] = []
+
+    def download(url: str, sha256: str) -> Path:
+        asked.append((url, sha256))
+        return checkpoint
+
+    def snapshot(repository: str, *, revision: str, **_: object) -> str:
+        asked.append((repository, revision))
+        return str(encoder)
+
+    release = RELEASES["unbiased-small"]._replace(sha256=file_sha256(checkpoint)[:8])
+    monkeypatch.setitem(RELEASES, "unbiased-small", release)
+    monkeypatch.setattr(detoxify_model, "download_checkpoint", download)
+    monkeypatch.setattr(detoxify_model, "snapshot_download", snapshot)
+    load_classifier(ToxicityConfig(detoxify_model="unbiased-small"), {}, CPU)
+    assert asked == [(MODEL_URLS["unbiased-small"], release.sha256), release[1:]]
+
+
+def test_damaged_weights_stop_the_run_with_the_prompt_and_the_label(encoder: Path, tmp_path: Path) -> None:
+    """Only the fourth label is damaged."""
+    content = torch.load(encoder / "toxic.ckpt", weights_only=True)
+    content["state_dict"]["classifier.bias"][3] = math.nan
+    path = tmp_path / "toxic.ckpt"
+    torch.save(content, path)
+    classifier = read_detoxify(path, file_sha256(path), encoder, CPU)
+    with pytest.raises(InputError, match="toxicity of prompt p-1: threat is nan, not a probability"):
+        score_texts(classifier, ["p-0", "p-1"], ["", "you person"])
+
+
+@pytest.mark.parametrize(("labels", "outputs"), [(["insult", "threat"], 2), (UNBIASED, 6)])
+def test_labels_that_cannot_be_are_refused(labels: list[str], outputs: int, tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path, "bert", labels, outputs)
+    with pytest.raises(InputError, match=f"has {outputs} outputs for the labels"):
+        read_detoxify(path, file_sha256(path), tmp_path, CPU)
+
+
+def test_an_encoder_of_another_kind_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, "roberta", ORIGINAL, len(ORIGINAL))
+    with pytest.raises(InputError, match="made for BertForSequenceClassification, but .* RobertaForSequence"):
+        read_detoxify(checkpoint, file_sha256(checkpoint), tmp_path, CPU)
+    with pytest.raises(InputError, match=r"no config\.json and tokenizer"):
+        read_detoxify(checkpoint, file_sha256(checkpoint), tmp_path / "nothing", CPU)
 
 
 def test_scores_do_not_depend_on_batches(checkpoint: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,5 +207,8 @@ def test_a_cached_checkpoint_is_not_downloaded_again(tmp_path: Path, monkeypatch
 
 
 def test_pinned_hashes_are_those_in_the_file_names() -> None:
+    assert RELEASES.keys() == MODEL_URLS.keys()
     for name, release in RELEASES.items():
         assert MODEL_URLS[name].endswith(f"-{release.sha256[:8]}.ckpt")
+        assert len(release.sha256) in (8, 64)
+        assert len(release.revision) == 40
