@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from rlhf import score_toxicity as stage
-from rlhf.artifacts import read_manifest
+from rlhf.artifacts import fingerprint_of, read_manifest
 from rlhf.config import ModelConfig, SamplingConfig, ToxicityConfig, ToxicityStage
 from rlhf.data.toxicity_prompts import read_toxicity_prompts
 from rlhf.errors import InputError
@@ -193,6 +194,28 @@ def test_a_score_that_is_no_probability_stops_the_run(
     monkeypatch.setattr(classifier, "score", lambda texts: {"toxicity": [float("nan")] * len(texts)})
     with pytest.raises(InputError, match=r"toxicity of prompt [0-9a-f]{16}: toxicity is nan"):
         run(settings(), policy, prompts, tmp_path)
+
+
+def test_a_checkpoint_is_whole_or_not_there() -> None:
+    whole: dict[str, object] = {
+        "checkpoint": "a.ckpt",
+        "checkpoint_sha256": "0" * 64,
+        "checkpoint_config": "folder",
+    }
+    assert ToxicityConfig.model_validate(whole).checkpoint == "a.ckpt"
+    for wrong in ({"checkpoint_config": None}, {"checkpoint_sha256": "123"}, {"classifier": "profanity-check"}):
+        with pytest.raises(ValidationError, match=r"go together|String should match"):
+            ToxicityConfig.model_validate(whole | wrong)
+
+
+def test_the_place_of_a_checkpoint_is_not_in_the_fingerprint_but_its_hash_is() -> None:
+    def fingerprint(place: str, sha256: str) -> str:
+        toxicity = ToxicityConfig(checkpoint=place, checkpoint_sha256=sha256, checkpoint_config=place)
+        config = settings().model_copy(update={"toxicity": toxicity})
+        return fingerprint_of("score_toxicity", config, {}, stage.__name__)
+
+    assert fingerprint("here", "0" * 64) == fingerprint("there", "0" * 64)
+    assert fingerprint("here", "0" * 64) != fingerprint("here", "1" * 64)
 
 
 @pytest.mark.slow

@@ -130,7 +130,7 @@ def test_labels_that_cannot_be_are_refused(labels: list[str], outputs: int, tmp_
 
 def test_an_encoder_of_another_kind_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     make_checkpoint(tmp_path, "roberta", ORIGINAL, len(ORIGINAL))
-    with pytest.raises(InputError, match="made for BertForSequenceClassification, but .* RobertaForSequence"):
+    with pytest.raises(InputError, match=r"made for BertForSequenceClassification, but .* RobertaForSequence"):
         read_detoxify(checkpoint, file_sha256(checkpoint), tmp_path, CPU)
     with pytest.raises(InputError, match=r"no config\.json and tokenizer"):
         read_detoxify(checkpoint, file_sha256(checkpoint), tmp_path / "nothing", CPU)
