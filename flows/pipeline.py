@@ -19,7 +19,7 @@ THREADS: TaskRunner[PrefectFuture[Any]] = cast("TaskRunner[PrefectFuture[Any]]",
 """A thread for each step: most wait for their inputs.  Prefect's types do not know a runner of threads as a runner."""
 
 
-@flow(name="rlhf-pipeline", task_runner=THREADS)
+@flow(name="rlhf-pipeline", flow_run_name="{config.profile}", task_runner=THREADS)
 def pipeline(config: RunConfig, workspace: Path = Path("runs")) -> RunSummary:
     """Align a base model and prove whether it got better.
 
@@ -65,6 +65,7 @@ def pipeline(config: RunConfig, workspace: Path = Path("runs")) -> RunSummary:
             sft_toxicity=sft_toxicity,
             ppo_toxicity=ppo_toxicity,
         )
+        exported = steps.export_model.submit(run, ppo=ppo, results=results)
         return publish(
             run,
             [
@@ -72,6 +73,7 @@ def pipeline(config: RunConfig, workspace: Path = Path("runs")) -> RunSummary:
                 *(comparison, labeling, sft_toxicity, ppo_toxicity),
             ],
             results,
+            exported,
         )
 
 

@@ -9,6 +9,7 @@ from prefect.futures import wait
 from pydantic import BaseModel, ConfigDict
 
 from rlhf.artifacts import read_manifest, write_atomically
+from rlhf.export_model import FOLDER, place_model, refresh_card
 from rlhf.report.lineage import device_of
 from rlhf.report.results import StageRow, with_stages
 from tasks.caching import Run, Submitted
@@ -23,12 +24,12 @@ class RunSummary(BaseModel):
     stages: list[StageRow]
 
 
-def publish(run: Run, submitted: list[Submitted], results: Submitted) -> RunSummary:
-    """Wait for the steps, then copy report and results to the run's folder with what each step took.
+def publish(run: Run, submitted: list[Submitted], results: Submitted, exported: Submitted) -> RunSummary:
+    """Wait for the steps, then put report, results with what each step took, and the model into the run's folder.
 
     Raises the error of the first step that failed.
     """
-    steps = [*submitted, results]
+    steps = [*submitted, results, exported]
     wait([step.future for step in steps])
     for step in steps:
         if step.future.state.is_failed() or step.future.state.is_crashed():
@@ -39,6 +40,8 @@ def publish(run: Run, submitted: list[Submitted], results: Submitted) -> RunSumm
     report, figures = run.folder / "report.html", run.folder / "results.json"
     with_stages(artifact, rows, figures, report)
     write_atomically(run.folder / "config.json", run.config.model_dump_json(indent=2))
+    place_model(run.store.folder(exported.name, exported.fingerprint) / FOLDER, run.folder / FOLDER)
+    refresh_card(run.folder)
     create_table_artifact([row.model_dump() for row in rows], key="stages", description="Steps of this run")
     return RunSummary(report=report, results=figures, stages=rows)
 

@@ -44,3 +44,4 @@ export_labeling_manifest = Step(
     "export_labeling_manifest", "rlhf.export_labeling_manifest", config.LabelingStage, accelerator=False
 )
 aggregate_results = Step("aggregate_results", "rlhf.aggregate_results", config.ReportStage, accelerator=False)
+export_model = Step("export_model", "rlhf.export_model", config.ExportStage, accelerator=False)

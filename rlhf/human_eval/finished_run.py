@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from rlhf.artifacts import Store, damage, read_manifest, write_atomically
 from rlhf.errors import InputError
+from rlhf.export_model import refresh_card
 from rlhf.human_eval.evaluation import evaluate, rewards_by_id, unblind
 from rlhf.human_eval.labels import OUTPUT, Labels, LabelsInUseError
 from rlhf.human_eval.manifest import read_items, read_key
@@ -121,10 +122,11 @@ def import_labels(run: FinishedRun, source: str | None, *, partial: bool) -> Imp
 
 
 def refresh(run: FinishedRun) -> None:
-    """Write results.json and report.html of the run with what people said."""
+    """Write results.json, report.html and model card of the run with what people said."""
     fingerprint = next(stage.fingerprint for stage in run.results.stages if stage.name == "aggregate_results")
     artifact = run.store.folder("aggregate_results", fingerprint)
     with_stages(artifact, run.results.stages, run.folder / RESULTS, run.folder / REPORT)
+    refresh_card(run.folder)
 
 
 def _own_output(run: FinishedRun) -> Path:

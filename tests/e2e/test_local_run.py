@@ -29,6 +29,7 @@ STEPS = [
     "score_toxicity[sft]",
     "score_toxicity[rlhf]",
     "aggregate_results",
+    "export_model",
 ]
 
 
@@ -82,6 +83,7 @@ def test_a_changed_ppo_setting_runs_ppo_and_what_follows(rlhf: CommandLine, tmp_
         "compare_policies",
         "export_labeling_manifest",
         "aggregate_results",
+        "export_model",
     }
 
 
