@@ -84,6 +84,8 @@ class Step:
     """Whether the stage runs under accelerate on the GPU machines."""
     downloads: Callable[[RunConfig], bool] = lambda _config: False
     """Whether the stage fetches something from the hub."""
+    trlx_module: str | None = None
+    """What runs instead with `trainer: trlx`."""
 
     def submit(self, run: Run, *, of: str = "", **inputs: Submitted | Path | None) -> Submitted:
         """Send the step to run once its inputs are there; nothing runs where its artifact is finished and whole.
@@ -93,11 +95,12 @@ class Step:
         """
         given = {name: value for name, value in inputs.items() if value is not None}
         config = part_of(run.config, self.config)
+        module = self.trlx_module if self.trlx_module and run.config.trainer == "trlx" else self.module
         fingerprints = {
             name: external_fingerprint(value) if isinstance(value, Path) else value.fingerprint
             for name, value in given.items()
         }
-        fingerprint = fingerprint_of(self.name, config, fingerprints, self.module)
+        fingerprint = fingerprint_of(self.name, config, fingerprints, module)
         label = f"{self.name}[{of}]" if of else self.name
         folder = run.store.folder(self.name, fingerprint)
         cached_task = run_step.with_options(
@@ -109,7 +112,7 @@ class Step:
         future = cached_task.submit(
             job=StageJob(
                 label=label,
-                module=self.module,
+                module=module,
                 accelerator=self.accelerator,
                 offline=not self.downloads(run.config),
                 output=folder.absolute(),

@@ -24,6 +24,7 @@ from rlhf.config import ComputeConfig
 from rlhf.errors import InputError
 from rlhf.stage import StageRequest
 from tasks.processes import kill_after, signal_group, start_group
+from tasks.trlx_environment import ON_GPUS, ROOT, runs_there, trlx_python
 
 ACCELERATE_CONFIGS = Path(__file__).parent.parent / "deployments" / "accelerate"
 GRACE_SECONDS = 30.0
@@ -75,18 +76,23 @@ class Listener:
 
 
 def stage_command(job: StageJob) -> list[str]:
-    """The command line of a stage: under `accelerate launch` where it needs an accelerator."""
+    """The command line of a stage: under `accelerate launch` where it needs an accelerator, by the python that it needs."""
     tail = ["-m", job.module, "--config", str(job.output / REQUEST), "--output", str(job.output)]
     if not job.accelerator:
         return [sys.executable, *tail]
     compute = job.compute
+    there = runs_there(job.module)
     config = ACCELERATE_CONFIGS / f"{compute.accelerate}.yaml"
     if not config.is_file():
         known = ", ".join(sorted(path.stem for path in ACCELERATE_CONFIGS.glob("*.yaml")))
         raise InputError(f"compute.accelerate ({compute.accelerate}) names no configuration; there are {known}")
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    if there and not settings["use_cpu"]:
+        config, settings = ON_GPUS, yaml.safe_load(ON_GPUS.read_text(encoding="utf-8"))
+    python = trlx_python() if there else sys.executable
+    launcher = [python, "-m", "accelerate.commands.launch", "--config_file", str(config)]
     # The flag's name says GPU; on CPU too it is what makes accelerate start more than one process.
-    alone = yaml.safe_load(config.read_text(encoding="utf-8"))["distributed_type"] == "NO"
+    alone = settings["distributed_type"] == "NO"
     several = ["--multi_gpu"] if alone and compute.processes > 1 else []
     return [*launcher, "--num_processes", str(compute.processes), *several, *tail]
 
@@ -200,6 +206,8 @@ def _environment(job: StageJob) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }
+    if runs_there(job.module):
+        environment["PYTHONPATH"] = str(ROOT)
     if job.offline:
         environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     return environment

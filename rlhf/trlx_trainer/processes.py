@@ -1,0 +1,52 @@
+"""The processes of a stage under trlx, and its own noise turned down."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import cast
+
+import torch
+import trlx.utils.logging
+from accelerate import PartialState
+from transformers import AutoConfig, AutoTokenizer
+
+from rlhf.errors import InputError
+
+
+def prepare_processes() -> PartialState:
+    """This process's place among all.
+
+    Raises InputError where there are several without DeepSpeed, under which alone trlx can share out its model.
+    """
+    # A bar would end up in the same line as what the stage tells of its progress.
+    trlx.utils.logging.disable_progress_bar()
+    trlx.utils.logging.set_verbosity(logging.WARNING)
+    state = PartialState(cpu=not torch.cuda.is_available())
+    if state.num_processes > 1 and os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true":
+        raise InputError(
+            f"compute.processes ({state.num_processes}): trlx runs in several processes only on GPUs, under DeepSpeed; "
+            "set compute.processes to 1, or compute.accelerate to gpu"
+        )
+    return state
+
+
+def reward_device(state: PartialState) -> torch.device:
+    """A GPU that no process trains on where there is one, as in the published recipe; else the main process's."""
+    if torch.cuda.is_available() and torch.cuda.device_count() > state.num_processes:
+        return torch.device("cuda", torch.cuda.device_count() - 1)
+    return cast(torch.device, state.device)
+
+
+def require_room(model: Path, texts: list[str], more_tokens: int) -> int:
+    """Tokens of the longest of `texts`; raises InputError where it leaves no room for `more_tokens` in the context."""
+    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+    longest = max(len(ids) for ids in tokenizer(texts).input_ids)
+    context = AutoConfig.from_pretrained(model, local_files_only=True).max_position_embeddings
+    if longest + more_tokens > context:
+        raise InputError(
+            f"a text of {longest} tokens and {more_tokens} more do not fit the model's context of {context}; lower "
+            f"data.max_prompt_tokens and data.max_answer_tokens to {context} together"
+        )
+    return longest

@@ -1,0 +1,24 @@
+"""Stage: PPO by trlx.  The same inputs and files as rlhf.train_ppo.
+
+Runs in the environment of deployments/trlx.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rlhf.config import PpoStage
+from rlhf.stage import main
+from rlhf.trlx_trainer.versions import require_right_versions
+
+
+def body(config: PpoStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:
+    """Train and write the best model."""
+    require_right_versions()
+    from rlhf.trlx_trainer.ppo_stage import train
+
+    return train(config, inputs, output)
+
+
+if __name__ == "__main__":
+    main(PpoStage, body)

@@ -1,0 +1,24 @@
+"""Stage: supervised fine-tuning by trlx.  The same inputs and files as rlhf.train_sft.
+
+Runs in the environment of deployments/trlx.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rlhf.config import SftStage
+from rlhf.stage import main
+from rlhf.trlx_trainer.versions import require_right_versions
+
+
+def body(config: SftStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:
+    """Fine-tune and write the model."""
+    require_right_versions()
+    from rlhf.trlx_trainer.sft_stage import train
+
+    return train(config, inputs, output)
+
+
+if __name__ == "__main__":
+    main(SftStage, body)

@@ -1,0 +1,36 @@
+"""The Python environment of `trainer: trlx`: libraries of early 2024, which cannot stand beside this package's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rlhf.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+MODULES = "rlhf.trlx_trainer."
+"""Stages below this package run there."""
+BUILT = ROOT / ".trlx-venv" / "bin" / "python"
+"""Where `make trlx-env` puts it."""
+ON_GPUS = ROOT / "deployments" / "trlx" / "zero2.yaml"
+"""The accelerate configuration of its stages on GPUs, as published: only under DeepSpeed has trlx several processes."""
+
+
+def runs_there(module: str) -> bool:
+    """Whether a stage is one of trlx's."""
+    return module.startswith(MODULES)
+
+
+def trlx_python() -> str:
+    """The interpreter: the one that TRLX_PYTHON names, else the one that `make trlx-env` built.
+
+    Raises InputError where there is none.
+    """
+    given = os.environ.get("TRLX_PYTHON")
+    python = Path(given) if given else BUILT
+    if not python.is_file():
+        found = f"TRLX_PYTHON ({given}) is no file" if given else "trainer (trlx): there is no environment for it"
+        raise InputError(
+            f"{found}; build one with `make trlx-env`, let TRLX_PYTHON name the python of one, or set trainer to own"
+        )
+    return str(python)
