@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: quickstart test check bench format
+.PHONY: quickstart test check bench format trlx-env
 
 quickstart: $(VENV)/.runtime
 	$(RUN)/rlhf run quickstart
@@ -35,3 +35,12 @@ $(VENV)/.runtime: pyproject.toml requirements.lock | $(VENV)/bin/pip
 $(VENV)/.development: pyproject.toml requirements.lock | $(VENV)/bin/pip
 	$(RUN)/pip install --quiet --constraint requirements.lock --editable '.[dev]'
 	touch $@ $(VENV)/.runtime
+
+trlx-env: .trlx-venv/.ready
+
+.trlx-venv/.ready: deployments/trlx/requirements.txt
+	$(PYTHON) -m venv .trlx-venv
+	.trlx-venv/bin/pip install --quiet --requirement $< || { \
+	  echo "trlx-env: not built; it needs github.com and PyPI. Build it where those are reached, from $<," >&2; \
+	  echo "and let TRLX_PYTHON name its python." >&2; exit 1; }
+	touch $@

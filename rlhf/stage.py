@@ -33,7 +33,17 @@ from rlhf.artifacts import CHECKPOINTS, Manifest, record_files, write_manifest
 from rlhf.config import Settings
 from rlhf.errors import InputError, user_message
 
-PACKAGES = ("torch", "transformers", "accelerate", "trl", "datasets", "tokenizers", "detoxify", "alt-profanity-check")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "trl",
+    "trlx",
+    "datasets",
+    "tokenizers",
+    "detoxify",
+    "alt-profanity-check",
+)
 PROGRESS_SECONDS = 0.5
 """Least time between two progress lines of one phase."""
 

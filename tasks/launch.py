@@ -76,7 +76,7 @@ class Listener:
 
 
 def stage_command(job: StageJob) -> list[str]:
-    """The command line of a stage: under `accelerate launch` where it needs an accelerator, by the python that it needs."""
+    """The command line of a stage: by the python that it needs, under `accelerate launch` where it needs an accelerator."""
     tail = ["-m", job.module, "--config", str(job.output / REQUEST), "--output", str(job.output)]
     if not job.accelerator:
         return [sys.executable, *tail]
