@@ -3,10 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: quickstart test check bench format trlx-env
+.PHONY: quickstart ui test check bench format trlx-env
 
 quickstart: $(VENV)/.runtime
 	$(RUN)/rlhf run quickstart
+
+ui: $(VENV)/.runtime
+	$(RUN)/rlhf ui
 
 test: $(VENV)/.development
 	$(RUN)/pytest -n 2 --dist loadfile

@@ -51,5 +51,6 @@ def kill_after(process: subprocess.Popen[str], grace_seconds: float) -> None:
     """Wait until the group is gone, and send KILL to what is left of it after the grace."""
     deadline = time.monotonic() + grace_seconds
     while time.monotonic() < deadline and signal_group(process, 0):
+        process.poll()  # a leader that nobody has waited for still counts as a member
         time.sleep(POLL_SECONDS)
     signal_group(process, signal.SIGKILL)

@@ -1,0 +1,64 @@
+"""`rlhf ui`: a server and its workers, and nothing of them after Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.site import wait_for
+
+pytestmark = pytest.mark.slow
+
+
+def test_everything_starts_and_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    api = f"http://127.0.0.1:{port}/api"
+    command = [str(Path(sys.executable).with_name("rlhf")), "ui", "--port", str(port), "--workspace", str(tmp_path)]
+    mark = f"test-{port}"
+    environment = os.environ | {"PREFECT_HOME": str(tmp_path / "home"), "RLHF_TEST_MARK": mark}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert f"Prefect is at http://127.0.0.1:{port}" in process.stdout.readline()
+        for pool in ("cpu", "p4d"):
+            wait_for(lambda pool=pool: online(api, pool), 90, f"the worker of pool {pool}")
+        names = httpx.post(f"{api}/deployments/filter", json={}).json()
+        assert {deployment["name"] for deployment in names} == {"pipeline", "labels", "p4d"}
+        assert len(marked(mark)) >= 4
+        process.send_signal(signal.SIGINT)
+        assert process.wait(100) == 130
+    assert marked(mark) == []
+
+
+def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        command = [str(Path(sys.executable).with_name("rlhf")), "ui", "--port", port, "--workspace", str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == f"error: port {port} is taken, perhaps by a Prefect server; choose another with --port\n"
+
+
+def online(api: str, pool: str) -> bool:
+    """Whether a worker of the pool has told the server that it is there."""
+    workers = httpx.post(f"{api}/work_pools/{pool}/workers/filter", json={}).json()
+    return any(worker["status"] == "ONLINE" for worker in workers)
+
+
+def marked(mark: str) -> list[str]:
+    """Command lines of the living processes that inherited the test's mark."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"RLHF_TEST_MARK={mark}".encode() in (folder / "environ").read_bytes():
+                found.append((folder / "cmdline").read_bytes().decode(errors="replace"))
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+    return found
