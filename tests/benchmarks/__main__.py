@@ -9,11 +9,11 @@ from collections.abc import Callable
 from rich.console import Console
 
 from rlhf.artifacts import write_atomically
-from tests.benchmarks import ppo
+from tests.benchmarks import orchestration, ppo
 from tests.benchmarks.measure import ROOT
 from tests.benchmarks.part import Options, Result
 
-PARTS: dict[str, Callable[[Options], Result]] = {"ppo": ppo.run}
+PARTS: dict[str, Callable[[Options], Result]] = {"ppo": ppo.run, "orchestration": orchestration.run}
 OUTPUT = ROOT / "runs" / "bench.json"
 
 

@@ -65,7 +65,7 @@ class Gauge:
     """Resident memory of this process (Linux), counted from when the gauge was made."""
 
     def __init__(self) -> None:
-        self.baseline = _status("VmRSS")
+        self.baseline = status_bytes("VmRSS")
 
     def begin(self) -> None:
         """Forget the peak so far."""
@@ -73,7 +73,7 @@ class Gauge:
 
     def peak_bytes(self) -> int:
         """The peak since `begin`."""
-        return _status("VmHWM") - self.baseline
+        return status_bytes("VmHWM") - self.baseline
 
 
 def matmul_peak(threads: int, size: int = 1024, seconds: float = 1.0) -> float:
@@ -88,7 +88,8 @@ def matmul_peak(threads: int, size: int = 1024, seconds: float = 1.0) -> float:
     return 2 * size**3 / fastest
 
 
-def _status(name: str) -> int:
-    found = re.search(rf"^{name}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+def status_bytes(name: str, process: int | str = "self") -> int:
+    """A line of /proc/PID/status, such as the peak resident memory VmHWM."""
+    found = re.search(rf"^{name}:\s+(\d+) kB$", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
     assert found, name
     return int(found[1]) * 1024

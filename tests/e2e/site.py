@@ -123,14 +123,13 @@ class Site:
             )
         return [run for run in runs if run.auto_scheduled]
 
-    def flow_process(self, run: UUID) -> int:
-        """The process in which the flow of a run executes."""
-        [pid] = [
+    def flow_processes(self, run: UUID) -> list[int]:
+        """The process in which the flow of a run executes, where there is one."""
+        return [
             int(folder.name)
             for folder in Path("/proc").glob("[0-9]*")
             if _environment(folder).get("PREFECT__FLOW_RUN_ID") == str(run) and "flow_engine" in _command(folder)
         ]
-        return pid
 
     def last_task_states(self, run: UUID) -> dict[str, str]:
         """Name of the state of each step's newest task run."""
@@ -163,7 +162,7 @@ class Site:
         stop = threading.Event()
 
         def watch() -> None:
-            while not stop.wait(0.1):
+            while not stop.wait(0.25):
                 processes = self.processes()
                 self.seen |= {(process.module, process.worker) for process in processes if process.worker}
                 jobs = {process.group for process in processes if process.module not in CPU_STEPS}

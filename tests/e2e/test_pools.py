@@ -107,7 +107,8 @@ def kill_stage(running: Site, _run: UUID) -> None:
 
 
 def kill_pipeline(running: Site, run: UUID) -> None:
-    os.kill(running.flow_process(run), signal.SIGKILL)
+    [pid] = running.flow_processes(run)
+    os.kill(pid, signal.SIGKILL)
 
 
 def kill_gpu_worker(running: Site, _run: UUID) -> None:
@@ -121,7 +122,7 @@ def kill_cpu_worker(running: Site, _run: UUID) -> None:
 
 
 def kill_cpu_machine(running: Site, run: UUID) -> None:
-    pid = running.flow_process(run)
+    [pid] = running.flow_processes(run)
     running.kill("worker-cpu")
     os.kill(pid, signal.SIGKILL)
     running.start_worker("cpu")
