@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from rlhf.artifacts import LOG, REQUEST, write_atomically
 from rlhf.config import ComputeConfig
 from rlhf.errors import InputError
-from rlhf.stage import StageRequest
+from rlhf.stage import TRACKER, TRACKER_FOLDER, StageRequest
 from tasks.processes import kill_after, signal_group, start_group
 from tasks.trlx_environment import ON_GPUS, ROOT, runs_there, trlx_python
 
@@ -65,6 +65,8 @@ class StageJob(BaseModel):
     """Folder of the artifact that it makes."""
     compute: ComputeConfig
     """Processes and threads."""
+    tracker_folder: Path
+    """Where a tracker's files go, if there is one."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Listener:
 
 
 def stage_command(job: StageJob) -> list[str]:
-    """The command line of a stage: by the python that it needs, under `accelerate launch` where it needs an accelerator."""
+    """The command line of a stage: by the python it needs, under `accelerate launch` where it needs an accelerator."""
     tail = ["-m", job.module, "--config", str(job.output / REQUEST), "--output", str(job.output)]
     if not job.accelerator:
         return [sys.executable, *tail]
@@ -208,6 +210,8 @@ def _environment(job: StageJob) -> dict[str, str]:
     }
     if runs_there(job.module):
         environment["PYTHONPATH"] = str(ROOT)
+    if job.compute.tracker != "none":
+        environment |= {TRACKER: job.compute.tracker, TRACKER_FOLDER: str(job.tracker_folder)}
     if job.offline:
         environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     return environment
