@@ -25,11 +25,16 @@ def sum_over_processes(values: Tensor) -> Tensor:
     return summed.to(values.device)
 
 
-def sum_in_place(tensors: list[Tensor]) -> None:
-    """Put the sum of every process's tensors into each of them."""
+def sum_onto(process: int, values: Tensor) -> None:
+    """Put the sum of every process's `values` into those of one; those of the others are spoilt."""
     if _several():
-        for tensor in tensors:
-            torch.distributed.all_reduce(tensor)
+        torch.distributed.reduce(values, dst=process)
+
+
+def broadcast_from(process: int, values: Tensor) -> None:
+    """Put one process's `values` into those of all."""
+    if _several():
+        torch.distributed.broadcast(values, src=process)
 
 
 def gather_rows(rows: list[Item]) -> list[Item]:

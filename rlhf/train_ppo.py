@@ -18,6 +18,7 @@ from rlhf.models import load_causal_lm, load_tokenizer, save_model
 from rlhf.ppo.kernels import use_fast_kernels
 from rlhf.ppo.kl import KlController
 from rlhf.ppo.loop import train
+from rlhf.ppo.memory import cache_bytes_per_token, cache_room, parameter_bytes
 from rlhf.ppo.moments import RunningMoments
 from rlhf.ppo.optimizer import Optimizer
 from rlhf.ppo.policy import Policy, make_value_head
@@ -28,13 +29,15 @@ from rlhf.processes import start_processes, wait_for_all
 from rlhf.reward_model import RewardModel
 from rlhf.sampling import require_room, row_seed
 from rlhf.stage import is_main_process, main
+from rlhf.tracking import tracked
 
 
 def body(config: PpoStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:
     """Train and write the best model."""
     processes = start_processes()
     run = make_run(config, inputs, processes)
-    state = train(run, output)
+    with tracked(config):
+        state = train(run, output)
     if is_main_process():
         save_model(run.policy.model, run.tokenizer, output / "model")
     wait_for_all()
@@ -68,23 +71,30 @@ def make_run(config: PpoStage, inputs: dict[str, Path], processes: PartialState)
     split = split_model(model, ppo.unfrozen_blocks)
     value_head = make_value_head(split.width, row_seed(config.seed, "value head")).to(model.device, model.dtype)
     policy = Policy(model, split, value_head, ppo.sampling.temperature)
+    optimizer = Optimizer(
+        policy.trained,
+        learning_rate=ppo.learning_rate,
+        betas=ppo.adam_betas,
+        weight_decay=ppo.weight_decay,
+        max_gradient_norm=ppo.max_gradient_norm,
+        process=processes.process_index,
+        processes=processes.num_processes,
+    )
+    reference = (split.reference_top.backbone, split.reference_head)
+    standing = parameter_bytes(model, value_head, *reference, reward_model.model) + optimizer.bytes
     return Run(
         config=ppo,
         seed=config.seed,
         policy=policy,
-        optimizer=Optimizer(
-            policy.trained,
-            learning_rate=ppo.learning_rate,
-            betas=ppo.adam_betas,
-            weight_decay=ppo.weight_decay,
-            max_gradient_norm=ppo.max_gradient_norm,
-        ),
+        optimizer=optimizer,
         tokenizer=tokenizer,
         reward_model=reward_model,
         prompts=prompts,
         validation_prompts=validation_prompts,
         kl=KlController(ppo.kl_coefficient, ppo.kl_target, ppo.kl_horizon),
         scores=RunningMoments(),
+        cache_token_bytes=cache_bytes_per_token(model),
+        cache_room=cache_room(processes.device, weights=parameter_bytes(model), standing=standing),
         process=processes.process_index,
         processes=processes.num_processes,
     )

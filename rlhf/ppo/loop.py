@@ -89,8 +89,9 @@ def snapshot(run: Run, step: int, *, first: Measured, best: Measured, last: Meas
 
 def save(run: Run, checkpoints: Checkpoints, state: State) -> None:
     """Write a checkpoint; every process goes on when it is on the disk."""
+    weights, moments = run.optimizer.weights(), run.optimizer.moments()
     if is_main_process():
-        checkpoints.save(state, run.optimizer.weights(), run.optimizer.moments())
+        checkpoints.save(state, weights, moments)
     wait_for_all()
 
 

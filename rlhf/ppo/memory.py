@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
+import torch
+from torch import nn
+from transformers import DynamicCache, PreTrainedModel
+
+GPU_SHARE = 0.75
+"""Of a GPU's memory, what standing tensors and the decoding cache may take; the rest is for what passes through."""
 FLOAT32 = 4
 MLP_RATIO = 4
 PASSING_WIDTHS = 14
@@ -13,6 +20,38 @@ SAVED_WIDTHS = 30
 query, key, value and their rotations."""
 LOGIT_COPIES = 4
 """Float32 copies of the logits that a minibatch holds: logits, log-softmax and the gradients of both."""
+
+
+@torch.no_grad()
+def cache_bytes_per_token(model: PreTrainedModel) -> int:
+    """Bytes of keys and values of one token, over all blocks: read from the cache of one."""
+    cache = DynamicCache(config=model.config)
+    model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), past_key_values=cache, use_cache=True)
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+
+
+def parameter_bytes(*modules: nn.Module) -> int:
+    """Bytes of the parameters, shared ones counted once."""
+    parameters = {parameter for module in modules for parameter in module.parameters()}
+    return sum(parameter.nbytes for parameter in parameters)
+
+
+def cache_room(device: torch.device, *, weights: int, standing: int) -> int:
+    """Bytes that keys and values may take while answers are drawn; the same for every step and every rerun.
+
+    On a GPU what the `standing` bytes leave.  On a CPU as much as the policy's `weights`: every token reads all of them
+    and all of the cache, so more rows at once would hardly be faster.
+    """
+    if device.type != "cuda":
+        return weights
+    total = torch.cuda.get_device_properties(device).total_memory
+    return max(0, int(GPU_SHARE * total) - standing)
+
+
+def decode_rows(rollouts: int, *, at_most: int, row_bytes: int, room: int) -> int:
+    """How many answers to draw at once: equal batches, as few as the room for their keys and values allows."""
+    fitting = max(1, min(at_most, room // row_bytes))
+    return math.ceil(rollouts / math.ceil(rollouts / fitting)) if rollouts else fitting
 
 
 class PpoMemory(NamedTuple):

@@ -16,6 +16,7 @@ from rlhf.artifacts import write_atomically
 from rlhf.processes import sum_over_processes
 from rlhf.sampling import Completion
 from rlhf.stage import is_main_process
+from rlhf.tracking import track
 
 NGRAM = 3
 """Tokens in a row whose return within an answer counts as repetition."""
@@ -97,6 +98,7 @@ class StepLog:
                 stream.write(json.dumps(row) + "\n")
                 stream.flush()
                 os.fsync(stream.fileno())
+            track(row, self.path.stem)
 
 
 def _whole_rows(path: Path) -> Iterator[dict[str, float]]:

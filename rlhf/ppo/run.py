@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf.config import PpoConfig
 from rlhf.ppo.kl import KlController
+from rlhf.ppo.memory import decode_rows
 from rlhf.ppo.moments import RunningMoments
 from rlhf.ppo.optimizer import Optimizer
 from rlhf.ppo.policy import Policy
@@ -37,6 +38,10 @@ class Run:
     validation_prompts: list[Prompt]
     kl: KlController
     scores: RunningMoments
+    cache_token_bytes: int
+    """Keys and values of one token."""
+    cache_room: int
+    """Bytes that the keys and values of a batch may take."""
     process: int
     """This process's number, from 0."""
     processes: int
@@ -53,13 +58,20 @@ class Run:
 
     def answer(self, prompts: Sequence[Prompt], seeds: list[int]) -> list[Completion]:
         """The policy's answers as it is now."""
+        prompt_ids = [prompt.token_ids for prompt in prompts]
+        longest = max(map(len, prompt_ids), default=0) + self.config.sampling.max_new_tokens
         return generate(
             self.policy.model,
             self.tokenizer,
-            [prompt.token_ids for prompt in prompts],
+            prompt_ids,
             self.config.sampling,
             seeds,
-            batch_size=self.config.rollout_batch_size,
+            batch_size=decode_rows(
+                len(prompts),
+                at_most=self.config.rollout_batch_size,
+                row_bytes=longest * self.cache_token_bytes,
+                room=self.cache_room,
+            ),
             watched=self.policy.split.boundary,
         )
 

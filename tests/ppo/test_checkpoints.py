@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from rlhf.ppo.checkpoints import STATE, WEIGHTS, Checkpoints, Measured, State
-from rlhf.ppo.optimizer import Optimizer
+from rlhf.ppo.optimizer import Optimizer, share_out
 
 WEIGHT = {"weight": torch.tensor([1 / 3, 2.0])}
 
@@ -77,13 +77,17 @@ def optimizer_of(parameter: nn.Parameter) -> Optimizer:
     )
 
 
+def give_gradient(parameter: nn.Parameter, gradient: list[float]) -> None:
+    (parameter * torch.tensor(gradient, dtype=parameter.dtype)).sum().backward()  # type: ignore[no-untyped-call]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_optimizer_goes_on_as_if_it_had_not_been_saved(tmp_path: Path, dtype: torch.dtype) -> None:
     first = nn.Parameter(torch.tensor([1.0, -2.0], dtype=dtype))
     optimizer = optimizer_of(first)
 
     def take_step(parameter: nn.Parameter, stepping: Optimizer, gradient: float) -> None:
-        parameter.grad = torch.tensor([gradient, -gradient], dtype=dtype)
+        give_gradient(parameter, [gradient, -gradient])
         stepping.step()
 
     take_step(first, optimizer, 0.3)
@@ -104,8 +108,14 @@ def test_a_step_by_hand() -> None:
     """Gradient 3, 4 has norm 5, clipped to 1: Adam's first step is the learning rate against its sign, after decay."""
     parameter = nn.Parameter(torch.tensor([1.0, -2.0]))
     optimizer = optimizer_of(parameter)
-    parameter.grad = torch.tensor([3.0, -4.0])
+    give_gradient(parameter, [3.0, -4.0])
     assert optimizer.step().item() == pytest.approx(5.0)
     assert parameter.tolist() == pytest.approx([1.0 * 0.99 - 0.1, -2.0 * 0.99 + 0.1], abs=1e-6)
     assert optimizer.moments()["exp_avg.weight"].tolist() == pytest.approx([0.1 * 0.6, -0.1 * 0.8], abs=1e-6)
     assert parameter.grad is None
+
+
+def test_parameters_are_shared_out_evenly_the_largest_first() -> None:
+    """7 to the first, 5 and 1 to the second, 4 to the third with 2."""
+    assert share_out({"a": 1, "b": 5, "c": 7, "d": 4, "e": 2}, 3) == {"c": 0, "b": 1, "d": 2, "e": 2, "a": 1}
+    assert share_out({"a": 1, "b": 5}, 1) == {"a": 0, "b": 0}

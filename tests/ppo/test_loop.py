@@ -27,6 +27,11 @@ from rlhf.stage import StageInput, StageRequest, read_jsonl
 from tests.ppo.tiny_run import settings, write_inputs
 
 ROOT = Path(__file__).parents[2]
+TWO_PROCESSES = (
+    *("-m", "accelerate.commands.launch", "--config_file", str(ROOT / "deployments/accelerate/cpu.yaml")),
+    *("--multi_gpu", "--num_processes", "2"),
+)
+"""What of the command line starts a module as two processes."""
 TIMES = ("_seconds", "_per_second")
 """Ends of the names of figures that differ from run to run."""
 
@@ -218,17 +223,17 @@ def start(request: Path, output: Path, *launcher: str) -> subprocess.Popen[bytes
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     output.mkdir(exist_ok=True)
     with (output / "log.txt").open("ab") as log:
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=ROOT)
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=ROOT, start_new_session=True)
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(inputs: dict[str, Path], tmp_path: Path) -> None:
-    """With half the rollouts and half of each minibatch each: the figures are the same, up to the order of sums."""
-    config = settings(rollouts_per_step=8, minibatch_size=4, unfrozen_blocks=2)
+@pytest.mark.parametrize("unfrozen_blocks", [2, "all"])
+def test_two_processes_equal_one(inputs: dict[str, Path], tmp_path: Path, unfrozen_blocks: object) -> None:
+    """With half the rollouts, half of each minibatch and half of the optimizer each, up to the order of sums."""
+    config = settings(rollouts_per_step=8, minibatch_size=4, unfrozen_blocks=unfrozen_blocks)
     request = write_request(config, inputs, tmp_path / "request.json")
     assert start(request, tmp_path / "one").wait(300) == 0
-    launcher = ("-m", "accelerate.commands.launch", "--config_file", str(ROOT / "deployments/accelerate/cpu.yaml"))
-    assert start(request, tmp_path / "two", *launcher, "--multi_gpu", "--num_processes", "2").wait(300) == 0
+    assert start(request, tmp_path / "two", *TWO_PROCESSES).wait(300) == 0
     manifest = json.loads((tmp_path / "two" / "manifest.json").read_text())
     assert manifest["processes"] == 2
     for name in ("metrics.jsonl", "validation.jsonl"):
@@ -243,6 +248,24 @@ def test_two_processes_equal_one(inputs: dict[str, Path], tmp_path: Path) -> Non
     expected_weights = load_causal_lm(tmp_path / "one" / "model", "float32").state_dict()
     for name, value in load_causal_lm(tmp_path / "two" / "model", "float32").state_dict().items():
         assert (value - expected_weights[name]).abs().max() < 1e-4, name
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_after_a_kill(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Byte-equal to two processes that nothing stopped: each takes its part of the optimizer from the checkpoint."""
+    config = settings(steps=12, validate_every=4, checkpoint_every=2)
+    request = write_request(config, inputs, tmp_path / "request.json")
+    output, expected = tmp_path / "output", tmp_path / "expected"
+    killed = start(request, output, *TWO_PROCESSES)
+    while not (output / "checkpoints" / "step-000004").is_dir():
+        assert killed.poll() is None, (output / "log.txt").read_text()
+        time.sleep(0.002)
+    os.killpg(killed.pid, signal.SIGKILL)
+    assert killed.wait(60) == -signal.SIGKILL
+    for folder in (output, expected):
+        assert start(request, folder, *TWO_PROCESSES).wait(300) == 0, (folder / "log.txt").read_text()
+    assert "going on after step" in (output / "log.txt").read_text()
+    assert_same_run(output, expected)
 
 
 class ForkServer:
