@@ -22,6 +22,7 @@ from rlhf.models import load_reward_model, load_tokenizer, new_reward_model, sav
 from rlhf.reward_evaluation import evaluate_margins
 from rlhf.reward_model import RewardModel
 from rlhf.stage import is_main_process, main, progress, write_jsonl
+from rlhf.tracking import tracked
 from rlhf.trl_training import (
     EncodedRow,
     held_out_rows,
@@ -48,7 +49,8 @@ def train_reward(config: RewardStage, inputs: dict[str, Path], output: Path) -> 
         if "source" in inputs:
             adopt(inputs["source"], base, config, output)
         else:
-            fit(config, base, data, output)
+            with tracked(config):
+                fit(config, base, data, output)
             clear_device_cache(garbage_collection=True)  # the trainer's memory, before the model is loaded anew
         this_process().wait_for_everyone()
 

@@ -17,6 +17,7 @@ from rlhf.config import SftStage
 from rlhf.encoding import encode_answer, encode_prompt
 from rlhf.models import load_causal_lm, load_tokenizer, save_model
 from rlhf.stage import is_main_process, main, read_jsonl
+from rlhf.tracking import tracked
 from rlhf.trl_training import (
     METRICS,
     EncodedRow,
@@ -36,7 +37,8 @@ NO_LOSS = -100
 def train_sft(config: SftStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:
     """Fine-tune inputs["model"] on inputs["data"]; writes model/ and metrics.jsonl to `output`."""
     if not (output / "model").is_dir():
-        weights = fine_tune(config, inputs["model"] / "model", inputs["data"], output)
+        with tracked(config):
+            weights = fine_tune(config, inputs["model"] / "model", inputs["data"], output)
         if is_main_process():
             tokenizer = load_tokenizer(inputs["model"] / "model")
             save_model(load_causal_lm(weights, config.model.dtype), tokenizer, output / "model")

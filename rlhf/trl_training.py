@@ -36,6 +36,7 @@ from rlhf.config import TrainingConfig
 from rlhf.errors import InputError
 from rlhf.models import Dtype
 from rlhf.stage import is_main_process, progress, read_jsonl
+from rlhf.tracking import track
 
 METRICS = "metrics.jsonl"
 COMPLETE = "complete"
@@ -264,6 +265,7 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]  # transformers is not t
         if self.row and is_main_process():
             with self.metrics.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(self.row) + "\n")
+            track(self.row, self.metrics.stem)
         self.row = {}
 
     def _require_finite(self, loss: float, step: int) -> None:

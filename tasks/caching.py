@@ -117,6 +117,7 @@ class Step:
                 offline=not self.downloads(run.config),
                 output=folder.absolute(),
                 compute=run.config.compute,
+                tracker_folder=run.folder.absolute() / "tracker" / label,
                 request=StageRequest(
                     step=self.name,
                     fingerprint=fingerprint,

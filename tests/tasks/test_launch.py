@@ -156,7 +156,7 @@ import json, os, sys, time
 output = sys.argv[sys.argv.index("--output") + 1]
 print('@note "in"', flush=True)
 time.sleep(0.3)
-names = ("OMP_NUM_THREADS", "HF_HUB_OFFLINE", "RLHF_TEST_VARIABLE")
+names = ("OMP_NUM_THREADS", "HF_HUB_OFFLINE", "RLHF_TEST_VARIABLE", "RLHF_TRACKER", "RLHF_TRACKER_FOLDER")
 with open(output + "/seen.json", "w") as seen:
     json.dump({name: os.environ.get(name) for name in names}, seen)
 print('@note "out"')
@@ -176,7 +176,8 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StageJob]:
             offline=True,
             request=StageRequest(step="train_sft", fingerprint="f", config={"seed": 1}, inputs={}),
             output=tmp_path / "artifact",
-            compute=ComputeConfig(threads=3),
+            compute=ComputeConfig(threads=3, tracker="tensorboard"),
+            tracker_folder=tmp_path / "run" / "tracker" / "train_sft",
         )
 
 
@@ -184,7 +185,13 @@ def test_a_job_gets_its_request_and_its_environment(job: StageJob, monkeypatch: 
     monkeypatch.setenv("RLHF_TEST_VARIABLE", "kept")
     run_job(job, Heard().listener())
     seen = json.loads((job.output / "seen.json").read_text())
-    assert seen == {"OMP_NUM_THREADS": "3", "HF_HUB_OFFLINE": "1", "RLHF_TEST_VARIABLE": "kept"}
+    assert seen == {
+        "OMP_NUM_THREADS": "3",
+        "HF_HUB_OFFLINE": "1",
+        "RLHF_TEST_VARIABLE": "kept",
+        "RLHF_TRACKER": "tensorboard",
+        "RLHF_TRACKER_FOLDER": str(job.tracker_folder),
+    }
     assert StageRequest.model_validate_json((job.output / "request.json").read_text()) == job.request
 
 

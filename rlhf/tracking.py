@@ -1,0 +1,76 @@
+"""Metrics shown in TensorBoard, Weights & Biases or MLflow, through accelerate's trackers.
+
+The rows are those of metrics.jsonl and validation.jsonl, which are written anyway.  Which tracker it is, and where its
+files lie, the launcher says by environment, for neither is a matter of the result: no fingerprint knows of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from accelerate import tracking
+
+from rlhf.config import Settings
+from rlhf.errors import InputError
+from rlhf.stage import TRACKER, TRACKER_FOLDER, is_main_process
+
+
+@contextlib.contextmanager
+def tracked(config: Settings) -> Iterator[None]:
+    """Send the rows of `track` to the tracker that the environment names, if any, while the body runs.
+
+    Raises InputError where its package is not installed.
+    """
+    name = os.environ.get(TRACKER)
+    if name is None or not is_main_process():
+        yield
+        return
+    tracker = _start(name, Path(os.environ[TRACKER_FOLDER]))
+    tracker.store_init_configuration(dict(_flat(config.model_dump(mode="json"))))
+    _trackers.append(tracker)
+    try:
+        yield
+    finally:
+        _trackers.remove(tracker)
+        tracker.finish()
+
+
+def track(row: Mapping[str, float], group: str) -> None:
+    """Show a row of figures under `group`/name, at its `step`."""
+    for tracker in _trackers:
+        figures = {f"{group}/{name}": value for name, value in row.items() if name != "step"}
+        tracker.log(figures, step=int(row["step"]))
+
+
+_trackers: list[Any] = []
+"""The one that is open, if any."""
+
+
+def _start(name: str, folder: Path) -> Any:
+    """accelerate's tracker `name`, which knows the run by the names of its folders."""
+    if name not in map(str, tracking.get_available_trackers()):
+        raise InputError(f"compute.tracker ({name}) needs its package: pip install {name}, or set it to none")
+    run, step = folder.parent.parent.name, folder.name
+    folder.mkdir(parents=True, exist_ok=True)
+    match name:
+        case "tensorboard":
+            tracker = tracking.TensorBoardTracker(step, folder.parent)
+        case "wandb":
+            tracker = tracking.WandBTracker(run, name=step, dir=str(folder))
+        case _:
+            tracker = tracking.MLflowTracker(run, logging_dir=str(folder), run_name=step)
+    tracker.start()
+    return tracker
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, bool | str | float]]:
+    """The settings by dotted name, what is no number as text."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value if isinstance(value, bool | int | float) else str(value)
