@@ -144,7 +144,7 @@ def _deployment(client: SyncPrefectClient, declared: Deployment, parameters: dic
     except ObjectNotFound:
         found = None
     switched = {schedule.slug: schedule.active for schedule in found.schedules} if found else {}
-    wanted = {
+    wanted: dict[str, Any] = {
         "entrypoint": declared.entrypoint,
         "description": flow.description,
         "tags": declared.tags,

@@ -32,7 +32,7 @@ LOST_SECONDS = 120
 TIMED = ("results.json", "report.html", "README.md")
 """Files that tell how long the steps took."""
 AFTER_LABELING = {"aggregate_results", "export_model"}
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
