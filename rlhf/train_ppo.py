@@ -30,7 +30,6 @@ from rlhf.reward_model import RewardModel
 from rlhf.sampling import require_room, row_seed
 from rlhf.stage import is_main_process, main
 from rlhf.tracking import tracked
-from rlhf.tracking import tracked
 
 
 def body(config: PpoStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:
@@ -38,7 +37,6 @@ def body(config: PpoStage, inputs: dict[str, Path], output: Path) -> dict[str, f
     processes = start_processes()
     run = make_run(config, inputs, processes)
     with tracked(config):
-        with tracked(config):
         state = train(run, output)
     if is_main_process():
         save_model(run.policy.model, run.tokenizer, output / "model")
