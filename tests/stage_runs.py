@@ -18,6 +18,7 @@ from tests.tiny_models import Architecture, tiny_model
 
 WORDS = ["rice", "eggs", "lock", "sky", "blue", "air", "light", "red", "help", "cook", "fried"]
 TIME_LIMIT_SECONDS = 300
+ROOT = Path(__file__).parents[1]
 
 
 def tiny_inputs(folder: Path, architecture: Architecture = "gptj") -> dict[str, Path]:
@@ -64,15 +65,21 @@ def write_request(path: Path, step: str, config: Settings, inputs: dict[str, Pat
 
 
 def run_stage(
-    module: str, request: Path, output: Path, *, processes: int = 1, kill_when: Callable[[], bool] = lambda: False
+    module: str,
+    request: Path,
+    output: Path,
+    *,
+    processes: int = 1,
+    kill_when: Callable[[], bool] = lambda: False,
+    python: str = sys.executable,
 ) -> subprocess.CompletedProcess[str]:
     """Run a stage to its end, or until `kill_when` says so: then every process of it gets KILL (return code -9)."""
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", f"--num_processes={processes}"]
-    command = [sys.executable, *(launcher if processes > 1 else []), "-m", module]
+    command = [python, *(launcher if processes > 1 else []), "-m", module]
     with subprocess.Popen(
         [*command, "--config", str(request), "--output", str(output)],
         # With --cpu, accelerate starts one process, however many are asked for.
-        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
