@@ -125,6 +125,8 @@ def refresh(run: FinishedRun) -> None:
     """Write results.json, report.html and model card of the run with what people said."""
     fingerprint = next(stage.fingerprint for stage in run.results.stages if stage.name == "aggregate_results")
     artifact = run.store.folder("aggregate_results", fingerprint)
+    if problems := damage(artifact):
+        raise InputError(f"{'; '.join(problems)}; `rlhf run {run.folder.name}` makes it again")
     with_stages(artifact, run.results.stages, run.folder / RESULTS, run.folder / REPORT)
     refresh_card(run.folder)
 

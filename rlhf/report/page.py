@@ -65,6 +65,25 @@ class Bar(NamedTuple):
 
 def render_report(results: Results, evidence: Evidence) -> str:
     """The whole page."""
+    script = (FOLDER / "report.js").read_text(encoding="utf-8")
+    return (
+        make_environment()
+        .get_template("report.html")
+        .render(
+            results=results,
+            evidence=evidence,
+            verdict=verdict(results),
+            reward_bar=interval_bar(results.reward.difference),
+            toxicity_bar=interval_bar(results.toxicity.difference),
+            style=(FOLDER / "report.css").read_text(encoding="utf-8"),
+            script=script,
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        )
+    )
+
+
+def make_environment() -> Environment:
+    """What the templates of this folder need; text is escaped."""
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -83,17 +102,7 @@ def render_report(results: Results, evidence: Evidence) -> str:
         "dollars": dollars,
     }
     environment.globals |= {"toxic": TOXIC, "limits": hacking}
-    script = (FOLDER / "report.js").read_text(encoding="utf-8")
-    return environment.get_template("report.html").render(
-        results=results,
-        evidence=evidence,
-        verdict=verdict(results),
-        reward_bar=interval_bar(results.reward.difference),
-        toxicity_bar=interval_bar(results.toxicity.difference),
-        style=(FOLDER / "report.css").read_text(encoding="utf-8"),
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    )
+    return environment
 
 
 def verdict(results: Results) -> Verdict:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -83,6 +83,23 @@ def plot_reward(validation: Curve, rollouts: Curve | None, best_step: int) -> Pl
         f"best {number(best, 3)} at step {best_step}, last {number(last, 3)} at step {validation.steps[-1]}.",
         svg=_svg(figure, "reward"),
     )
+
+
+def plot_two_rewards(curves: Mapping[str, Curve]) -> Plot:
+    """Mean reward on the validation prompts of two runs, by their names."""
+    figure, axes = _figure("PPO step", "mean reward", WIDE_INCHES)
+    styles: tuple[dict[str, Any], ...] = (
+        {"color": SFT, "linestyle": (0, (5, 2)), "marker": "s"},
+        {"color": RLHF, "linestyle": "solid", "marker": "o"},
+    )
+    for (name, curve), style in zip(curves.items(), styles, strict=True):
+        axes.plot(curve.steps, curve.values, markersize=3.5, label=_plain(name), **style)
+    _legend(axes)
+    words = "; ".join(
+        f"{name} from {number(curve.values[0], 3)} to {number(curve.values[-1], 3)} at step {curve.steps[-1]}"
+        for name, curve in curves.items()
+    )
+    return Plot(title="Reward on the validation prompts", text=f"{words}.", svg=_svg(figure, "two-rewards"))
 
 
 def plot_kl(kl: Curve, target: float | None) -> Plot:
@@ -192,6 +209,11 @@ def _figure(x_label: str, y_label: str, size: tuple[float, float] = SMALL_INCHES
     if x_label == "PPO step":
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     return figure, axes
+
+
+def _plain(name: str) -> str:
+    """A name without what matplotlib would read as mathematics or as a label to leave out."""
+    return name.replace("$", "").lstrip("_")
 
 
 def _legend(axes: Axes) -> None:

@@ -1,0 +1,79 @@
+"""`rlhf report`.  Heavy imports stand inside the command, so that help answers at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.arguments import Workspace
+
+if TYPE_CHECKING:
+    from rlhf.report.two_runs import TwoRuns
+
+RunFolder = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="WORKSPACE/PROFILE, or PROFILE alone.")]
+Compare = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option(metavar="RUN RUN", help="Set two runs side by side, each WORKSPACE/PROFILE or PROFILE alone."),
+]
+
+
+def report(run: RunFolder = None, workspace: Workspace = Path("runs"), compare: Compare = None) -> None:
+    """Write a run's report again from what is on the disk, or a page that compares two runs; nothing else runs."""
+    if compare is None:
+        typer.echo(f"report: {_write_again(workspace, run)}")
+    else:
+        _write_comparison(*(_folder(workspace, given) for given in compare))
+
+
+def _folder(workspace: Path, given: Path) -> Path:
+    return given if given.is_dir() else workspace / given
+
+
+def _write_again(workspace: Path, run: Path | None) -> Path:
+    from rlhf.human_eval.finished_run import find_run, refresh
+
+    folder = None if run is None else _folder(workspace, run).absolute()
+    found = find_run(workspace, None) if folder is None else find_run(folder.parent, folder.name)
+    refresh(found)
+    return found.folder / "report.html"
+
+
+def _write_comparison(first: Path, second: Path) -> None:
+    from rich.console import Console
+
+    from rlhf.artifacts import write_atomically
+    from rlhf.report.plots import Curve, plot_two_rewards
+    from rlhf.report.two_runs import compare_runs, read_run, render_two_runs
+
+    runs = [read_run(first), read_run(second)]
+    two = compare_runs(*runs)
+    curves = {
+        name: Curve([row.step for row in run.evidence.validation], [row.reward for row in run.evidence.validation])
+        for name, run in zip(two.names, runs, strict=True)
+        if run.evidence is not None
+    }
+    page = first.absolute().parent / f"compare-{first.absolute().name}-{second.absolute().name}.html"
+    write_atomically(page, render_two_runs(two, [plot_two_rewards(curves)] if len(curves) == len(runs) else []))
+    console = Console(highlight=False)
+    console.print(_table(two))
+    for caution in two.cautions:
+        console.print(caution, markup=False)
+    typer.echo(f"comparison: {page}")
+
+
+def _table(two: TwoRuns) -> object:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title="Two runs")
+    for heading in ("figure", *two.names, "change"):
+        table.add_column(escape(heading), justify="left" if heading == "figure" else "right")
+    for row in two.figures:
+        cells = [(row.first, row.first_range), (row.second, row.second_range)]
+        shown = [f"{value} ({interval})" if interval else value for value, interval in cells]
+        table.add_row(row.name, *shown, row.change)
+    for setting in two.settings:
+        table.add_row(escape(setting.name), escape(setting.first), escape(setting.second), style="dim")
+    return table
