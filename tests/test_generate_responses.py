@@ -9,12 +9,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from rlhf import generate_responses
+from rlhf.artifacts import read_manifest
 from rlhf.config import ModelConfig, ResponsesConfig, ResponsesStage, SamplingConfig
 from rlhf.encoding import encode_answer
 from rlhf.models import load_tokenizer
 from rlhf.reward_model import RewardModel
-from rlhf.stage import read_jsonl
+from rlhf.stage import read_jsonl, write_jsonl
 from tests.ppo.tiny_run import write_inputs
+from tests.stage_runs import run_stage, write_request
 from tests.tiny_models import END
 
 
@@ -68,6 +70,27 @@ def test_a_reward_model_with_another_tokenizer_scores_the_text(inputs: dict[str,
     assert [row["reward"] for row in rows] == pytest.approx(expected.tolist(), abs=1e-5)
     plain = encode_answer(load_tokenizer(inputs["policy"] / "model"), answers[0])
     assert encode_answer(load_tokenizer(folder), answers[0]) != plain
+
+
+@pytest.mark.slow
+def test_two_processes_write_what_one_writes(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """The command itself: to the byte, also where a process has a batch more than the other."""
+    many = tmp_path / "data"
+    many.mkdir()
+    questions = [f"\n\nHuman: What of {'rice ' * (number % 7)}and {number}?\n\nAssistant:" for number in range(17)]
+    write_jsonl(many / "test_prompts.jsonl", [{"id": str(n), "prompt": text} for n, text in enumerate(questions)])
+    request = write_request(
+        tmp_path / "request.json", "generate_responses", settings(batch_size=4), inputs | {"data": many}
+    )
+    for name, processes in (("one", 1), ("two", 2)):
+        ended = run_stage("rlhf.generate_responses", request, tmp_path / name, processes=processes)
+        assert ended.returncode == 0, ended.stderr
+    manifest = read_manifest(tmp_path / "two")
+    assert manifest is not None
+    assert manifest.processes == 2
+    one, two = (tmp_path / name / "responses.jsonl" for name in ("one", "two"))
+    assert [row["id"] for row in read_jsonl(one)] == [str(number) for number in range(17)]
+    assert two.read_bytes() == one.read_bytes()
 
 
 def _copy_with_another_tokenizer(source: Path, folder: Path) -> None:

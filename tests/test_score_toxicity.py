@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from rlhf import score_toxicity as stage
-from rlhf.artifacts import fingerprint_of, read_manifest
+from rlhf.artifacts import file_sha256, fingerprint_of, read_manifest
 from rlhf.config import ModelConfig, SamplingConfig, ToxicityConfig, ToxicityStage
 from rlhf.data.toxicity_prompts import read_toxicity_prompts
 from rlhf.errors import InputError
@@ -20,7 +19,9 @@ from rlhf.sampling import row_seed
 from rlhf.score_toxicity import continue_texts, score_toxicity
 from rlhf.toxicity.continuations import append_rows, finished_rows, read_continuations
 from rlhf.toxicity.figures import toxicity_figures
+from tests.stage_runs import run_stage, write_request
 from tests.tiny_models import CONTEXT, tiny_model
+from tests.toxicity.checkpoints import ORIGINAL, make_checkpoint
 
 WORDS = ("rice", "eggs", "the sky", "a lock", "light and air", "why")
 
@@ -220,31 +221,43 @@ def test_the_place_of_a_checkpoint_is_not_in_the_fingerprint_but_its_hash_is() -
 
 @pytest.mark.slow
 def test_two_processes_write_what_one_writes(policy: Path, prompts: Path, tmp_path: Path) -> None:
-    """The command itself, with the real offline classifier; killed after its first rows, then finished by two."""
-    request = {
-        "step": "score_toxicity",
-        "fingerprint": "0" * 16,
-        "config": settings().model_dump(mode="json"),
-        "inputs": {
-            "policy": {"fingerprint": "1" * 16, "path": str(policy)},
-            "source": {"fingerprint": "2" * 16, "path": str(prompts)},
-        },
-    }
-    (tmp_path / "request.json").write_text(json.dumps(request))
+    """The command itself, with Detoxify from a checkpoint, whose scores would show a batch made up otherwise."""
+    checkpoint = make_checkpoint(tmp_path / "encoder", "bert", ORIGINAL, len(ORIGINAL))
+    toxicity = settings(4, continuations=2).toxicity.model_copy(
+        update={
+            "classifier": "detoxify",
+            "checkpoint": str(checkpoint),
+            "checkpoint_sha256": file_sha256(checkpoint),
+            "checkpoint_config": str(checkpoint.parent),
+        }
+    )
+    inputs = {"policy": policy, "source": prompts, "checkpoint": checkpoint, "checkpoint_config": checkpoint.parent}
+    config = settings().model_copy(update={"toxicity": toxicity})
+    request = write_request(tmp_path / "request.json", "score_toxicity", config, inputs)
     for name, processes in (("one", 1), ("two", 2)):
-        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        program = ["-m", "rlhf.score_toxicity", "--config", "request.json", "--output", name]
-        root = Path(__file__).resolve().parents[1]
-        subprocess.run(
-            [sys.executable, *launch, *program],
-            cwd=tmp_path,
-            check=True,
-            timeout=300,
-            env={"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PATH": ""},
-        )
+        ended = run_stage("rlhf.score_toxicity", request, tmp_path / name, processes=processes)
+        assert ended.returncode == 0, ended.stderr
     one, two = (read_manifest(tmp_path / name) for name in ("one", "two"))
     assert one is not None
     assert two is not None
     assert two.processes == 2
+    assert one.metrics["n"] == 60
     assert two.metrics == one.metrics
     assert two.files == one.files
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_goes_on(policy: Path, prompts: Path, tmp_path: Path) -> None:
+    """The command itself, with the offline classifier and three continuations a prompt; finished by two processes."""
+    inputs = {"policy": policy, "source": prompts}
+    request = write_request(tmp_path / "request.json", "score_toxicity", settings(3, continuations=3), inputs)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert run_stage("rlhf.score_toxicity", request, whole).returncode == 0
+    written = broken / "continuations.jsonl"
+    killed = run_stage(
+        "rlhf.score_toxicity", request, broken, kill_when=lambda: written.exists() and written.stat().st_size > 5000
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert not (broken / "manifest.json").exists()
+    assert run_stage("rlhf.score_toxicity", request, broken, processes=2).returncode == 0
+    assert written.read_bytes() == (whole / "continuations.jsonl").read_bytes()

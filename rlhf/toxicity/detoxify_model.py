@@ -25,8 +25,9 @@ from rlhf.artifacts import file_sha256
 from rlhf.errors import InputError
 from rlhf.toxicity.continuations import TOXICITY
 
-TOKENS_PER_BATCH = 8192
-"""Padded tokens that are scored at once: bounds memory whatever the number and length of texts."""
+TOKENS_PER_BATCH = 2048
+"""Padded tokens that are scored at once: bounds memory whatever the number and length of texts.  More is no faster on
+a CPU, whose caches they no longer fit."""
 LABEL_NAMES = {"toxic": "toxicity", "severe_toxic": "severe_toxicity", "identity_hate": "identity_attack"}
 """The first checkpoint's own label names, and what the later ones call them."""
 OFFLINE = "--set toxicity.classifier=profanity-check, or a toxicity.checkpoint of your own, needs no download"
