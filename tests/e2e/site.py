@@ -128,7 +128,7 @@ class Site:
         return [
             int(folder.name)
             for folder in Path("/proc").glob("[0-9]*")
-            if _environment(folder).get("PREFECT__FLOW_RUN_ID") == str(run) and "flow_engine" in _command(folder)
+            if _environment(folder).get("PREFECT__FLOW_RUN_ID") == str(run) and "prefect.engine" in _command(folder)
         ]
 
     def last_task_states(self, run: UUID) -> dict[str, str]:
