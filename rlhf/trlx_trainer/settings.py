@@ -92,7 +92,8 @@ def sft_settings(
     return {
         "method": {"name": "SFTConfig", "gen_kwargs": {"max_new_tokens": 1}},
         "model": {"model_path": str(model), "num_layers_unfrozen": -1},
-        "tokenizer": _tokenizer(model),
+        # padding on the left would shift the learned positions of GPT-2, which trlx does not number itself here
+        "tokenizer": {**_tokenizer(model), "padding_side": "right"},
         "optimizer": _optimizer(sft.learning_rate, sft.weight_decay, (0.9, 0.999)),
         "scheduler": {"name": "linear", "kwargs": {"start_factor": 1.0, "end_factor": 0.0, "total_iters": steps}},
         "train": _train(

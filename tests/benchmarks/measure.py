@@ -38,10 +38,10 @@ class Measured(BaseModel):
         return sum(self.seconds.values())
 
 
-def run_child(module: str, arguments: Sequence[str], *, threads: int) -> Measured:
-    """Run `module` in a process of its own and read what it measured."""
+def run_child(module: str, arguments: Sequence[str], *, threads: int, python: str = sys.executable) -> Measured:
+    """Run `module` in a process of its own, by `python`, and read what it measured."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
-    command = [sys.executable, "-m", module, *arguments]
+    command = [python, "-m", module, *arguments]
     done = subprocess.run(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     (line,) = (line for line in done.stdout.splitlines() if line.startswith(MEASURED))
     return Measured.model_validate(json.loads(line.removeprefix(MEASURED)))

@@ -1,7 +1,9 @@
-"""PPO: our engine beside a loop shaped like trlx's."""
+"""PPO: our engine beside a loop shaped like trlx's, and beside trlx itself where TRLX_PYTHON names its environment."""
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,20 +14,25 @@ from tests.benchmarks.measure import Measured, best, matmul_peak, run_child
 from tests.benchmarks.part import Options, Result
 from tests.benchmarks.work import Work, make_inputs
 
-ENGINE, REFERENCE = "tests.benchmarks.ppo_engine", "tests.benchmarks.ppo_reference"
+ENGINE, REFERENCE, TRLX = (f"tests.benchmarks.ppo_{side}" for side in ("engine", "reference", "trlx"))
 LINEAR_ROLLOUTS = (64, 128, 256, 512)
 MEGABYTE = 1e6
 
 
 def run(options: Options) -> Result:
-    """Both sides in turn, as often as `options` says; the best of each phase counts."""
+    """All sides in turn, as often as `options` says; the best of each phase counts."""
+    trlx_python = os.environ.get("TRLX_PYTHON")
     work = Work(rollouts=16) if options.quick else Work()
     with TemporaryDirectory() as folder:
         make_inputs(Path(folder), work)
-        sides: dict[str, list[Measured]] = {"reference": [], "ours": []}
+        sides: dict[str, list[Measured]] = {"reference": [], **({"trlx": []} if trlx_python else {}), "ours": []}
         peaks = []
         for _ in range(options.repeats):
             sides["reference"].append(run_child(REFERENCE, [folder], threads=options.threads))
+            if trlx_python:
+                with TemporaryDirectory() as own:  # it leaves models and metrics
+                    shutil.copytree(folder, own, dirs_exist_ok=True)
+                    sides["trlx"].append(run_child(TRLX, [own], threads=options.threads, python=trlx_python))
             sides["ours"].append(run_child(ENGINE, [folder], threads=options.threads))
             peaks.append(matmul_peak(options.threads))
     measured = {name: best(runs) for name, runs in sides.items()}
@@ -77,11 +84,18 @@ def _figures(work: Work, measured: dict[str, Measured], peak: float) -> dict[str
         figures |= {f"{name}.{phase}_seconds": seconds for phase, seconds in side.seconds.items()}
         figures[f"{name}.rollouts_per_second"] = work.rollouts / side.total
         figures[f"{name}.peak_bytes"] = float(side.peak_bytes)
-    reference = measured["reference"]
-    return figures | {
-        "ratio": reference.total / ours.total,
-        "training_ratio": reference.seconds["train"] / ours.seconds["train"],
-        "cpu_ratio": reference.cpu_seconds / ours.cpu_seconds,
+    figures |= _ratios(measured["reference"], ours)
+    if "trlx" in measured:
+        figures |= {f"trlx_{name}": ratio for name, ratio in _ratios(measured["trlx"], ours).items()}
+    return figures
+
+
+def _ratios(other: Measured, ours: Measured) -> dict[str, float]:
+    """How much more the other side takes than we do."""
+    return {
+        "ratio": other.total / ours.total,
+        "training_ratio": other.seconds["train"] / ours.seconds["train"],
+        "cpu_ratio": other.cpu_seconds / ours.cpu_seconds,
     }
 
 
@@ -100,6 +114,11 @@ def _comparison(work: Work, measured: dict[str, Measured], figures: dict[str, fl
         f"{figures['matmul_share']:.0%} of the matmul peak of {figures['matmul_peak_gflops']:.0f} GFLOP/s; "
         f"memory {figures['memory_ratio']:.2f} x weights and kept states"
     )
+    if "trlx" in measured:
+        table.caption += (
+            f"; against trlx {figures['trlx_ratio']:.2f}, training {figures['trlx_training_ratio']:.2f}, "
+            f"CPU time {figures['trlx_cpu_ratio']:.2f}"
+        )
     return table
 
 

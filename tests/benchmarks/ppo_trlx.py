@@ -1,0 +1,103 @@
+"""Child process: the same work by trlx itself, under the python that TRLX_PYTHON names.
+
+Its trainer as it is, with the settings of the published recipe; the reward scores output and chosen answer of every
+chunk, as the recipe's does.  Measurements and checkpoints are left out of the time.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from trlx.trainer import register_trainer
+
+from rlhf.stage import read_jsonl
+from rlhf.trlx_trainer.checkpoints import Checkpoints
+from rlhf.trlx_trainer.layout import write_old_layout
+from rlhf.trlx_trainer.ppo import PpoRun, PpoTrainer, train_by_ppo
+from rlhf.trlx_trainer.processes import prepare_processes
+from rlhf.trlx_trainer.records import RowLog
+from rlhf.trlx_trainer.scoring import Scorer
+from rlhf.trlx_trainer.settings import ppo_settings
+from tests.benchmarks.measure import Gauge, Measured, tell
+from tests.benchmarks.work import read_work
+
+PHASES = ("decode", "estimate", "score", "train")
+
+
+@register_trainer
+class TimedTrainer(PpoTrainer):
+    """Counts the CPU time of rollouts and training, and nothing else."""
+
+    cpu_seconds = 0.0
+
+    def make_experience(self, num_rollouts: int = 1024, iter_count: int = 0) -> None:
+        """One round of rollouts."""
+        gauge.begin()
+        started = time.process_time()
+        super().make_experience(num_rollouts, iter_count)
+        TimedTrainer.cpu_seconds += time.process_time() - started
+
+    def measure(self) -> dict[str, float]:
+        """Measure, before and after training; training is counted in between."""
+        if self.iter_count > 0:
+            TimedTrainer.cpu_seconds += time.process_time() - self.trained_since
+        figures = super().measure()
+        self.trained_since = time.process_time()
+        return figures
+
+
+def main(folder: Path) -> None:
+    """Take one step and tell what it took."""
+    prepare_processes()
+    work = read_work(folder)
+    output = folder / "trlx"
+    output.mkdir(exist_ok=True)
+    for name in ("sft", "reward"):
+        write_old_layout(folder / name / "model", output / name)
+    ppo = work.stage().ppo.model_copy(update={"rollout_batch_size": work.chunk})
+    settings = ppo_settings(
+        ppo,
+        model=output / "sft",
+        checkpoints=output / "checkpoints",
+        prompt_tokens=work.prompt_tokens,
+        processes=1,
+        seed=1,
+    )
+    settings["train"]["trainer"] = "TimedTrainer"
+    scorer = Scorer(output / "reward", "float32", "cpu")
+    chosen = {str(row["prompt"]): str(row["chosen"]) for row in read_jsonl(folder / "data" / "ppo_prompts.jsonl")}
+
+    def reward(prompts: list[str], answers: list[str], _baselines: list[float]) -> list[float]:
+        originals = [chosen[prompt] for prompt in prompts]
+        pairs = zip(*(scorer.score(prompts, texts, work.chunk) for texts in (answers, originals)), strict=True)
+        return [score - original for score, original in pairs]
+
+    prompts: list[dict[str, Any]] = [{"prompt": prompt, "baseline": 0.0} for prompt in chosen]
+    checkpoints = Checkpoints(output, keep=1)
+    checkpoints.root.mkdir(exist_ok=True)
+    run = PpoRun(
+        output=output,
+        checkpoints=checkpoints,
+        resumed=None,
+        config=ppo,
+        seed=1,
+        metrics=RowLog(output / "metrics.jsonl", None),
+        measurements=RowLog(output / "validation.jsonl", None),
+    )
+    train_by_ppo(settings, run, prompts=prompts, validation_prompts=[dict(prompts[0])], reward=reward, resume=None)
+    (row,) = read_jsonl(output / "metrics.jsonl")
+    tell(
+        Measured(
+            seconds={phase: float(str(row[f"{phase}_seconds"])) for phase in PHASES},
+            cpu_seconds=TimedTrainer.cpu_seconds,
+            peak_bytes=gauge.peak_bytes(),
+        )
+    )
+
+
+if __name__ == "__main__":
+    gauge = Gauge()
+    main(Path(sys.argv[1]))
