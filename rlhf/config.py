@@ -263,7 +263,13 @@ class ComputeConfig(Settings):
     accelerate: str = "cpu"
     """Name of the accelerate configuration in deployments/accelerate, without .yaml."""
     processes: int = Field(default=1, ge=1)
-    """Processes of each GPU step."""
+    """Processes of each GPU step, over all machines."""
+    machines: int = Field(default=1, ge=1)
+    """Machines that share each GPU step, equally many processes on each; all see the same workspace."""
+    machine_rank: int = Field(default=0, ge=0)
+    """Number of this machine among them, from 0, which writes what a step makes."""
+    main_address: str | None = None
+    """Address at which the other machines reach machine 0, as HOST or HOST:PORT."""
     threads: int = Field(default=2, ge=1)
     """CPU threads of each process; results are equal to the byte only where this is equal."""
     parallel_stages: int = Field(default=1, ge=1)

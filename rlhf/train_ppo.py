@@ -15,10 +15,10 @@ from transformers import PreTrainedModel
 from rlhf.config import PpoConfig, PpoStage
 from rlhf.errors import InputError
 from rlhf.models import load_causal_lm, load_tokenizer, save_model
+from rlhf.ppo.device_memory import cache_bytes_per_token, cache_room, parameter_bytes
 from rlhf.ppo.kernels import use_fast_kernels
 from rlhf.ppo.kl import KlController
 from rlhf.ppo.loop import train
-from rlhf.ppo.memory import cache_bytes_per_token, cache_room, parameter_bytes
 from rlhf.ppo.moments import RunningMoments
 from rlhf.ppo.optimizer import Optimizer
 from rlhf.ppo.policy import Policy, make_value_head

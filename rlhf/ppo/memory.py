@@ -1,18 +1,18 @@
-"""How much memory a PPO run takes on one device: a formula, held against measured peaks by a test."""
+"""How much memory a PPO run takes on one device: a formula, held against measured peaks by a test.
+
+Torch-free: a run is planned where none is installed.
+"""
 
 from __future__ import annotations
 
 import math
 from typing import NamedTuple
 
-import torch
-from torch import nn
-from transformers import DynamicCache, PreTrainedModel
+from rlhf.architecture import Architecture, gptj
 
 GPU_SHARE = 0.75
 """Of a GPU's memory, what standing tensors and the decoding cache may take; the rest is for what passes through."""
 FLOAT32 = 4
-MLP_RATIO = 4
 PASSING_WIDTHS = 14
 """Activations of a block that are alive at once without gradients, in hidden sizes: two MLP layers and the rest."""
 SAVED_WIDTHS = 30
@@ -22,30 +22,9 @@ LOGIT_COPIES = 4
 """Float32 copies of the logits that a minibatch holds: logits, log-softmax and the gradients of both."""
 
 
-@torch.no_grad()
-def cache_bytes_per_token(model: PreTrainedModel) -> int:
-    """Bytes of keys and values of one token, over all blocks: read from the cache of one."""
-    cache = DynamicCache(config=model.config)
-    model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), past_key_values=cache, use_cache=True)
-    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-
-
-def parameter_bytes(*modules: nn.Module) -> int:
-    """Bytes of the parameters, shared ones counted once."""
-    parameters = {parameter for module in modules for parameter in module.parameters()}
-    return sum(parameter.nbytes for parameter in parameters)
-
-
-def cache_room(device: torch.device, *, weights: int, standing: int) -> int:
-    """Bytes that keys and values may take while answers are drawn; the same for every step and every rerun.
-
-    On a GPU what the `standing` bytes leave.  On a CPU as much as the policy's `weights`: every token reads all of them
-    and all of the cache, so more rows at once would hardly be faster.
-    """
-    if device.type != "cuda":
-        return weights
-    total = torch.cuda.get_device_properties(device).total_memory
-    return max(0, int(GPU_SHARE * total) - standing)
+def gpu_cache_room(device_bytes: int, standing: int) -> int:
+    """Bytes that keys and values may take on a GPU of that memory, of which `standing` bytes are taken."""
+    return max(0, int(GPU_SHARE * device_bytes) - standing)
 
 
 def decode_rows(rollouts: int, *, at_most: int, row_bytes: int, room: int) -> int:
@@ -81,6 +60,48 @@ class PpoMemory(NamedTuple):
         return self.standing + max(self.decode, self.train)
 
 
+def ppo_memory(
+    model: Architecture,
+    *,
+    unfrozen_blocks: int,
+    prompt_tokens: int,
+    response_tokens: int,
+    rollouts: int,
+    rollout_batch: int,
+    minibatch: int,
+    weight_bytes: int,
+    processes: int = 1,
+    reward_model: Architecture | None = None,
+) -> PpoMemory:
+    """Memory of a policy with a reward model, of the same size where none is given; on one process of several.
+
+    With d = width, V = vocabulary, w = `weight_bytes`, L = prompt + response tokens, P processes that share the
+    optimizer's part: AdamW takes 8 / P bytes per trained parameter, masters 4 / P more where w < 4, gradients as many as
+    weights and masters / P and, while it is handed over, the largest parameter's.  Keys and values take
+    2 x blocks x rollout_batch x L x their width x w; kept states rollouts x (L - 1) x d x w.  Rollouts, rollout batch
+    and minibatch are those of one process.
+    The runtime itself (interpreter, libraries, a GPU's context, about 1 GB there) comes on top.
+    """
+    length = prompt_tokens + response_tokens
+    top = model.top_parameters(unfrozen_blocks)
+    trained, mastered = top + model.value_head_parameters, weight_bytes < FLOAT32
+    state = model.width * weight_bytes
+    passing = PASSING_WIDTHS * rollout_batch * prompt_tokens * state
+    cache = model.cache_bytes(rollout_batch * length, weight_bytes) + rollout_batch * length * state
+    saved = SAVED_WIDTHS * unfrozen_blocks * minibatch * length * state
+    logits = LOGIT_COPIES * minibatch * response_tokens * model.vocabulary * FLOAT32
+    handed_over = (processes > 1) * model.vocabulary * model.width * (weight_bytes + FLOAT32)
+    return PpoMemory(
+        policy=(model.parameters + model.value_head_parameters) * weight_bytes,
+        reward_model=(reward_model or model).reward_parameters * weight_bytes,
+        reference=top * weight_bytes,
+        optimizer=trained * (2 + mastered) * FLOAT32 // processes,
+        kept=rollouts * (length - 1) * state,
+        decode=cache + passing,
+        train=trained * (weight_bytes + mastered * FLOAT32) // processes + handed_over + saved + logits,
+    )
+
+
 def ppo_memory_bytes(
     *,
     width: int,
@@ -94,29 +115,14 @@ def ppo_memory_bytes(
     minibatch: int,
     weight_bytes: int,
 ) -> PpoMemory:
-    """Memory of a GPT-J policy with a reward model of the same size; the last four but one count for one process.
-
-    With d = width, V = vocabulary, w = `weight_bytes`, L = prompt + response tokens:
-    a block has 12 d^2 + 7 d parameters, embeddings V d, output layer V d + V, value head 2 d^2 + 4 d + 1.
-    AdamW takes 8 bytes per trained parameter, masters 4 more where w < 4.  Keys and values take
-    2 x blocks x rollout_batch x L x d x w; kept states rollouts x (L - 1) x d x w.
-    The runtime itself (interpreter, libraries, a GPU's context, about 1 GB there) comes on top.
-    """
-    length = prompt_tokens + response_tokens
-    block, output, value_head = 12 * width**2 + 7 * width, vocabulary * width + vocabulary, 2 * width**2 + 4 * width + 1
-    stack, top = blocks * block + 2 * width, unfrozen_blocks * block + 2 * width + output
-    trained, mastered = top + value_head, weight_bytes < FLOAT32
-    state = width * weight_bytes
-    passing = PASSING_WIDTHS * rollout_batch * prompt_tokens * state
-    cache = (2 * blocks + 1) * rollout_batch * length * state
-    saved = SAVED_WIDTHS * unfrozen_blocks * minibatch * length * state
-    logits = LOGIT_COPIES * minibatch * response_tokens * vocabulary * FLOAT32
-    return PpoMemory(
-        policy=(vocabulary * width + stack + output + value_head) * weight_bytes,
-        reward_model=(vocabulary * width + stack + width) * weight_bytes,
-        reference=top * weight_bytes,
-        optimizer=trained * (2 + mastered) * FLOAT32,
-        kept=rollouts * (length - 1) * state,
-        decode=cache + passing,
-        train=trained * (weight_bytes + mastered * FLOAT32) + saved + logits,
+    """`ppo_memory` of a GPT-J and a reward model of the same size in one process."""
+    return ppo_memory(
+        gptj(width, blocks, vocabulary),
+        unfrozen_blocks=unfrozen_blocks,
+        prompt_tokens=prompt_tokens,
+        response_tokens=response_tokens,
+        rollouts=rollouts,
+        rollout_batch=rollout_batch,
+        minibatch=minibatch,
+        weight_bytes=weight_bytes,
     )
