@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from prefect.artifacts import create_table_artifact
+from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 from prefect.futures import wait
 from pydantic import BaseModel, ConfigDict
 
 from rlhf.artifacts import read_manifest, write_atomically
 from rlhf.export_model import FOLDER, place_model, refresh_card
 from rlhf.report.lineage import device_of
-from rlhf.report.results import StageRow, with_stages
+from rlhf.report.pictures import picture_uri
+from rlhf.report.results import Evidence, Results, StageRow, read_evidence, with_stages
+from rlhf.report.summary import figure_table, stage_table, summary
 from tasks.caching import Run, Submitted
 
 
@@ -42,8 +45,18 @@ def publish(run: Run, submitted: list[Submitted], results: Submitted, exported: 
     write_atomically(run.folder / "config.json", run.config.model_dump_json(indent=2))
     place_model(run.store.folder(exported.name, exported.fingerprint) / FOLDER, run.folder / FOLDER)
     refresh_card(run.folder)
-    create_table_artifact([row.model_dump() for row in rows], key="stages", description="Steps of this run")
+    show(Results.model_validate_json(figures.read_bytes()), read_evidence(artifact))
     return RunSummary(report=report, results=figures, stages=rows)
+
+
+def show(results: Results, evidence: Evidence) -> None:
+    """Put the report's figures, steps and plots on the run's page in the Prefect UI."""
+    create_markdown_artifact(summary(results), key="results", description="Did the model get better?")
+    create_table_artifact(figure_table(results), key="figures", description="Figures of both models")
+    create_table_artifact(stage_table(results.stages), key="stages", description="Steps of this run")
+    for plot in (*evidence.training, *evidence.toxicity, *evidence.reward_model):
+        key = re.sub(r"[^a-z0-9]+", "-", f"plot {plot.title}".lower()).strip("-")
+        create_image_artifact(image_url=picture_uri(plot), key=key, description=f"{plot.title}: {plot.text}")
 
 
 def _stage_row(run: Run, step: Submitted) -> StageRow:

@@ -263,13 +263,18 @@ def with_stages(artifact: Path, stages: list[StageRow], figures: Path, report: P
     Labels that were imported for the same pairs, beside `figures`, are part of them.
     """
     results = Results.model_validate_json((artifact / RESULTS).read_bytes())
-    evidence = Evidence.model_validate_json((artifact / EVIDENCE).read_bytes())
+    evidence = read_evidence(artifact)
     comparison = results.lineage.fingerprints["export_labeling_manifest"]
     labels = read_labels(figures.parent, comparison)
     update: dict[str, object] = {"stages": stages}
     if labels is not None:
         update["human_evaluation"] = labels.evaluation
     write_results(results.model_copy(update=update), evidence, figures, report)
+
+
+def read_evidence(artifact: Path) -> Evidence:
+    """The evidence of a finished aggregate_results `artifact`."""
+    return Evidence.model_validate_json((artifact / EVIDENCE).read_bytes())
 
 
 def read_labels(folder: Path, comparison: str) -> ImportedLabels | None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rlhf.aggregate_results import aggregate_results
+from rlhf.report.pictures import picture_uri
+from rlhf.report.results import Evidence
 from tests.report.fake_run import fake_config, fake_run
 
 if TYPE_CHECKING:
@@ -126,6 +128,16 @@ def test_on_paper_hidden_text_stays_hidden(browser: Browser, report: Path) -> No
     assert page.locator("nav").is_hidden()
     assert page.evaluate("document.documentElement.scrollWidth") <= 794
     context.close()
+
+
+def test_plots_are_whole_pictures_on_other_pages_too(browser: Browser, report: Path) -> None:
+    evidence = Evidence.model_validate_json((report.parent / "evidence.json").read_bytes())
+    plots = [*evidence.training, *evidence.toxicity, *evidence.reward_model]
+    page = browser.new_page()
+    page.set_content("".join(f'<img src="{picture_uri(plot)}">' for plot in plots))
+    widths = page.eval_on_selector_all("img", "all => Promise.all(all.map(one => one.decode().then(() => one.width)))")
+    assert widths == [640] * 6  # decode fails on anything but a picture
+    page.close()
 
 
 def test_without_scripts_everything_is_shown(browser: Browser, report: Path) -> None:

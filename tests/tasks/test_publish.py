@@ -1,0 +1,70 @@
+"""What the Prefect UI shows of a finished run: the same figures, steps and plots as the report."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import Artifact
+
+from rlhf.aggregate_results import aggregate_results
+from rlhf.report.hacking import HackingSign
+from rlhf.report.pictures import picture_uri
+from rlhf.report.results import Evidence, Results, read_evidence
+from rlhf.report.summary import summary
+from tasks.publish import show
+from tests.report.fake_run import fake_config, fake_run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Evidence]:
+    root = tmp_path_factory.mktemp("run")
+    output = root / "results"
+    inputs = fake_run(root)
+    output.mkdir()
+    aggregate_results(fake_config(), inputs, output)
+    return Results.model_validate_json((output / "results.json").read_bytes()), read_evidence(output)
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_tables_and_plots_are_artifacts(finished: tuple[Results, Evidence]) -> None:
+    results, evidence = finished
+    flow(name="publishing")(lambda: show(results, evidence))()
+    with get_client(sync_client=True) as client:
+        artifacts: list[Artifact] = client.read_artifacts()
+    found = {artifact.key: artifact for artifact in artifacts}
+    assert {key for key in found if key and key.startswith("plot-")} == {
+        "plot-reward",
+        "plot-kl-to-the-sft-model",
+        "plot-answer-length",
+        "plot-how-toxic-the-continuations-are",
+        "plot-change-from-sft-to-rlhf",
+        "plot-is-the-reward-model-as-right-as-it-is-sure",
+    }
+    assert str(found["results"].data).startswith("# Better: higher reward and less toxicity")
+    figures, stages = (json.loads(str(found[key].data)) for key in ("figures", "stages"))
+    assert figures[0]["figure"] == "reward of test answers"
+    assert float(figures[0]["RLHF"]) == pytest.approx(results.reward.rlhf.mean, rel=1e-3)
+    assert [row["step"] for row in stages] == [stage.name for stage in results.stages]
+    assert stages[0]["took"] == "3.5 s"
+
+
+def test_a_picture_stands_alone(finished: tuple[Results, Evidence]) -> None:
+    for plot in finished[1].training:
+        kind, _, content = picture_uri(plot).partition(",")
+        assert kind == "data:image/svg+xml;base64"
+        svg = base64.b64decode(content).decode()
+        assert "var(" not in svg
+        assert svg.startswith('<svg width="640" height="')
+        assert 'xmlns="http://www.w3.org/2000/svg"' in svg
+
+
+def test_the_summary_names_signs_of_reward_hacking(finished: tuple[Results, Evidence]) -> None:
+    results, _ = finished
+    sign = HackingSign(figure="KL", value=90.0, limit=25.0, text="Far away.")
+    assert "- **KL**: Far away." in summary(results.model_copy(update={"warnings": [sign]}))
+    assert "reward hacking" not in summary(results)
+    assert summary(results).count("\n| ") == 7  # head, rule and five figures
