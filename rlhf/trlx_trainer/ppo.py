@@ -61,7 +61,8 @@ class PpoTrainer(Recorded, AcceleratePPOTrainer):  # type: ignore[misc]  # trlx 
     def __init__(self, config: TRLConfig, *, run: PpoRun, **given: Any) -> None:
         super().__init__(config, **given)
         self.begin_recording(run)
-        self.reward, self.reward_fn = self.reward_fn, self.score
+        self.reward: Reward = given["reward_fn"]
+        self.reward_fn = self.score
         self.answers = Answers()
         self.row: dict[str, float] = {}
         self.updates: list[dict[str, float]] = []
@@ -71,7 +72,8 @@ class PpoTrainer(Recorded, AcceleratePPOTrainer):  # type: ignore[misc]  # trlx 
         self.validation = run.resumed or State(iteration=0)
         if run.resumed is not None and run.resumed.moments is not None:
             self.kl_ctl.value = run.resumed.kl_coefficient
-            vars(self.running_moments).update(run.resumed.moments.model_dump())
+            for name, value in run.resumed.moments:
+                setattr(self.running_moments, name, value)
 
     @property
     def step(self) -> int:

@@ -32,6 +32,7 @@ class TimedTrainer(PpoTrainer):
     """Counts the CPU time of rollouts and training, and nothing else."""
 
     cpu_seconds = 0.0
+    trained_since = 0.0
 
     def make_experience(self, num_rollouts: int = 1024, iter_count: int = 0) -> None:
         """One round of rollouts."""
