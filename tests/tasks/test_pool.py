@@ -1,0 +1,167 @@
+"""A stage on the GPU pool: followed to its end, found again after a retry, its errors told as if it had run here."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.states import Cancelled, Cancelling, Completed, Failed, Running
+
+from flows.deploy import deploy
+from rlhf.config import ComputeConfig
+from rlhf.errors import InputError
+from rlhf.profiles import load_profile
+from rlhf.stage import StageRequest
+from tasks import pool
+from tasks.launch import StageFailedError, StageJob
+from tasks.pool import NOBODY, run_on_pool
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server", "deployed")]
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> None:
+    deploy(load_profile("quickstart", ()), tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> StageJob:
+    return StageJob(
+        label="train_ppo",
+        module="rlhf.train_ppo",
+        accelerator=True,
+        offline=True,
+        request=StageRequest(step="train_ppo", fingerprint=tmp_path.name, config={}, inputs={}),
+        output=tmp_path / "artifact",
+        tracker_folder=tmp_path / "tracker",
+        compute=ComputeConfig(),
+    )
+
+
+def stage_runs(job: StageJob) -> list[FlowRun]:
+    """The pool's runs of this job, the oldest first."""
+    with get_client(sync_client=True) as client:
+        runs = [
+            run for run in client.read_flow_runs() if run.parameters.get("job", {}).get("output") == str(job.output)
+        ]
+    return sorted(runs, key=lambda run: str(run.created))
+
+
+def set_state(run: FlowRun, state: State[object]) -> None:
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run.id, state, force=True)
+
+
+@contextmanager
+def worker(job: StageJob, *states: State[object]) -> Iterator[None]:
+    """Stands for a worker: each new run of the job gets the next of the states."""
+
+    def work() -> None:
+        done: set[object] = set()
+        for state in states:
+            while not (fresh := [run for run in stage_runs(job) if run.id not in done]):
+                time.sleep(0.1)
+            set_state(fresh[0], Running())
+            set_state(fresh[0], state)
+            done.add(fresh[0].id)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    yield
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def pipeline(job: StageJob, times: int = 1) -> Callable[[], None]:
+    """A flow that runs the job so often, as retries of one run do."""
+
+    @flow(name="stands-for-the-pipeline")
+    def run() -> None:
+        for attempt in range(times):
+            try:
+                run_on_pool(job, "p4d", NOBODY)
+            except StageFailedError:
+                if attempt == times - 1:
+                    raise
+
+    return run
+
+
+def test_a_finished_run_is_found_again_and_not_repeated(job: StageJob) -> None:
+    with worker(job, Completed()):
+        pipeline(job, times=2)()
+    assert len(stage_runs(job)) == 1
+
+
+def test_a_failure_tells_which_run_and_why_and_a_retry_starts_the_next(job: StageJob) -> None:
+    failure = Failed(message="Flow run encountered an exception: StageFailedError: killed by SIGKILL")
+    with (
+        worker(job, failure),
+        pytest.raises(StageFailedError, match=r"p4d, run train_ppo: .*killed by SIGKILL"),
+    ):
+        pipeline(job)()
+    with worker(job, failure, Completed()):
+        pipeline(job, times=2)()
+    assert [run.state.name for run in stage_runs(job) if run.state][-2:] == ["Failed", "Completed"]
+
+
+def test_what_the_user_can_mend_stays_so(job: StageJob) -> None:
+    failure = Failed(message="Flow run encountered an exception: InputError: cannot write: No space left on device")
+    with worker(job, failure), pytest.raises(InputError, match=r"^cannot write: No space left on device$"):
+        pipeline(job)()
+
+
+def test_a_run_that_is_being_cancelled_is_not_joined(job: StageJob) -> None:
+    def finish_cancelling() -> None:
+        while not (runs := stage_runs(job)) or not (runs[0].state and runs[0].state.is_cancelling()):
+            time.sleep(0.1)
+        time.sleep(1)
+        set_state(runs[0], Cancelled())
+
+    @flow(name="stands-for-the-pipeline")
+    def run() -> None:
+        first = pool._numbered(job, "p4d", 0)
+        set_state(first, Running())
+        set_state(first, Cancelling())
+        threading.Thread(target=finish_cancelling, daemon=True).start()
+        run_on_pool(job, "p4d", NOBODY)
+
+    def complete_second() -> None:
+        while len(runs := stage_runs(job)) < 2:
+            time.sleep(0.1)
+        set_state(runs[1], Completed())
+
+    threading.Thread(target=complete_second, daemon=True).start()
+    run()
+    assert [run.state.name for run in stage_runs(job) if run.state] == ["Cancelled", "Completed"]
+
+
+def test_a_pool_without_deployment_is_the_user_s_to_mend(job: StageJob) -> None:
+    with pytest.raises(InputError, match=r"compute\.gpu_pool \(p5\): .*no deployment rlhf-stage/p5; run `rlhf deploy`"):
+        run_on_pool(job, "p5", NOBODY)
+
+
+def test_a_server_that_is_away_for_a_while_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "POLL_SECONDS", 0.0)
+    answers = iter([httpx.ConnectError("refused"), httpx.ReadTimeout("slow"), 7])
+
+    def ask(of: str) -> int:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        assert of == "a run"
+        return answer
+
+    assert pool._patiently(ask, "a run") == 7
+    monkeypatch.setattr(pool, "UNREACHABLE_SECONDS", -1.0)
+    answers = iter([httpx.ConnectError("refused")])
+    with pytest.raises(httpx.ConnectError):
+        pool._patiently(ask, "a run")
