@@ -1,6 +1,6 @@
 """Answers of a causal language model, the same whatever the batch.
 
-B rows, b rows still being answered, P prompt tokens, T drawn tokens, L all tokens, V vocabulary.
+B rows, b rows still being answered, T drawn tokens, V vocabulary.
 
 Every row draws from its own seed: one uniform number per token, fixed before the first, looked up in the cumulative
 distribution.  So an answer depends on the prompt, the weights and the seed; not on the batch size, the order or the
@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicLayer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config import SamplingConfig
+from rlhf.decoding import Decoder
 from rlhf.encoding import decode_answer
 from rlhf.errors import InputError
 
@@ -129,72 +129,6 @@ def draw_tokens(logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingConfig) 
     return torch.searchsorted(cumulative_BV, target_B[:, None], right=True)[:, 0].clamp_max(vocabulary - 1)
 
 
-class ReservedLayer(DynamicLayer):  # type: ignore[misc]  # transformers' classes count as untyped
-    """Keys and values of one block in memory reserved once, where transformers would copy all of it for every token."""
-
-    def __init__(self, capacity: int) -> None:
-        super().__init__()
-        self.capacity = capacity
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *_args: object, **_options: object
-    ) -> tuple[Tensor, Tensor]:
-        """Append the new tokens; returns all keys and values so far, [B, heads, tokens, head size]."""
-        start = self.get_seq_length()
-        if start == 0:
-            self.lazy_initialization(key_states, value_states)
-            self.key_room, self.value_room = self._reserve(key_states), self._reserve(value_states)
-        end = start + key_states.shape[-2]
-        self.key_room[:, :, start:end] = key_states
-        self.value_room[:, :, start:end] = value_states
-        self.keys, self.values = self.key_room[:, :, :end], self.value_room[:, :, :end]
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the rows `indices` only."""
-        end = self.get_seq_length()
-        self.key_room, self.value_room = self.key_room[indices], self.value_room[indices]
-        self.keys, self.values = self.key_room[:, :, :end], self.value_room[:, :, :end]
-
-    def _reserve(self, states: Tensor) -> Tensor:
-        rows, heads, _, size = states.shape
-        return states.new_empty(rows, heads, self.capacity, size)
-
-
-def _reserved_cache(model: PreTrainedModel, capacity: int) -> DynamicCache:
-    cache = DynamicCache(config=model.config)
-    cache.layers = [ReservedLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    return cache
-
-
-class Watch:
-    """The hidden states [B, L, d] that a module takes in while a batch is decoded."""
-
-    def __init__(self, module: nn.Module, rows: int, capacity: int) -> None:
-        self.rows, self.capacity = rows, capacity
-        self.seen = 0
-        self.live_b: Tensor | slice = slice(None)
-        self.states_BLd: Tensor | None = None
-        self._hook = module.register_forward_pre_hook(self._take)
-
-    def _take(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        states_bPd = inputs[0]
-        if self.states_BLd is None:
-            self.states_BLd = states_bPd.new_zeros(self.rows, self.capacity, states_bPd.shape[-1])
-        end = self.seen + states_bPd.shape[1]
-        self.states_BLd[self.live_b, self.seen : end] = states_bPd
-        self.seen = end
-
-    def end(self) -> None:
-        """Stop watching."""
-        self._hook.remove()
-
-    def part(self, row: int, start: int, end: int) -> Tensor:
-        """A row's states in memory of their own."""
-        assert self.states_BLd is not None
-        return self.states_BLd[row, start:end].clone()
-
-
 @torch.no_grad()
 def _decode(
     model: PreTrainedModel,
@@ -207,52 +141,37 @@ def _decode(
     seeds: list[int],
     watched: nn.Module | None,
 ) -> list[tuple[list[int], Tensor | None]]:
-    """The drawn tokens of each prompt and what was watched, all prompts at once, padded on the left."""
-    watch = Watch(watched, len(prompts), max(map(len, prompts)) + max(limits)) if watched is not None else None
+    """The drawn tokens of each prompt and what was watched, all prompts at once."""
+    decoder = Decoder(model, prompts, max(limits), watched)
     try:
-        drawn = _draw(model, tokenizer, sampling, stop_sequences, watch, prompts=prompts, limits=limits, seeds=seeds)
+        drawn = _draw(decoder, tokenizer, sampling, stop_sequences, limits=limits, seeds=seeds)
     finally:
-        if watch is not None:
-            watch.end()
-    if watch is None:
-        return [(ids, None) for ids in drawn]
-    longest = max(map(len, prompts))
-    return [
-        (ids, watch.part(row, longest - len(prompt), longest + len(ids) - 1))
-        for row, (prompt, ids) in enumerate(zip(prompts, drawn, strict=True))
-    ]
+        decoder.close()
+    return [(ids, decoder.states(row, len(ids))) for row, ids in enumerate(drawn)]
 
 
 def _draw(
-    model: PreTrainedModel,
+    decoder: Decoder,
     tokenizer: PreTrainedTokenizerBase,
     sampling: SamplingConfig,
     stop_sequences: tuple[str, ...],
-    watch: Watch | None,
     *,
-    prompts: list[list[int]],
     limits: list[int],
     seeds: list[int],
 ) -> list[list[int]]:
     """The drawn tokens of each prompt."""
-    device, longest, steps = model.device, max(map(len, prompts)), max(limits)
-    padding = [longest - len(prompt) for prompt in prompts]
-    ids_BP = torch.tensor([[0] * pad + prompt for pad, prompt in zip(padding, prompts, strict=True)], device=device)
-    padding_B = torch.tensor(padding, device=device)
-    mask_BL = (torch.arange(longest + steps, device=device) >= padding_B[:, None]).long()
-    position_BP = (torch.arange(longest, device=device) - padding_B[:, None]).clamp_min(0)
+    device, rows, steps = decoder.live_b.device, len(seeds), max(limits)
     limit_B = torch.tensor(limits, device=device)
     uniform_BT = torch.stack([torch.rand(steps, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
     uniform_BT = uniform_BT.to(device)
-    drawn_BT = torch.full((len(prompts), steps), NOT_DRAWN, device=device)
-    live_b = torch.arange(len(prompts), device=device)  # rows of the batch that the cache still holds
-    done_B = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-    cache = _reserved_cache(model, longest + steps)
+    drawn_BT = torch.full((rows, steps), NOT_DRAWN, device=device)
+    done_B = torch.zeros(rows, dtype=torch.bool, device=device)
 
-    logits_bV = _next_logits(model, ids_BP, mask_BL[:, :longest], position_BP, cache)
+    logits_bV = decoder.read_prompts()
     if not bool(torch.isfinite(logits_bV).any(-1).all()):
         raise InputError("the model returns no finite logits (NaN weights); train it again with a lower learning rate")
     for step in range(steps):
+        live_b = decoder.live_b
         token_b = draw_tokens(logits_bV, uniform_BT[live_b, step], sampling)
         drawn_BT[live_b, step] = token_b.masked_fill(done_B[live_b], NOT_DRAWN)
         done_B[live_b] |= (token_b == tokenizer.eos_token_id) | (limit_B[live_b] == step + 1)
@@ -262,29 +181,10 @@ def _draw(
         if len(kept) == 0:
             break
         if len(kept) <= len(live_b) // 2:
-            cache.batch_select_indices(kept)
-            live_b, token_b = live_b[kept], token_b[kept]
-            if watch is not None:
-                watch.live_b = live_b
-        seen = longest + step + 1
-        position_b1 = seen - 1 - padding_B[live_b, None]
-        logits_bV = _next_logits(model, token_b[:, None], mask_BL[live_b, :seen], position_b1, cache)
+            decoder.keep(kept)
+            token_b = token_b[kept]
+        logits_bV = decoder.read(token_b, decoder.prompt_places + step)
     return [[token for token in row if token != NOT_DRAWN] for row in drawn_BT.tolist()]
-
-
-def _next_logits(
-    model: PreTrainedModel, ids_BP: Tensor, mask_BL: Tensor, position_BP: Tensor, cache: DynamicCache
-) -> Tensor:
-    output = model(
-        input_ids=ids_BP,
-        attention_mask=mask_BL,
-        position_ids=position_BP,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    logits_BV: Tensor = output.logits[:, -1]
-    return logits_BV
 
 
 def _stopped(

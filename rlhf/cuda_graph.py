@@ -1,0 +1,34 @@
+"""CUDA graphs: the kernels of a function recorded once and started together, without Python in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def replayable(function: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
+    """On a GPU a call that runs the kernels of `function` again, on a CPU `function` itself.
+
+    The function must read and write the same memory each time, take the same shapes, never wait for the GPU, and do no
+    harm when it is run once more on the same input.  The tensor that it returns holds until the next call.
+    Raises RuntimeError, from torch, where the kernels cannot be recorded.
+    """
+    if device.type != "cuda":
+        return function
+    # Once outside the graph, on another stream: what libraries do in their first call cannot be recorded.
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        function()
+    torch.cuda.current_stream(device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = function()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return output
+
+    return replay
