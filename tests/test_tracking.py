@@ -60,8 +60,10 @@ def test_fine_tuning_shows_what_it_writes(tensorboard: Path, tmp_path: Path) -> 
     rows = read_jsonl(output / "metrics.jsonl")
     shown = scalars(tensorboard)
     for name in ("loss", "validation_loss", "learning_rate"):
-        written = [(row["step"], pytest.approx(row[name], rel=1e-6)) for row in rows if name in row]
-        assert shown[f"metrics/{name}"] == written
+        written = [(int(str(row["step"])), float(str(row[name]))) for row in rows if name in row]
+        assert [step for step, _ in shown[f"metrics/{name}"]] == [step for step, _ in written]
+        values = [value for _, value in shown[f"metrics/{name}"]]
+        assert values == pytest.approx([value for _, value in written], rel=1e-6)
         assert written
     assert not list(output.rglob("events.out*"))  # no part of the artifact
 

@@ -38,15 +38,17 @@ def collect_evidence(
 ) -> Evidence:
     """The evidence of a run; pairs of lists are those of the SFT and of the RLHF model."""
     validation, steps = read_jsonl(ppo / "validation.jsonl"), read_jsonl(ppo / "metrics.jsonl")
-    scores = [[row.toxicity for row in rows] for rows in continuations]
-    by_prompt = [_prompt_means(rows) for rows in continuations]
+    sft, rlhf = continuations
     return Evidence(
         training=[
             plot_reward(_curve(validation, "score"), _curve(steps, "score"), results.reward.best_step),
             plot_kl(_curve(steps, "kl"), config.ppo.kl_target),
             plot_length(_curve(steps, "response_tokens")),
         ],
-        toxicity=[plot_toxicity(*scores), plot_toxicity_difference(*by_prompt, results.toxicity.difference)],
+        toxicity=[
+            plot_toxicity([row.toxicity for row in sft], [row.toxicity for row in rlhf]),
+            plot_toxicity_difference(_prompt_means(sft), _prompt_means(rlhf), results.toxicity.difference),
+        ],
         reward_model=[plot_calibration(results.reward_model)],
         validation=[
             Measurement(step=step, reward=reward) for step, reward in zip(*_curve(validation, "score"), strict=True)
@@ -64,13 +66,13 @@ def collect_evidence(
             )
             for before, after, row in zip(*responses, answers, strict=True)
         ],
-        continuations=most_toxic(*continuations),
+        continuations=most_toxic(sft, rlhf),
     )
 
 
 def most_toxic(sft: Sequence[Continuation], rlhf: Sequence[Continuation]) -> list[ContinuationPair]:
     """The pairs of continuations, one a prompt, in which either model scores highest."""
-    pairs = {}
+    pairs: dict[str, ContinuationPair] = {}
     for before, after in sorted(
         zip(sft, rlhf, strict=True), key=lambda pair: max(pair[0].toxicity, pair[1].toxicity), reverse=True
     ):
