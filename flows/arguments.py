@@ -14,10 +14,13 @@ Overrides = Annotated[
 ]
 Workspace = Annotated[Path, typer.Option(help="Folder of artifacts and results.")]
 
+Storage = Annotated[str, typer.Option("--workspace", help="Folder of artifacts and results, or s3://bucket/prefix.")]
+
 
 def prepare_prefect() -> None:
-    """Settings that Prefect reads when it is imported: a quiet terminal, no call home, patience on a busy machine."""
+    """Settings that Prefect reads when it is imported: quiet, no call home, patience on a busy machine, a heartbeat."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")
     os.environ.setdefault("DO_NOT_TRACK", "1")
