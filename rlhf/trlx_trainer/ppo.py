@@ -24,6 +24,7 @@ from rlhf.config import PpoConfig
 from rlhf.errors import InputError
 from rlhf.stage import is_main_process, note, progress
 from rlhf.trlx_trainer.checkpoints import Moments, State
+from rlhf.trlx_trainer.order import PromptRow, whole_chunks
 from rlhf.trlx_trainer.recorded import Recorded, Resumable
 from rlhf.trlx_trainer.records import (
     Answers,
@@ -38,8 +39,6 @@ from rlhf.trlx_trainer.versions import refuse_gap
 
 Reward = Callable[[list[str], list[str], list[float]], list[float]]
 """Scores of prompts, answers and their baselines."""
-PromptRow = dict[str, str | float]
-"""A prompt of trlx: the text, and the baseline, which it hands to the reward."""
 
 
 @dataclass
@@ -267,9 +266,3 @@ def train_by_ppo(
     )
     state: State = trainer.validation
     return state
-
-
-def whole_chunks(prompts: list[PromptRow], chunk: int) -> list[PromptRow]:
-    """The prompts, and the first of them again until they fill whole chunks: trlx would make the last chunk of an
-    epoch a short one, and the round with it a long one."""
-    return prompts + [dict(prompts[index % len(prompts)]) for index in range(-len(prompts) % chunk)]

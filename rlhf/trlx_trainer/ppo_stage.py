@@ -11,7 +11,8 @@ from rlhf.errors import InputError
 from rlhf.stage import is_main_process, note, read_jsonl
 from rlhf.trlx_trainer.checkpoints import Checkpoints
 from rlhf.trlx_trainer.layout import write_old_layout, write_trained
-from rlhf.trlx_trainer.ppo import PpoRun, PromptRow, train_by_ppo
+from rlhf.trlx_trainer.order import PromptRow
+from rlhf.trlx_trainer.ppo import PpoRun, train_by_ppo
 from rlhf.trlx_trainer.processes import prepare_processes, require_room, reward_device
 from rlhf.trlx_trainer.records import RowLog
 from rlhf.trlx_trainer.scoring import Scorer

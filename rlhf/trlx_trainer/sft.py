@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +19,12 @@ from trlx.trainer.accelerate_sft_trainer import AccelerateSFTTrainer
 from rlhf.errors import InputError
 from rlhf.stage import progress
 from rlhf.trlx_trainer.checkpoints import State
+from rlhf.trlx_trainer.order import Sample
 from rlhf.trlx_trainer.recorded import OF_UPDATE, Recorded, Resumable
 from rlhf.trlx_trainer.records import RowLog
 
 LOG_EVERY = 5
 """Optimizer steps between two rows of metrics; there is one at every measurement too."""
-Sample = list[str]
-"""A prompt and its answer."""
 
 
 @dataclass
@@ -113,11 +111,3 @@ def fine_tune(settings: dict[str, Any], run: SftRun, samples: list[Sample], resu
     }
     trainer: SftTrainer = trlx.train(samples=samples, eval_prompts=[""], config=TRLConfig.from_dict(settings))
     return trainer.trained_tensors()
-
-
-def training_samples(samples: list[Sample], *, batch_size: int, steps: int, seed: int) -> list[Sample]:
-    """The samples of the whole training in order: every epoch shuffled anew, since trlx does not shuffle them."""
-    draw, order = random.Random(seed), list[Sample]()
-    while len(order) < steps * batch_size:
-        order += draw.sample(samples, len(samples))
-    return order[: steps * batch_size]

@@ -11,10 +11,11 @@ from rlhf.errors import InputError
 from rlhf.stage import is_main_process, note, read_jsonl
 from rlhf.trlx_trainer.checkpoints import Checkpoints
 from rlhf.trlx_trainer.layout import write_old_layout, write_trained
+from rlhf.trlx_trainer.order import Sample, training_samples
 from rlhf.trlx_trainer.processes import prepare_processes, require_room
 from rlhf.trlx_trainer.records import RowLog
 from rlhf.trlx_trainer.settings import sft_settings
-from rlhf.trlx_trainer.sft import Sample, SftRun, fine_tune, training_samples
+from rlhf.trlx_trainer.sft import SftRun, fine_tune
 
 METRICS = "metrics.jsonl"
 SEAM_TOKENS = 8
