@@ -33,6 +33,8 @@ class Architecture:
     final_norm_parameters: int
     output_parameters: int
     """Of the output layer; 0 where it is the embeddings."""
+    skipped_weights: int = 0
+    """Of the last block's matrices, those that PPO's engine leaves out at prompt tokens (rlhf.ppo.kernels.block_at)."""
 
     @property
     def parameters(self) -> int:
@@ -76,6 +78,7 @@ def gptj(width: int, blocks: int, vocabulary: int) -> Architecture:
         embedding_parameters=vocabulary * width,
         final_norm_parameters=2 * width,
         output_parameters=vocabulary * width + vocabulary,
+        skipped_weights=weights - 2 * width**2,
     )
 
 

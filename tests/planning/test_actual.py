@@ -1,0 +1,44 @@
+"""Plan against actual."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+
+from rlhf.planning.actual import plan_against_actual
+from rlhf.planning.machines import find_machine
+from rlhf.planning.plan import plan_run
+from rlhf.profiles import load_profile
+
+
+class Row(NamedTuple):
+    name: str
+    seconds: float
+    device: str = "cpu"
+
+
+def test_each_step_that_ran_stands_beside_its_plan() -> None:
+    config = load_profile("gptj-6b")
+    a100 = "8 x NVIDIA A100-SXM4-40GB"
+    rows = [Row("train_sft", 5000.0, a100), Row("train_ppo", 2000.0, a100), Row("unknown", 1.0)]
+    compared = plan_against_actual(config, rows)
+    plan = {step.name: step.need.seconds for step in plan_run(config, find_machine("p4d.24xlarge"), {}).steps}
+    assert [(row.name, row.planned_seconds, row.seconds) for row in compared] == [
+        ("train_sft", plan["train_sft"], 5000.0),
+        ("train_ppo", plan["train_ppo"], 2000.0),
+    ]
+    assert compared[0].ratio == pytest.approx(5000 / plan["train_sft"])
+
+
+def test_a_run_on_a_cpu_is_planned_for_a_cpu() -> None:
+    config = load_profile("quickstart")
+    [ppo] = plan_against_actual(config, [Row("train_ppo", 50.0)])
+    assert 0.2 < ppo.ratio < 5  # 50 s were measured
+
+
+def test_without_a_plan_there_is_nothing_to_compare() -> None:
+    config = load_profile("gptj-6b")
+    assert plan_against_actual(config, [Row("train_ppo", 1.0, "8 x NVIDIA T4")]) == []
+    unknown = load_profile("gptj-6b", ["model.repository=a/b"])
+    assert plan_against_actual(unknown, [Row("train_ppo", 1.0, "8 x NVIDIA A100-SXM4-40GB")]) == []
