@@ -59,20 +59,24 @@ class Run:
     def answer(self, prompts: Sequence[Prompt], seeds: list[int]) -> list[Completion]:
         """The policy's answers as it is now."""
         prompt_ids = [prompt.token_ids for prompt in prompts]
-        longest = max(map(len, prompt_ids), default=0) + self.config.sampling.max_new_tokens
         return generate(
             self.policy.model,
             self.tokenizer,
             prompt_ids,
             self.config.sampling,
             seeds,
-            batch_size=decode_rows(
-                len(prompts),
-                at_most=self.config.rollout_batch_size,
-                row_bytes=longest * self.cache_token_bytes,
-                room=self.cache_room,
-            ),
+            batch_size=self.decode_rows(prompt_ids),
             watched=self.policy.split.boundary,
+        )
+
+    def decode_rows(self, prompt_ids: list[list[int]]) -> int:
+        """How many of the prompts are answered at once."""
+        longest = max(map(len, prompt_ids), default=0) + self.config.sampling.max_new_tokens
+        return decode_rows(
+            len(prompt_ids),
+            at_most=self.config.rollout_batch_size,
+            row_bytes=longest * self.cache_token_bytes,
+            room=self.cache_room,
         )
 
     def keep(self, prompts: Sequence[Prompt], answers: Sequence[Completion]) -> Rollouts:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from rich.console import Console
 
 from rlhf.artifacts import write_atomically
-from tests.benchmarks import orchestration, ppo
+from tests.benchmarks import gpu, orchestration, ppo
 from tests.benchmarks.measure import ROOT
 from tests.benchmarks.part import Options, Result
 
@@ -25,13 +25,15 @@ def main() -> None:
     parser.add_argument("--linear", action="store_true", help="also the cost of 64 to 512 rollouts")
     parser.add_argument("--repeats", type=int, help="how often each side does the work (3; quick 1)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of each side")
+    parser.add_argument("--gpu-6b", action="store_true", help="only PPO on GPT-J-6B's architecture, on one GPU")
     given = parser.parse_args()
     repeats = given.repeats or (1 if given.quick else 3)
     options = Options(quick=given.quick, linear=given.linear, repeats=repeats, threads=given.threads)
     console = Console()
     figures: dict[str, float] = {}
-    for name in [given.only] if given.only else PARTS:
-        result = PARTS[name](options)
+    parts = {"gpu_6b": gpu.run} if given.gpu_6b else PARTS
+    for name in [given.only] if given.only else parts:
+        result = parts[name](options)
         figures |= {f"{name}.{key}": value for key, value in result.figures.items()}
         for table in result.tables:
             console.print(table)

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 ROOT = Path(__file__).parents[2]
 MEASURED = "@measured "
 """Begins the line on which a child tells what it measured."""
+CPU = torch.device("cpu")
 RESET_PEAK = "5"
 """What /proc/self/clear_refs takes to begin the peak anew (Linux, Documentation/filesystems/proc.rst)."""
 
@@ -30,7 +31,9 @@ class Measured(BaseModel):
     cpu_seconds: float
     """Of all threads of the process, over all phases: what other work on the machine changes least."""
     peak_bytes: int
-    """Most resident memory while it worked, less what the process had after its imports."""
+    """Most resident memory while it worked, less what the process had after its imports; on a GPU what torch held."""
+    figures: dict[str, float] = {}
+    """What one side alone has to tell."""
 
     @property
     def total(self) -> float:
@@ -62,30 +65,60 @@ def best(runs: Sequence[Measured]) -> Measured:
 
 
 class Gauge:
-    """Resident memory of this process (Linux), counted from when the gauge was made."""
+    """Memory of this process: resident (Linux), counted from when the gauge was made, or on a GPU what torch holds."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device = CPU) -> None:
+        self.device = device
         self.baseline = status_bytes("VmRSS")
 
     def begin(self) -> None:
         """Forget the peak so far."""
-        Path("/proc/self/clear_refs").write_text(RESET_PEAK)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            Path("/proc/self/clear_refs").write_text(RESET_PEAK)
 
     def peak_bytes(self) -> int:
         """The peak since `begin`."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
         return status_bytes("VmHWM") - self.baseline
 
 
-def matmul_peak(threads: int, size: int = 1024, seconds: float = 1.0) -> float:
-    """The best float32 operations per second of a square matrix product, with so many threads."""
-    torch.set_num_threads(threads)
-    left, right = torch.randn(size, size), torch.randn(size, size)
-    fastest, until = float("inf"), time.perf_counter() + seconds
+def timed(device: torch.device, function: Callable[[], object]) -> float:
+    """Seconds of a call, with what it started on a GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    function()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def fastest(device: torch.device, function: Callable[[], object], seconds: float = 1.0) -> float:
+    """The least seconds of a call among as many as fit in `seconds`, after one to warm up."""
+    function()
+    least, until = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < until:
-        started = time.perf_counter()
-        torch.mm(left, right)
-        fastest = min(fastest, time.perf_counter() - started)
-    return 2 * size**3 / fastest
+        least = min(least, timed(device, function))
+    return least
+
+
+def matmul_peak(
+    threads: int, size: int = 1024, *, device: torch.device = CPU, dtype: torch.dtype = torch.float32
+) -> float:
+    """The best operations per second of a square matrix product; on a CPU with so many threads."""
+    torch.set_num_threads(threads)
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    return 2 * size**3 / fastest(device, lambda: torch.mm(left, right))
+
+
+def copy_bandwidth(device: torch.device, gigabytes: float) -> float:
+    """Bytes per second that a large copy reads and writes."""
+    source = torch.zeros(int(gigabytes * 1e9), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / fastest(device, lambda: target.copy_(source))
 
 
 def status_bytes(name: str, process: int | str = "self") -> int:

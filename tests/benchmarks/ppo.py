@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from rich.table import Table
 
-from rlhf.ppo.memory import PpoMemory, ppo_memory_bytes
+from rlhf.ppo.memory import PpoMemory, decode_rows, ppo_memory_bytes
 from tests.benchmarks.measure import Measured, best, matmul_peak, run_child
 from tests.benchmarks.part import Options, Result
 from tests.benchmarks.work import Work, make_inputs
@@ -44,7 +44,13 @@ def run(options: Options) -> Result:
 
 
 def memory_of(work: Work) -> PpoMemory:
-    """What the formula says of the work."""
+    """What the formula says of the work, on a CPU."""
+    rollout_batch = decode_rows(
+        work.rollouts,
+        at_most=work.stage().ppo.rollout_batch_size,
+        row_bytes=2 * work.blocks * work.sequence_tokens * work.width * work.weight_bytes,
+        room=work.parameters * work.weight_bytes,
+    )
     return ppo_memory_bytes(
         width=work.width,
         blocks=work.blocks,
@@ -53,9 +59,9 @@ def memory_of(work: Work) -> PpoMemory:
         prompt_tokens=work.prompt_tokens,
         response_tokens=work.response_tokens,
         rollouts=work.rollouts,
-        rollout_batch=min(work.rollouts, work.stage().ppo.rollout_batch_size),
+        rollout_batch=rollout_batch,
         minibatch=work.minibatch,
-        weight_bytes=4,
+        weight_bytes=work.weight_bytes,
     )
 
 
@@ -65,8 +71,20 @@ def engine_operations(work: Work) -> float:
     tokens, drawn = work.rollouts * work.sequence_tokens, work.rollouts * work.response_tokens
     decode = tokens * work.blocks * block + drawn * head
     score = tokens * work.blocks * block
-    top = tokens * work.unfrozen_blocks * block + drawn * head
-    return decode + score + 2 * top + 3 * work.epochs * top
+    return decode + score + 2 * _top_operations(work) + training_operations(work)
+
+
+def training_operations(work: Work) -> float:
+    """Those of the training: forward, and twice as many backward."""
+    return 3 * work.epochs * _top_operations(work)
+
+
+def _top_operations(work: Work) -> float:
+    """Those of one pass through the top: its last block makes keys and values only before the response."""
+    width, drawn = work.width, work.rollouts * work.response_tokens
+    tokens = work.rollouts * work.sequence_tokens
+    last = tokens * 4 * width**2 + drawn * 20 * width**2
+    return tokens * (work.unfrozen_blocks - 1) * 24 * width**2 + last + drawn * 2 * width * work.vocabulary
 
 
 def _figures(work: Work, measured: dict[str, Measured], peak: float) -> dict[str, float]:

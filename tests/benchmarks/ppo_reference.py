@@ -23,6 +23,7 @@ from rlhf.ppo.advantages import estimate_advantages, shape_rewards, whiten
 from rlhf.ppo.losses import ppo_loss, token_logprobs
 from rlhf.ppo.policy import make_value_head
 from rlhf.ppo.trunk import split_model
+from rlhf.processes import start_processes
 from rlhf.reward_model import RewardModel
 from rlhf.stage import read_jsonl
 from tests.benchmarks.measure import Gauge, Measured, tell
@@ -32,14 +33,15 @@ from tests.benchmarks.work import Work, read_work
 class Loop:
     """Models and the time they took."""
 
-    def __init__(self, folder: Path, *, freeze_embeddings: bool) -> None:
+    def __init__(self, folder: Path, device: torch.device, *, freeze_embeddings: bool) -> None:
+        self.device = device
         self.work: Work = read_work(folder)
         self.tokenizer = load_tokenizer(folder / "sft" / "model")
-        self.model: PreTrainedModel = load_causal_lm(folder / "sft" / "model", "float32")
+        self.model: PreTrainedModel = load_causal_lm(folder / "sft" / "model", self.work.dtype).to(device)
         self.reference = split_model(self.model, self.work.unfrozen_blocks)
         self.model.get_input_embeddings().requires_grad_(not freeze_embeddings)
-        self.value_head: nn.Module = make_value_head(self.work.width, 0)
-        self.reward_model = RewardModel(folder / "reward" / "model", "float32", "cpu")
+        self.value_head: nn.Module = make_value_head(self.work.width, 0).to(device, self.model.dtype)
+        self.reward_model = RewardModel(folder / "reward" / "model", self.work.dtype, device)
         trained = [*self.model.parameters(), *self.value_head.parameters()]
         self.optimizer = torch.optim.AdamW([parameter for parameter in trained if parameter.requires_grad], lr=8e-6)
         self.rows = read_jsonl(folder / "data" / "ppo_prompts.jsonl")
@@ -51,19 +53,25 @@ class Loop:
             self.experience(self.rows[at : at + self.work.chunk]) for at in range(0, len(self.rows), self.work.chunk)
         ]
         ids_NL, logprob_NR, value_NR, reward_NR = (torch.cat(parts) for parts in zip(*chunks, strict=True))
-        started = time.perf_counter()
+        started = self.now()
         for _ in range(self.work.epochs):
             for at in range(0, len(ids_NL), self.work.minibatch):
                 rows = slice(at, at + self.work.minibatch)
                 self.train(ids_NL[rows], logprob_NR[rows], value_NR[rows], reward_NR[rows])
-        self.seconds["train"] = time.perf_counter() - started
+        self.seconds["train"] = self.now() - started
+
+    def now(self) -> float:
+        """Seconds, when all that was started is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
     @torch.no_grad()
     def experience(self, rows: list[dict[str, object]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Sequences [B, L], log-probabilities, values and rewards [B, R] of a chunk."""
         prompts = [str(row["prompt"]) for row in rows]
-        started = time.perf_counter()
-        prompt_BP = torch.tensor(self.tokenizer(prompts).input_ids)
+        started = self.now()
+        prompt_BP = torch.tensor(self.tokenizer(prompts).input_ids, device=self.device)
         ids_BL = self.model.generate(
             prompt_BP,
             attention_mask=torch.ones_like(prompt_BP),
@@ -73,11 +81,12 @@ class Loop:
             max_new_tokens=self.work.response_tokens,
             pad_token_id=self.tokenizer.eos_token_id,
         )
-        drawn = time.perf_counter()
+        drawn = self.now()
         answers = self.tokenizer.batch_decode(ids_BL[:, self.work.prompt_tokens :])
         score_B = self.reward_model.score(prompts, answers, self.work.chunk)
         score_B -= self.reward_model.score(prompts, [str(row["chosen"]) for row in rows], self.work.chunk)
-        scored = time.perf_counter()
+        score_B = score_B.to(self.device)
+        scored = self.now()
         logits_BLV, value_BL = self.forward(ids_BL)
         states = self.model(ids_BL, attention_mask=torch.ones_like(ids_BL), output_hidden_states=True).hidden_states
         reference_BLV = self.reference.reference_head(
@@ -88,7 +97,7 @@ class Loop:
         reward_BR = shape_rewards(score_B, logprob_BR, reference_BR, everywhere, kl_coefficient=0.05)
         for phase, spent in zip(
             ("decode", "score", "estimate"),
-            (drawn - started, scored - drawn, time.perf_counter() - scored),
+            (drawn - started, scored - drawn, self.now() - scored),
             strict=True,
         ):
             self.seconds[phase] += spent
@@ -138,8 +147,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--freeze-embeddings", action="store_true")
     options = parser.parse_args()
-    gauge = Gauge()
-    loop = Loop(options.folder, freeze_embeddings=options.freeze_embeddings)
+    device = start_processes().device
+    gauge = Gauge(device)
+    loop = Loop(options.folder, device, freeze_embeddings=options.freeze_embeddings)
+    if loop.work.warm_up:
+        loop.run()
+        loop.seconds = dict.fromkeys(loop.seconds, 0.0)
     gauge.begin()
     cpu_started = time.process_time()
     loop.run()

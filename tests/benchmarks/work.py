@@ -12,10 +12,12 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForSequenceClassification, GPTJConfig, GPTJForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPTJConfig, PreTrainedTokenizerFast
 
 from rlhf.config import ModelConfig, PpoConfig, PpoStage, SamplingConfig
+from rlhf.models import Dtype
 from rlhf.stage import write_jsonl
+from tests.benchmarks.measure import CPU
 
 END = "<end>"
 NEVER = -1e4
@@ -40,6 +42,21 @@ class Work(BaseModel):
     chunk: int = 16
     """Prompts that the reference loop answers and scores at once."""
 
+    dtype: Dtype = "float32"
+    warm_up: bool = False
+    """Whether the whole work is done once before it is measured, as libraries on a GPU set themselves up in it."""
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the policy without a value head."""
+        block, ends = 12 * self.width**2 + 7 * self.width, 2 * self.vocabulary * self.width + self.vocabulary
+        return self.blocks * block + ends + 2 * self.width
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of a weight."""
+        return 2 if self.dtype == "bfloat16" else 4
+
     @property
     def sequence_tokens(self) -> int:
         """Tokens of a prompt with its answer."""
@@ -51,7 +68,7 @@ class Work(BaseModel):
             n_embd=self.width,
             n_layer=self.blocks,
             n_head=self.heads,
-            n_positions=2 * self.sequence_tokens,
+            n_positions=4 * self.sequence_tokens,
             rotary_dim=self.rotary,
             vocab_size=self.vocabulary,
             bos_token_id=0,
@@ -70,23 +87,29 @@ class Work(BaseModel):
             unfrozen_blocks=self.unfrozen_blocks,
             sampling=SamplingConfig(max_new_tokens=self.response_tokens),
         )
-        return PpoStage(seed=1, model=ModelConfig(), ppo=ppo)
+        return PpoStage(seed=1, model=ModelConfig(dtype=self.dtype), ppo=ppo)
 
 
-def make_inputs(folder: Path, work: Work) -> None:
-    """Write `work.json` and what the steps before PPO would have left: data, SFT model, reward model."""
+def make_inputs(folder: Path, work: Work, device: torch.device = CPU) -> None:
+    """Write `work.json` and what the steps before PPO would have left: data, SFT model, reward model.
+
+    `device` draws the weights, which takes a CPU minutes at 6B.
+    """
     torch.manual_seed(0)
     tokenizer = _tokenizer(work.vocabulary)
-    policy = GPTJForCausalLM(work.model())
-    policy.lm_head.bias.data[tokenizer.eos_token_id] = NEVER
-    config = work.model()
-    config.num_labels = 1
-    for path, model in (
-        (folder / "sft" / "model", policy),
-        (folder / "reward" / "model", AutoModelForSequenceClassification.from_config(config)),
+    for path, kind in (
+        (folder / "sft" / "model", AutoModelForCausalLM),
+        (folder / "reward" / "model", AutoModelForSequenceClassification),
     ):
+        config = work.model()
+        config.num_labels = 1
+        with device:
+            model = kind.from_config(config, dtype=getattr(torch, work.dtype))
+        if kind is AutoModelForCausalLM:
+            model.lm_head.bias.data[tokenizer.eos_token_id] = NEVER
         model.save_pretrained(path)
         tokenizer.save_pretrained(path)
+        del model
     rows: list[dict[str, object]] = [
         {
             "id": str(number),

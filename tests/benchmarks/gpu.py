@@ -1,0 +1,117 @@
+"""PPO on one GPU: GPT-J-6B's exact architecture with random weights in bfloat16, beside the reference loop.
+
+Nothing is downloaded; 24 GB of weights are written to a temporary folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from rich.table import Table
+
+from rlhf.errors import InputError
+from tests.benchmarks.measure import Measured, copy_bandwidth, matmul_peak, run_child
+from tests.benchmarks.part import Options, Result
+from tests.benchmarks.ppo import ENGINE, REFERENCE, training_operations
+from tests.benchmarks.work import Work, make_inputs
+
+GPTJ_6B = Work(
+    width=4096,
+    blocks=28,
+    heads=16,
+    rotary=64,
+    vocabulary=50400,
+    prompt_tokens=384,
+    response_tokens=128,
+    rollouts=64,
+    dtype="bfloat16",
+    warm_up=True,
+)
+GIGA = 1e9
+
+
+def run(options: Options) -> Result:
+    """Both sides once, each after a step to warm up; raises InputError where there is no GPU."""
+    if not torch.cuda.is_available():
+        raise InputError("--gpu-6b needs a GPU with 80 GB of memory, and torch sees none here")
+    return run_on(GPTJ_6B, torch.device("cuda"), threads=options.threads)
+
+
+def run_on(work: Work, device: torch.device, *, threads: int) -> Result:
+    """The figures of some work on some device."""
+    with TemporaryDirectory() as folder:
+        make_inputs(Path(folder), work, device)
+        sides = {
+            "reference": run_child(REFERENCE, [folder], threads=threads),
+            "ours": run_child(ENGINE, [folder], threads=threads),
+        }
+    dtype = torch.bfloat16 if work.dtype == "bfloat16" else torch.float32
+    size = 8192 if device.type == "cuda" else 256
+    peak = matmul_peak(threads, size=size, device=device, dtype=dtype)
+    bandwidth = copy_bandwidth(device, gigabytes=4 if device.type == "cuda" else 0.05)
+    figures = _figures(work, sides, peak=peak, bandwidth=bandwidth)
+    return Result(figures=figures, tables=[_table(work, sides, figures)])
+
+
+def decode_bytes(work: Work) -> float:
+    """What drawing all answers in one batch must read after the prompts: weights in every step, and keys and values."""
+    block = 12 * work.width**2 + 7 * work.width
+    weights = work.blocks * block + work.vocabulary * work.width
+    steps = work.response_tokens - 1
+    seen = sum(work.prompt_tokens + step for step in range(1, steps + 1))
+    return work.weight_bytes * (steps * weights + work.rollouts * seen * 2 * work.blocks * work.width)
+
+
+def _figures(work: Work, sides: dict[str, Measured], *, peak: float, bandwidth: float) -> dict[str, float]:
+    read = work.rollouts * work.sequence_tokens
+    tokens = {
+        "decode": work.rollouts * work.response_tokens,
+        "estimate": read,
+        "score": read,
+        "train": read * work.epochs,
+    }
+    figures = {"rollouts": float(work.rollouts)}
+    for name, side in sides.items():
+        for phase, seconds in side.seconds.items():
+            figures[f"{name}.{phase}_seconds"] = seconds
+            figures[f"{name}.{phase}_tokens_per_second"] = tokens[phase] / seconds
+        figures[f"{name}.rollouts_per_second"] = work.rollouts / side.total
+        figures[f"{name}.peak_bytes"] = float(side.peak_bytes)
+    ours, reference = sides["ours"], sides["reference"]
+    steps_seconds = max(ours.seconds["decode"] - ours.figures["read_prompts_seconds"], 1e-9)
+    limit_seconds = decode_bytes(work) / bandwidth
+    return figures | {
+        "ratio": reference.total / ours.total,
+        "training_ratio": reference.seconds["train"] / ours.seconds["train"],
+        "copy_gigabytes_per_second": bandwidth / GIGA,
+        "matmul_peak_gflops": peak / GIGA,
+        "ours.read_prompts_seconds": ours.figures["read_prompts_seconds"],
+        "ours.decode_steps_seconds": steps_seconds,
+        "ours.decode_steps_at_bandwidth_limit_seconds": limit_seconds,
+        "ours.decode_steps_times_the_limit": steps_seconds / limit_seconds,
+        "ours.training_mfu": training_operations(work) / ours.seconds["train"] / peak,
+    }
+
+
+def _table(work: Work, sides: dict[str, Measured], figures: dict[str, float]) -> Table:
+    table = Table(
+        title=f"PPO on a GPU, {work.rollouts} rollouts of {work.prompt_tokens} + {work.response_tokens} tokens"
+    )
+    table.add_column("")
+    for name in sides:
+        table.add_column(name, justify="right")
+    for phase in sides["ours"].seconds:
+        for unit in ("seconds", "tokens_per_second"):
+            cells = [f"{figures[f'{name}.{phase}_{unit}']:.2f}" for name in sides]
+            table.add_row(f"{phase} {unit.replace('_', ' ')}", *cells)
+    table.add_row("rollouts per second", *(f"{figures[f'{name}.rollouts_per_second']:.2f}" for name in sides))
+    table.add_row("peak GB", *(f"{side.peak_bytes / GIGA:.1f}" for side in sides.values()))
+    table.caption = (
+        f"ratio {figures['ratio']:.2f}, training {figures['training_ratio']:.2f}; decode steps took "
+        f"{figures['ours.decode_steps_times_the_limit']:.2f} x the time of reading weights, keys and values at "
+        f"{figures['copy_gigabytes_per_second']:.0f} GB/s; training MFU {figures['ours.training_mfu']:.0%} of "
+        f"{figures['matmul_peak_gflops'] / 1e3:.0f} TFLOP/s"
+    )
+    return table
