@@ -18,7 +18,7 @@ import torch
 import transformers
 from detoxify.detoxify import MODEL_URLS
 from huggingface_hub import snapshot_download
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.artifacts import file_sha256
@@ -170,5 +170,5 @@ def _load_state(model: PreTrainedModel, state: dict[str, Tensor], checkpoint: Pa
 
 def _context_tokens(model: PreTrainedModel) -> int:
     """Tokens that the encoder has positions for: RoBERTa's begin behind the one for padding."""
-    positions = model.base_model.embeddings.position_embeddings
+    positions: nn.Embedding = model.base_model.embeddings.position_embeddings
     return positions.num_embeddings - (0 if positions.padding_idx is None else positions.padding_idx + 1)

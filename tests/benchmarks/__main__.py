@@ -9,11 +9,16 @@ from collections.abc import Callable
 from rich.console import Console
 
 from rlhf.artifacts import write_atomically
-from tests.benchmarks import gpu, orchestration, ppo
+from tests.benchmarks import generation, gpu, orchestration, ppo, toxicity
 from tests.benchmarks.measure import ROOT
 from tests.benchmarks.part import Options, Result
 
-PARTS: dict[str, Callable[[Options], Result]] = {"ppo": ppo.run, "orchestration": orchestration.run}
+PARTS: dict[str, Callable[[Options], Result]] = {
+    "ppo": ppo.run,
+    "generation": generation.run,
+    "toxicity": toxicity.run,
+    "orchestration": orchestration.run,
+}
 OUTPUT = ROOT / "runs" / "bench.json"
 
 

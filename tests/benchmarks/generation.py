@@ -1,0 +1,92 @@
+"""Generation: prompts answered by our `generate` beside the one-prompt-at-a-time loop of the published notebook.
+
+Prompts are as long as real dialogues, answers end where the EOS is drawn, on both sides as often.  The loop takes as
+long for each prompt, so it answers one in four of them and its seconds count four times.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rich.table import Table
+
+from rlhf.stage import read_jsonl
+from tests.benchmarks.lengths import PROMPTS, draw_lengths
+from tests.benchmarks.measure import Measured, best, run_child
+from tests.benchmarks.part import Options, Result
+from tests.benchmarks.work import Work, make_inputs
+
+SIDE = "tests.benchmarks.generation_side"
+QUICK_PROMPTS, ALL_PROMPTS = 40, 200
+LONGEST_PROMPT = 384
+SHARE = 4
+"""The loop answers one prompt in so many; ours answers as few for the second measurement of memory."""
+MEGABYTE = 1e6
+
+
+def run(options: Options) -> Result:
+    """Both sides in turn; the best of each counts."""
+    count = QUICK_PROMPTS if options.quick else ALL_PROMPTS
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        _make_inputs(folder, count)
+        sides: dict[str, list[Measured]] = {"one_at_a_time": [], "ours": []}
+        for _ in range(options.repeats):
+            sides["one_at_a_time"].append(_answer(folder, "one_at_a_time", "few", options.threads))
+            sides["ours"].append(_answer(folder, "ours", "all", options.threads))
+        few = _answer(folder, "ours", "few", options.threads)
+        words = {side: _mean_words(folder / f"{side}.answers") for side in sides}
+    loop, ours = best(sides["one_at_a_time"]), best(sides["ours"])
+    figures = {
+        "prompts": float(count),
+        "ours.seconds": ours.total,
+        "ours.prompts_per_second": count / ours.total,
+        "ours.answer_tokens": words["ours"],
+        "one_at_a_time.seconds": SHARE * loop.total,
+        "one_at_a_time.prompts_per_second": count / SHARE / loop.total,
+        "one_at_a_time.answer_tokens": words["one_at_a_time"],
+        "ratio": SHARE * loop.total / ours.total,
+        "cpu_ratio": SHARE * loop.cpu_seconds / ours.cpu_seconds,
+        "peak_bytes": float(ours.peak_bytes),
+        "fewer_prompts": float(count // SHARE),
+        "fewer_peak_bytes": float(few.peak_bytes),
+    }
+    return Result(figures=figures, tables=[_table(figures)])
+
+
+def _make_inputs(folder: Path, count: int) -> None:
+    """The 31M GPT-J of the PPO benchmark and prompts of real lengths; a token of them is a word."""
+    make_inputs(folder, Work(prompt_tokens=LONGEST_PROMPT, response_tokens=128, rollouts=count))
+    rows = read_jsonl(folder / "data" / "ppo_prompts.jsonl")
+    lengths = draw_lengths(count, PROMPTS, seed=0)
+    prompts = [" ".join(str(row["prompt"]).split()[:length]) for row, length in zip(rows, lengths, strict=True)]
+    (folder / "all.json").write_text(json.dumps(prompts))
+    (folder / "few.json").write_text(json.dumps(prompts[::SHARE]))
+
+
+def _answer(folder: Path, side: str, prompts: str, threads: int) -> Measured:
+    answers = f"{side}.answers" if side == "one_at_a_time" or prompts == "all" else "few.answers"
+    files = [str(folder / name) for name in ("sft/model", f"{prompts}.json", answers)]
+    return run_child(SIDE, [side, *files], threads=threads)
+
+
+def _mean_words(path: Path) -> float:
+    answers = json.loads(path.read_text())
+    return sum(len(answer.split()) for answer in answers) / len(answers)
+
+
+def _table(figures: dict[str, float]) -> Table:
+    table = Table(title=f"Generation, {figures['prompts']:.0f} prompts, GPT-J of 31M parameters")
+    for column in ("", "seconds", "prompts / s", "tokens / answer"):
+        table.add_column(column, justify="left" if not column else "right")
+    for side, name in (("one_at_a_time", "one at a time"), ("ours", "ours")):
+        values = (figures[f"{side}.{key}"] for key in ("seconds", "prompts_per_second", "answer_tokens"))
+        table.add_row(name, *(f"{value:.1f}" for value in values))
+    table.caption = (
+        f"ratio {figures['ratio']:.2f}, CPU time {figures['cpu_ratio']:.2f}; one at a time measured on one prompt in "
+        f"{SHARE}; peak {figures['peak_bytes'] / MEGABYTE:.0f} MB, {figures['fewer_peak_bytes'] / MEGABYTE:.0f} MB "
+        f"for {figures['fewer_prompts']:.0f} prompts"
+    )
+    return table

@@ -1,0 +1,63 @@
+"""Child process: the texts in a folder scored by our DetoxifyModel or by Detoxify itself, on the same weights."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from detoxify import Detoxify
+
+from rlhf.artifacts import file_sha256
+from rlhf.toxicity.detoxify_model import read_detoxify
+from tests.benchmarks.measure import Gauge, Measured, tell
+
+BATCH = 32
+Score = Callable[[list[str]], list[float]]
+
+
+def ours(checkpoint: Path) -> Score:
+    """Our reading and scoring."""
+    model = read_detoxify(checkpoint, file_sha256(checkpoint), checkpoint.parent, torch.device("cpu"))
+    return lambda texts: model.score(texts)["toxicity"]
+
+
+def detoxify(checkpoint: Path) -> Score:
+    """Detoxify's, in batches of 32 in the order of the file."""
+    model = Detoxify(checkpoint=str(checkpoint), huggingface_config_path=str(checkpoint.parent))
+
+    def score(texts: list[str]) -> list[float]:
+        batches = (texts[start : start + BATCH] for start in range(0, len(texts), BATCH))
+        return [value for batch in batches for value in model.predict(batch)["toxicity"]]
+
+    return score
+
+
+SIDES = {"ours": ours, "detoxify": detoxify}
+
+
+def main() -> None:
+    """Score, keep the scores, tell what it took."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("side", choices=SIDES)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("texts", type=Path)
+    parser.add_argument("scores", type=Path)
+    options = parser.parse_args()
+    gauge = Gauge()
+    score = SIDES[options.side](options.checkpoint)
+    texts = json.loads(options.texts.read_text())
+    score(texts[:BATCH])  # what happens once: memory of threads and kernels
+    gauge.begin()
+    started, cpu_started = time.perf_counter(), time.process_time()
+    scores = score(texts)
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
+    options.scores.write_text(json.dumps(scores))
+    tell(Measured(seconds={"score": seconds}, cpu_seconds=cpu_seconds, peak_bytes=gauge.peak_bytes()))
+
+
+if __name__ == "__main__":
+    main()
