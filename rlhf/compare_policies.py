@@ -129,7 +129,8 @@ def answer_kl(models: Models, batch: Sequence[Dialogue]) -> list[float]:
     """KL(RLHF || SFT) of each answer in nats: summed over the places at which a token was drawn, never negative.
 
     At each place the sum over the whole vocabulary, given what stands before it in the RLHF model's answer.  That has
-    the mean of the estimate from drawn tokens alone (rlhf.ppo.kl) with much less noise.
+    the mean of the estimate from drawn tokens alone (rlhf.ppo.kl), where these are drawn at temperature 1, with much
+    less noise.
     """
     rlhf_BRV, mask_BR = place_logprobs(models.rlhf, batch)
     sft_BRV, _ = place_logprobs(models.sft, batch)
