@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from rlhf.artifacts import read_manifest
 from rlhf.stage import read_jsonl
-from tests.e2e.cli import CommandLine
+from tests.e2e.cli import SMALL, CommandLine
 from tests.trlx_trainer.environment import needs_trlx
 
 
 @pytest.mark.slow
 @needs_trlx
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_toy_gptj_goes_through_the_pipeline(tmp_path: Path) -> None:
     command = CommandLine(tmp_path / "runs", tmp_path / "home")
-    outcome = command.run(settings={"trainer": "trlx", "data.test_prompts": 100, "data.demonstration_pairs": 800})
+    settings = {**SMALL, "trainer": "trlx", "data.test_prompts": 100, "data.demonstration_pairs": 800}
+    overrides = [f"--set={name}={json.dumps(value)}" for name, value in settings.items()]
+    # two more starts of heavy libraries than other runs have
+    outcome = command("run", "quickstart", "--workspace", str(command.workspace), *overrides, timeout=1700)
     assert outcome.code == 0, outcome.error
     ppo = command.artifact("train_ppo")
     rows = read_jsonl(ppo / "metrics.jsonl")
