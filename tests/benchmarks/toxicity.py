@@ -111,7 +111,8 @@ def _table(count: int, measured: dict[str, Measured], figures: dict[str, float])
         )
     table.caption = (
         f"ratio {figures['ratio']:.2f}, of continuations alone {figures['continuations_ratio']:.2f}, "
-        f"CPU time {figures['cpu_ratio']:.2f} and {figures['continuations_cpu_ratio']:.2f}; scores differ by {figures['largest_score_gap']:.0e} at most; "
+        f"CPU time {figures['cpu_ratio']:.2f} and {figures['continuations_cpu_ratio']:.2f}; "
+        f"scores differ by {figures['largest_score_gap']:.0e} at most; "
         f"{figures['larger_peak_bytes'] / MEGABYTE:.0f} MB for {LARGER} times the texts"
     )
     return table
