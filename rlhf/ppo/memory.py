@@ -77,7 +77,8 @@ def ppo_memory(
 
     With d = width, V = vocabulary, w = `weight_bytes`, L = prompt + response tokens, P processes that share the
     optimizer's part: AdamW takes 8 / P bytes per trained parameter, masters 4 / P more where w < 4; gradients 4 / P
-    and, while it is handed over, the largest parameter's.  Keys and values take 2 x blocks x rollout_batch x L x their width x w; kept states rollouts x (L - 1) x d x w.  Rollouts, rollout batch
+    and, while it is handed over, the largest parameter's.  Keys and values take
+    2 x blocks x rollout_batch x L x their width x w; kept states rollouts x (L - 1) x d x w.  Rollouts, rollout batch
     and minibatch are those of one process.
     The runtime itself (interpreter, libraries, a GPU's context, about 1 GB there) comes on top.
 

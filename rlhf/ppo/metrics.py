@@ -22,6 +22,17 @@ NGRAM = 3
 """Tokens in a row whose return within an answer counts as repetition."""
 
 
+GPU_OPERATIONS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A10G": 70e12}
+"""Dense bfloat16 operations per second by a part of the GPU's name; source: NVIDIA's data sheets, SXM where there are
+several."""
+
+
+def model_flops_utilization(operations: float, seconds: float, gpu: str) -> float | None:
+    """Share of what the GPU could at most have done in that time; None for a GPU that is not in the list."""
+    peak = next((peak for name, peak in GPU_OPERATIONS.items() if name in gpu), None)
+    return None if peak is None else operations / seconds / peak
+
+
 class Clock:
     """Seconds of each phase of a step."""
 

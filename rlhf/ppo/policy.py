@@ -43,6 +43,18 @@ class Policy:
         """All trained parameters by name: the model's own names, and `value_head.*`."""
         return self.split.trained | {f"value_head.{name}": value for name, value in self.value_head.named_parameters()}
 
+    def training_operations(self, sequence_tokens: float, response_tokens: float) -> float:
+        """Multiplications and additions of one epoch's matrix products, attention's left out.
+
+        Two for each parameter and token forward, and four backward where it is trained; the output layer sees response
+        tokens alone.
+        """
+        embedding = self.model.get_input_embeddings().weight
+        passed = [p for p in self.split.top.backbone.parameters() if p.dim() == 2 and p is not embedding]
+        each = sum(p.numel() * (6 if p.requires_grad else 2) for p in passed)
+        ends = [p for p in [*self.split.head.parameters(), *self.value_head.parameters()] if p.dim() == 2]
+        return each * sequence_tokens + 6 * sum(p.numel() for p in ends) * response_tokens
+
     def predict(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits [T, V] and values [T] of the response tokens; the values in float32 at least."""
         hidden_Td = _response_states(self.split.top, batch)

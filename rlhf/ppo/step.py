@@ -17,7 +17,7 @@ from rlhf.errors import InputError
 from rlhf.ppo.advantages import estimate_advantages, shape_rewards, whiten
 from rlhf.ppo.kl import answer_kl
 from rlhf.ppo.losses import ppo_loss, token_logprobs
-from rlhf.ppo.metrics import Clock, answer_sums, explained_variance, means
+from rlhf.ppo.metrics import Clock, answer_sums, explained_variance, means, model_flops_utilization
 from rlhf.ppo.moments import scale_scores
 from rlhf.ppo.optimizer import Optimizer
 from rlhf.ppo.policy import Policy
@@ -90,6 +90,7 @@ def run_step(run: Run, step: int) -> dict[str, float]:
         "kl_coefficient": coefficient,
         **trained._asdict(),
         **describe_speed(clock.seconds, figures, config),
+        **describe_utilization(run, clock.seconds["train"], figures),
     }
 
 
@@ -190,6 +191,18 @@ def describe_speed(seconds: dict[str, float], figures: dict[str, float], config:
         **{f"{phase}_tokens_per_second": round(tokens[phase] / spent, 1) for phase, spent in seconds.items()},
         "rollouts_per_second": round(config.rollouts_per_step / sum(seconds.values()), 3),
     }
+
+
+def describe_utilization(run: Run, train_seconds: float, figures: dict[str, float]) -> dict[str, float]:
+    """`train_mfu`, the share of a GPU's peak that the training used, where the run is on a GPU that is known."""
+    if run.device.type != "cuda":
+        return {}
+    rollouts = run.config.rollouts_per_step / run.processes
+    operations = run.config.epochs * run.policy.training_operations(
+        figures["sequence_tokens"] * rollouts, figures["response_tokens"] * rollouts
+    )
+    mfu = model_flops_utilization(operations, train_seconds, torch.cuda.get_device_name(run.device))
+    return {} if mfu is None else {"train_mfu": round(mfu, 4)}
 
 
 def refuse_distance(kl: float, limit: float, step: int) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlhf.ppo.metrics import StepLog, answer_sums, explained_variance, means, repetition
+from rlhf.ppo.metrics import StepLog, answer_sums, explained_variance, means, model_flops_utilization, repetition
 from rlhf.sampling import Completion
 
 
@@ -56,3 +56,9 @@ def test_a_log_of_a_new_run_is_empty(tmp_path: Path) -> None:
     path.write_text('{"step": 0}\n')
     StepLog(path, resumed_after=None)
     assert path.read_text() == ""
+
+
+def test_utilization_is_a_share_of_the_data_sheet() -> None:
+    """989e12 operations in two seconds on an H100 are half of what it can."""
+    assert model_flops_utilization(989e12, 2.0, "NVIDIA H100 80GB HBM3") == 0.5
+    assert model_flops_utilization(1.0, 1.0, "NVIDIA GeForce GTX 970") is None

@@ -174,6 +174,14 @@ def test_the_reference_stays_where_the_policy_moves(tmp_path: Path, unfrozen_blo
     torch.testing.assert_close(logprobs_of_the_parts(policy), logprobs_of_the_whole(policy.model), rtol=0, atol=1e-4)
 
 
+def test_operations_of_training_by_hand(tmp_path: Path) -> None:
+    """GPT-J of width 32: a block has 12 x 32 x 32 weights, the head 328 x 32, the value head 64 x 32 + 64."""
+    policy, ends = policy_of(load(tmp_path, "gptj"), 2), 328 * 32 + 64 * 32 + 64
+    assert policy.training_operations(10, 4) == 6 * (2 * 12 * 32 * 32 * 10 + ends * 4)
+    whole = policy_of(load(tmp_path / "whole", "gptj"), "all")
+    assert whole.training_operations(10, 4) == 6 * (LAYERS * 12 * 32 * 32 * 10 + ends * 4)
+
+
 def test_only_response_tokens_reach_the_output_layer(tmp_path: Path) -> None:
     policy = policy_of(load(tmp_path, "gptj"), 1)
     seen: list[int] = []
