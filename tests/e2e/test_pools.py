@@ -145,7 +145,9 @@ def kill_server(running: Site, _run: UUID) -> None:
 @pytest.mark.parametrize(
     "kill", [kill_stage, kill_pipeline, kill_gpu_worker, kill_cpu_worker, kill_cpu_machine, kill_server]
 )
-def test_whatever_is_killed_a_retry_ends_in_the_same_bytes(running: Site, kill: Callable[[Site, UUID], None]) -> None:
+def test_whatever_is_killed_a_retry_ends_in_the_same_bytes(
+    running: Site, whole: dict[str, str], kill: Callable[[Site, UUID], None]
+) -> None:
     for step in ("score_toxicity", "aggregate_results"):
         shutil.rmtree(running.workspace / "artifacts" / step, ignore_errors=True)
     run = running.begin()
@@ -153,7 +155,7 @@ def test_whatever_is_killed_a_retry_ends_in_the_same_bytes(running: Site, kill: 
         lambda: any(process.module == "rlhf.score_toxicity" for process in running.processes()), 300, "a GPU stage"
     )
     kill(running, run)
-    state = running.ended(run, LOST_SECONDS + 60 if kill is not kill_cpu_machine else LOST_SECONDS)
+    state = running.ended(run, LOST_SECONDS if kill is kill_cpu_machine else 600)
     for _ in range(2):
         if not state.is_completed():
             running.retry(run)
