@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from flows import deploy_cli, labels_cli, plan_cli, report_cli
+from flows import clean_cli, deploy_cli, labels_cli, plan_cli, report_cli
 from flows.arguments import Overrides, Profile, Workspace, prepare_prefect
 from rlhf.errors import InputError, user_message
 
@@ -84,6 +84,7 @@ def verify(workspace: Workspace = Path("runs")) -> None:
 
 
 app.command()(plan_cli.plan)
+app.command()(clean_cli.clean)
 app.command()(deploy_cli.deploy)
 app.command()(deploy_cli.ui)
 app.command()(report_cli.report)

@@ -90,9 +90,10 @@ def send(
     """Create a Ground Truth labeling job for a private work team."""
     from pydantic import ValidationError
 
+    from rlhf.cleaning import record_objects
     from rlhf.errors import InputError
     from rlhf.human_eval.finished_run import find_run
-    from rlhf.human_eval.ground_truth import LabelingJob, start_job
+    from rlhf.human_eval.ground_truth import LabelingJob, start_job, uploaded
 
     found = find_run(workspace, run)
     try:
@@ -100,4 +101,5 @@ def send(
     except ValidationError as error:
         raise InputError("; ".join(f"{part['loc'][0]}: {part['msg']}" for part in error.errors())) from None
     typer.echo(start_job(found.pairs, job))
+    record_objects(found.folder, uploaded(job))
     typer.echo(f"when it is done: rlhf labels import {job.prefix}/{job.name} --run {found.folder.name}")

@@ -66,6 +66,11 @@ def start_job(pairs: Path, job: LabelingJob) -> str:
     return arn
 
 
+def uploaded(job: LabelingJob) -> list[str]:
+    """The objects that `start_job` puts into S3."""
+    return [f"{job.prefix}/{job.name}/input/{name}" for name in (MANIFEST_FILE, TEMPLATE)]
+
+
 def request_of(job: LabelingJob) -> dict[str, Any]:
     """The arguments of create_labeling_job.  Without Lambdas: manifest lines go to the template as they are."""
     uploaded = f"{job.prefix}/{job.name}/input"
