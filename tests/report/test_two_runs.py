@@ -22,7 +22,7 @@ from tests.report.test_page import Elements
 MINUS = "\N{MINUS SIGN}"
 
 
-def publish(workspace: Path, name: str, *, effect: float, steps: int) -> Path:
+def publish(workspace: Path, name: str, *, effect: float, steps: int) -> None:
     """A finished run of that name in `workspace`, as rlhf run leaves it."""
     inputs = fake_run(workspace / f"parts-{name}", effect=effect)
     artifact = workspace / "artifacts" / "aggregate_results" / name
@@ -49,7 +49,6 @@ def publish(workspace: Path, name: str, *, effect: float, steps: int) -> Path:
         ppo=PpoConfig(steps=steps),
     )
     (run / "config.json").write_text(config.model_dump_json())
-    return run
 
 
 def finish(folder: Path) -> None:
@@ -73,9 +72,20 @@ def finish(folder: Path) -> None:
     )
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with two finished runs."""
+    workspace = tmp_path_factory.mktemp("made")
+    publish(workspace, "small", effect=0.2, steps=20)
+    publish(workspace, "<b>large", effect=1.0, steps=40)
+    return workspace
+
+
 @pytest.fixture
-def runs(tmp_path: Path) -> tuple[Path, Path]:
-    return publish(tmp_path, "small", effect=0.2, steps=20), publish(tmp_path, "<b>large", effect=1.0, steps=40)
+def runs(made: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """The two runs in a workspace of the test's own."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "small", tmp_path / "<b>large"
 
 
 def test_figures_stand_side_by_side_with_their_change(runs: tuple[Path, Path]) -> None:
