@@ -75,7 +75,7 @@ def runs_at_places(block: nn.Module) -> bool:
     return type(block) is GPTJBlock and type(block.attn) is FusedGptjAttention
 
 
-def block_at(block: nn.Module, hidden_BLd: Tensor, row_T: Tensor, place_T: Tensor, first: int) -> Tensor:
+def block_at(block: Any, hidden_BLd: Tensor, row_T: Tensor, place_T: Tensor, first: int) -> Tensor:
     """What a block gives at some places [T, d], of which `first` is the lowest; the others make keys and values only.
 
     Behind the last block nothing but the places that predict the response is read, which are half of them or fewer.

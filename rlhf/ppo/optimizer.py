@@ -47,7 +47,8 @@ class Optimizer:
         self.begun = False
         """Whether there are moments: the same on every process."""
         for name, parameter in trained.items():
-            parameter.register_post_accumulate_grad_hook(partial(self._take_gradient, name))
+            hook = partial(self._take_gradient, name)
+            parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
 
     @property
     def bytes(self) -> int:
@@ -72,7 +73,7 @@ class Optimizer:
 
     def moments(self) -> dict[str, Tensor]:
         """What AdamW remembers, by key and name; empty before the first step.  Asked for and told as the weights."""
-        gathered = {}
+        gathered: dict[str, Tensor] = {}
         for key in STATE_KEYS if self.begun else ():
             own = {name: self.adam.state[master][key] for name, master in self.masters.items()}
             gathered |= {f"{key}.{name}": value for name, value in self._gather(own, scalar=key == "step").items()}

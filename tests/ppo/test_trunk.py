@@ -101,7 +101,9 @@ def test_the_last_block_runs_at_the_response_alone(tmp_path: Path, unfrozen_bloc
     assert_parts_are_the_whole(policy)
     seen: list[tuple[int, ...]] = []
     assert policy.split.top.end is not None
-    policy.split.top.end.block.mlp.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].shape))
+    policy.split.top.end.block.get_submodule("mlp").register_forward_pre_hook(
+        lambda _module, inputs: seen.append(inputs[0].shape)
+    )
     logprobs_of_the_parts(policy)
     assert seen == [(sum(map(len, ANSWERS)), WIDTH)]
 
