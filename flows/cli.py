@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 from flows import clean_cli, deploy_cli, labels_cli, plan_cli, report_cli
-from flows.arguments import Overrides, Profile, Workspace, prepare_prefect
+from flows.arguments import Overrides, Profile, Storage, prepare_prefect
 from rlhf.errors import InputError, user_message
 
 app = typer.Typer(
@@ -21,12 +21,12 @@ app = typer.Typer(
 
 
 @app.command()
-def run(profile: Profile, workspace: Workspace = Path("runs"), overrides: Overrides = None) -> None:
+def run(profile: Profile, workspace: Storage = "runs", overrides: Overrides = None) -> None:
     """Run the whole pipeline; steps whose inputs did not change come from the cache."""
     from rlhf.profiles import load_profile
 
     config = load_profile(profile, overrides or ())
-    require_writable(workspace)
+    require_usable(workspace)
     prepare_prefect()
     from rich.console import Console
 
@@ -40,6 +40,8 @@ def run(profile: Profile, workspace: Workspace = Path("runs"), overrides: Overri
     results = Results.model_validate_json(summary.results.read_bytes())
     terminal.console.print(results_table(results))
     terminal.console.print(f"report: {summary.report}\nfigures: {summary.results}", soft_wrap=True)
+    if summary.shared:
+        terminal.console.print(f"both are in {summary.shared}", soft_wrap=True)
 
 
 @app.command()
@@ -64,20 +66,20 @@ def show(profile: Profile, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def verify(workspace: Workspace = Path("runs")) -> None:
+def verify(workspace: Storage = "runs") -> None:
     """Hash every file of every finished artifact and name those that changed."""
-    from rlhf.artifacts import MANIFEST, Store, damage
+    from rlhf.s3 import S3
+    from rlhf.s3_store import store_at
 
-    artifacts = Store(workspace / "artifacts").artifacts()
+    artifacts = store_at(workspace).survey() if workspace.startswith(S3) else _survey(Path(workspace))
     if not artifacts:
         raise InputError(f"{workspace}: holds no artifacts; name the folder of a run with --workspace")
-    finished = [folder for folder in artifacts if (folder / MANIFEST).exists()]
-    problems = [problem for folder in finished for problem in damage(folder, thorough=True)]
+    finished = {name: found for name, found in artifacts.items() if found is not None}
+    problems = [problem for found in finished.values() for problem in found]
     for problem in problems:
         typer.echo(problem)
-    for folder in artifacts:
-        if folder not in finished:
-            typer.echo(f"{folder}: unfinished; the next run resumes it")
+    for name in artifacts.keys() - finished.keys():
+        typer.echo(f"{name}: unfinished; the next run resumes it")
     typer.echo(f"{len(finished)} artifacts checked, {len(problems)} problems")
     if problems:
         raise typer.Exit(1)
@@ -90,6 +92,29 @@ app.command()(deploy_cli.ui)
 app.command()(report_cli.report)
 app.command()(labels_cli.label)
 app.add_typer(labels_cli.labels, name="labels")
+
+
+def _survey(workspace: Path) -> dict[str, list[str] | None]:
+    from rlhf.artifacts import MANIFEST, Store, damage
+
+    return {
+        str(folder): damage(folder, thorough=True) if (folder / MANIFEST).exists() else None
+        for folder in Store(workspace / "artifacts").artifacts()
+    }
+
+
+def require_usable(workspace: str) -> None:
+    """Raise the error that a run would meet where its workspace, or the cache of one in S3, cannot be written."""
+    from rlhf.s3 import S3
+
+    if not workspace.startswith(S3):
+        require_writable(Path(workspace))
+        return
+    from rlhf.s3_store import store_at
+
+    store = store_at(workspace)
+    store.require_writable()
+    require_writable(store.workspace)
 
 
 def require_writable(workspace: Path) -> None:

@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from rlhf.config import RunConfig
 from rlhf.errors import InputError
+from rlhf.s3 import S3
 
 FOLDER = Path(__file__).parent.parent / "deployments"
 GPU_POOL = "p4d"
@@ -85,13 +86,14 @@ class Change(BaseModel):
     outcome: Literal["created", "changed", "unchanged"]
 
 
-def deploy(config: RunConfig, workspace: Path, gpu_pool: GpuPool = "process") -> list[Change]:
+def deploy(config: RunConfig, workspace: Path | str, gpu_pool: GpuPool = "process") -> list[Change]:
     """Bring the server that Prefect's settings name to what the files say, with the settings of one run.
 
     The automation comes first: it watches only runs that began after it was made.
     """
     on_pool = config.model_copy(update={"compute": config.compute.model_copy(update={"gpu_pool": GPU_POOL})})
-    place = {"workspace": str(workspace.absolute())}
+    shared = str(workspace).startswith(S3)
+    place = {"workspace": str(workspace) if shared else str(Path(workspace).absolute())}
     parameters: dict[str, dict[str, Any]] = {
         "pipeline": {"config": on_pool.model_dump(mode="json"), **place},
         "labels": {"run": config.profile, **place},

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from flows.arguments import Overrides, Profile, Workspace, prepare_prefect
+from flows.arguments import Overrides, Profile, Storage, Workspace, prepare_prefect
 from rlhf.errors import InputError
 
 GpuPoolType = Annotated[str, typer.Option(help="Type of the GPU pool: `process` or `ecs`.")]
@@ -19,7 +19,7 @@ Port = Annotated[int, typer.Option(help="Port of the server on 127.0.0.1.")]
 
 def deploy(
     profile: Profile = "gptj-6b",
-    workspace: Workspace = Path("runs"),
+    workspace: Storage = "runs",
     overrides: Overrides = None,
     gpu_pool: GpuPoolType = "process",
 ) -> None:

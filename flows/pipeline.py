@@ -20,14 +20,14 @@ THREADS: TaskRunner[PrefectFuture[Any]] = cast("TaskRunner[PrefectFuture[Any]]",
 
 
 @flow(name="rlhf-pipeline", flow_run_name="{config.profile}", task_runner=THREADS)
-def pipeline(config: RunConfig, workspace: Path = Path("runs")) -> RunSummary:
+def pipeline(config: RunConfig, workspace: str = "runs") -> RunSummary:
     """Align a base model and prove whether it got better.
 
     Args:
         config: Settings of the run; a profile fills them in on the command line.
-        workspace: Folder of artifacts and results.
+        workspace: Folder of artifacts and results, or s3://bucket/prefix.
     """
-    run = Run(config, workspace)
+    run = Run.at(config, workspace)
     with stages_end_with_this():
         model = steps.prepare_model.submit(run, source=_path(config.model.path))
         data = steps.prepare_data.submit(run, model=model, source=_path(config.data.source))
@@ -39,7 +39,7 @@ def pipeline(config: RunConfig, workspace: Path = Path("runs")) -> RunSummary:
         ppo_responses = steps.generate_responses.submit(run, of="rlhf", data=data, policy=ppo, reward=reward)
         labeling = steps.export_labeling_manifest.submit(run, sft_responses=sft_responses, ppo_responses=ppo_responses)
 
-        classifier = {
+        classifier: dict[str, Any] = {
             "checkpoint": _path(config.toxicity.checkpoint),
             "checkpoint_config": _path(config.toxicity.checkpoint_config),
         }

@@ -7,6 +7,7 @@ from prefect import flow
 from rlhf.artifacts import damage
 from tasks.launch import StageJob, run_job, stages_end_with_this
 from tasks.pool import STAGE_FLOW
+from tasks.remote import on_this_machine
 from tasks.ui import following
 
 
@@ -17,6 +18,7 @@ def stage(job: StageJob) -> None:
     Args:
         job: The stage, its inputs and the folder of the artifact that it makes.
     """
-    if damage(job.output):
-        with stages_end_with_this():
-            run_job(job, following(job.label))
+    with on_this_machine(job) as here:
+        if damage(here.output):
+            with stages_end_with_this():
+                run_job(here, following(job.label))

@@ -11,7 +11,8 @@ import ast
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from uuid import uuid4
@@ -199,6 +200,19 @@ class Store:
     def folder(self, step: str, fingerprint: str) -> Path:
         """Where the artifact of `step` with `fingerprint` lies or will lie."""
         return self.root / step / fingerprint
+
+    def manifest(self, step: str, fingerprint: str) -> Manifest | None:
+        """The manifest of an artifact, or None where it is not finished."""
+        return read_manifest(self.folder(step, fingerprint))
+
+    def problems(self, step: str, fingerprint: str) -> list[str]:
+        """What is wrong with an artifact, one line a file; empty where it is finished and whole."""
+        return damage(self.folder(step, fingerprint))
+
+    @contextmanager
+    def at_hand(self, _folders: Iterable[Path], /) -> Iterator[None]:
+        """Have what lies at these places on this machine while the body runs: in a folder it always is."""
+        yield
 
     def artifacts(self) -> list[Path]:
         """Folders of all artifacts, finished or not."""

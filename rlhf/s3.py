@@ -143,9 +143,7 @@ class Bucket:
     def put(self, key: str, content: bytes, sha256: str) -> None:
         """Write an object whose sha256, in hex, S3 compares with what arrives."""
         insist(
-            lambda: self.client.put_object(
-                **self.object(key), Body=content, ChecksumSHA256=as_base64(sha256), **attributes(sha256)
-            )
+            lambda: self.client.put_object(**self.object(key), Body=content, **checksum(sha256), **attributes(sha256))
         )
 
     def remove(self, keys: Iterable[str]) -> None:
@@ -197,9 +195,9 @@ def attributes(sha256: str) -> dict[str, Any]:
     return {"Metadata": {"sha256": sha256}, **encryption}
 
 
-def as_base64(sha256: str) -> str:
-    """A hash in hex as S3 writes it."""
-    return base64.b64encode(bytes.fromhex(sha256)).decode()
+def checksum(sha256: str) -> dict[str, str]:
+    """A hash in hex as S3 is told it, to compare with what arrives."""
+    return {"ChecksumAlgorithm": "SHA256", "ChecksumSHA256": base64.b64encode(bytes.fromhex(sha256)).decode()}
 
 
 def abort(client: Any, place: dict[str, str], upload: str) -> None:
@@ -242,7 +240,7 @@ def remedy(error: Exception, bucket: str) -> str | None:
     """One line for the user, where the error is theirs to mend."""
     if isinstance(error, NO_CREDENTIALS):
         return f"no AWS credentials ({error}); set AWS_PROFILE or AWS_ACCESS_KEY_ID, or give this machine a role"
-    if isinstance(error, HTTPClientError):
+    if isinstance(error, HTTPClientError | EndpointConnectionError):
         return f"S3 does not answer ({error}); check the network, AWS_REGION and AWS_ENDPOINT_URL"
     return _refusal(error, bucket) if isinstance(error, ClientError) else None
 

@@ -21,7 +21,7 @@ from botocore.exceptions import ClientError
 
 from rlhf.artifacts import FileRecord
 from rlhf.errors import InputError
-from rlhf.s3 import ATTEMPTS, THREADS, Bucket, abort, as_base64, attributes, back_off, error_code, insist
+from rlhf.s3 import ATTEMPTS, THREADS, Bucket, abort, attributes, back_off, checksum, error_code, insist
 
 PART_BYTES = 8 * 2**20
 """A file over this size travels in parts of this size."""
@@ -36,7 +36,7 @@ Job = Callable[[], None]
 
 
 class DamagedError(RuntimeError):
-    """An object that stays missing, or other than its manifest says, after every attempt."""
+    """Objects that stay missing, or other than their manifest says, after every attempt; one line each."""
 
 
 def part_bytes(size: int) -> int:
@@ -85,8 +85,7 @@ def download(bucket: Bucket, prefix: str, files: Mapping[str, FileRecord], folde
                     return
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
-    first = min(left)
-    raise DamagedError(f"{bucket.uri}/{prefix}/{first}: {left[first].problem}")
+    raise DamagedError("\n".join(f"{bucket.uri}/{prefix}/{name}: {one.problem}" for name, one in left.items()))
 
 
 @dataclass
@@ -126,16 +125,17 @@ class _Outgoing:
         client, place = self.bucket.client, self.bucket.object(self.key)
         with self.lock:
             if self.upload is None:
-                about = attributes(self.record.sha256)
-                begun = client.create_multipart_upload(**place, ChecksumAlgorithm="SHA256", **about)
+                given = attributes(self.record.sha256)
+                begun = client.create_multipart_upload(**place, ChecksumAlgorithm="SHA256", **given)
                 self.upload = begun["UploadId"]
         with self.path.open("rb") as stream:
             stream.seek((number - 1) * size)
             content = stream.read(size)
-        part = {"PartNumber": number, "ChecksumSHA256": as_base64(hashlib.sha256(content).hexdigest())}
-        sent = insist(lambda: client.upload_part(**place, **part, UploadId=self.upload, Body=content))
+        about = checksum(hashlib.sha256(content).hexdigest())
+        part = {"PartNumber": number, "UploadId": self.upload, "Body": content}
+        sent = insist(lambda: client.upload_part(**place, **about, **part))
         with self.lock:
-            self.parts[number] = {**part, "ETag": sent["ETag"]}
+            self.parts[number] = {"PartNumber": number, "ChecksumSHA256": about["ChecksumSHA256"], "ETag": sent["ETag"]}
             last = len(self.parts) == count
         if last:
             parts = [self.parts[number] for number in sorted(self.parts)]

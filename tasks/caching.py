@@ -6,30 +6,32 @@ fingerprints alone.  What Prefect stores is a small JSON record of the finished 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from prefect import task
 from prefect.cache_policies import CachePolicy
+from prefect.filesystems import WritableFileSystem
 from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from pydantic import BaseModel, ConfigDict
 
 from rlhf.artifacts import (
-    MANIFEST,
     Store,
     damage,
     external_fingerprint,
     fingerprint_of,
-    read_manifest,
 )
 from rlhf.config import RunConfig, Settings, part_of
+from rlhf.s3 import S3
+from rlhf.s3_store import S3Store, store_at
 from rlhf.stage import StageInput, StageRequest
-from tasks.launch import StageJob, run_job
+from tasks.launch import Remote, StageJob, run_job
 from tasks.pool import run_on_pool
+from tasks.remote import on_this_machine, shared_records, store_of
 from tasks.ui import displays, following
 
 
@@ -51,11 +53,36 @@ class Run:
 
     config: RunConfig
     workspace: Path
+    """On this machine."""
+    shared: S3Store | None = None
+    """Where the artifacts are kept if not there."""
+
+    @classmethod
+    def at(cls, config: RunConfig, workspace: str) -> Run:
+        """A run whose workspace is a folder or s3://bucket/prefix."""
+        if not workspace.startswith(S3):
+            return cls(config, Path(workspace))
+        shared = store_at(workspace)
+        return cls(config, shared.workspace, shared)
 
     @property
     def store(self) -> Store:
         """Artifacts of this workspace, shared by all of its runs."""
-        return Store(self.workspace / "artifacts")
+        return self.shared or Store(self.workspace / "artifacts")
+
+    @property
+    def remote(self) -> Remote | None:
+        """What a machine must know that shares them."""
+        return Remote(uri=self.shared.bucket.uri, cache=self.workspace) if self.shared else None
+
+    @cached_property
+    def records(self) -> Path | WritableFileSystem:
+        """Where Prefect keeps the records of finished steps: beside the artifacts."""
+        return shared_records(self.shared.bucket.uri) if self.shared else self.workspace.absolute() / "records"
+
+    def source(self, path: Path, fingerprint: str) -> Path:
+        """Where stages find a user's own file or folder."""
+        return self.shared.give(path, fingerprint) if self.shared else path.absolute()
 
     @property
     def folder(self) -> Path:
@@ -106,8 +133,8 @@ class Step:
         cached_task = run_step.with_options(
             name=self.name,
             task_run_name=label,
-            refresh_cache=bool(damage(folder)),
-            result_storage=run.workspace.absolute() / "records",
+            refresh_cache=bool(run.store.problems(self.name, fingerprint)),
+            result_storage=run.records,
         )
         future = cached_task.submit(
             job=StageJob(
@@ -125,13 +152,14 @@ class Step:
                     inputs={
                         name: StageInput(
                             fingerprint=fingerprints[name],
-                            path=value.absolute()
+                            path=run.source(value, fingerprints[name])
                             if isinstance(value, Path)
                             else run.store.folder(value.name, value.fingerprint).absolute(),
                         )
                         for name, value in given.items()
                     },
                 ),
+                remote=run.remote,
             ),
             workspace=run.workspace.absolute(),
             return_state=False,
@@ -155,19 +183,21 @@ class ByFingerprint(CachePolicy):
 @task(persist_result=True, result_serializer="json", cache_policy=ByFingerprint())
 def run_step(job: StageJob, workspace: Path) -> StepRecord:
     """Make the artifact of one step, or find it finished."""
-    problems = damage(job.output)
-    if problems and (job.output / MANIFEST).exists():
+    store, step, fingerprint = store_of(job), job.request.step, job.request.fingerprint
+    problems = store.problems(step, fingerprint)
+    if problems and store.manifest(step, fingerprint) is not None:
         get_run_logger().warning("%s is made again: %s", job.label, "; ".join(problems))
-        shutil.rmtree(job.output)
     if problems and job.accelerator and job.compute.gpu_pool is not None:
         run_on_pool(job, job.compute.gpu_pool, following(job.label))
     elif problems:
-        run_job(job, following(job.label))
-    manifest = read_manifest(job.output)
+        with on_this_machine(job) as here:
+            if damage(here.output):
+                run_job(here, following(job.label))
+    manifest = store.manifest(step, fingerprint)
     assert manifest is not None, f"{job.module} ended well without a manifest in {job.output}"
     return StepRecord(
-        step=job.request.step,
-        fingerprint=job.request.fingerprint,
+        step=step,
+        fingerprint=fingerprint,
         uri=job.output.relative_to(workspace).as_posix(),
         seconds=manifest.seconds,
         metrics=manifest.metrics,

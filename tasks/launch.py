@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -29,6 +30,8 @@ from tasks.trlx_environment import ON_GPUS, ROOT, runs_there, trlx_python
 ACCELERATE_CONFIGS = Path(__file__).parent.parent / "deployments" / "accelerate"
 GRACE_SECONDS = 30.0
 """Time between TERM and KILL: enough to save a checkpoint."""
+MEETING_PORT = "29500"
+"""Where machine 0 waits for the others, if compute.main_address says nothing else."""
 TAIL_LINES = 20
 """Last lines of the log that an error quotes."""
 
@@ -45,6 +48,16 @@ class Progress:
     done: int
     total: int
     figures: dict[str, float]
+
+
+class Remote(BaseModel):
+    """Artifacts that machines share by S3."""
+
+    model_config = ConfigDict(frozen=True)
+    uri: str
+    """Where they are kept: s3://bucket/prefix."""
+    cache: Path
+    """The folder that the paths of the job lie below, on the machine that made it."""
 
 
 class StageJob(BaseModel):
@@ -67,6 +80,8 @@ class StageJob(BaseModel):
     """Processes and threads."""
     tracker_folder: Path
     """Where a tracker's files go, if there is one."""
+    remote: Remote | None = None
+    """Where the artifacts are kept if not in folders that every machine sees."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +111,19 @@ def stage_command(job: StageJob) -> list[str]:
     # The flag's name says GPU; on CPU too it is what makes accelerate start more than one process.
     alone = settings["distributed_type"] == "NO"
     several = ["--multi_gpu"] if alone and compute.processes > 1 else []
-    return [*launcher, "--num_processes", str(compute.processes), *several, *tail]
+    return [*launcher, "--num_processes", str(compute.processes), *_machines(compute), *several, *tail]
+
+
+def _machines(compute: ComputeConfig) -> list[str]:
+    """How the launchers of several machines find each other: they meet at machine 0, whose processes come first."""
+    if compute.machines == 1:
+        return []
+    assert compute.main_address is not None
+    host, _, port = compute.main_address.partition(":")
+    return [
+        *("--num_machines", str(compute.machines), "--machine_rank", str(compute.machine_rank)),
+        *("--main_process_ip", host, "--main_process_port", port or MEETING_PORT, "--rdzv_backend", "static"),
+    ]
 
 
 def run_job(job: StageJob, listener: Listener) -> None:
@@ -107,6 +134,10 @@ def run_job(job: StageJob, listener: Listener) -> None:
     command = stage_command(job)
     job.output.mkdir(parents=True, exist_ok=True)
     write_atomically(job.output / REQUEST, job.request.model_dump_json(indent=2))
+    for rank in range(1, job.compute.machines if job.accelerator and job.compute.machine_rank == 0 else 1):
+        there = job.compute.model_copy(update={"machine_rank": rank})
+        others = stage_command(job.model_copy(update={"compute": there}))
+        listener.note(f"{job.label} waits for machine {rank}; start there: {shlex.join(others)}")
     with _slots(job.compute.parallel_stages):
         run_stage(command, job.output, _environment(job), listener)
 

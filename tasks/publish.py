@@ -9,13 +9,24 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact, c
 from prefect.futures import wait
 from pydantic import BaseModel, ConfigDict
 
-from rlhf.artifacts import read_manifest, write_atomically
+from rlhf.artifacts import write_atomically
 from rlhf.export_model import FOLDER, place_model, refresh_card
 from rlhf.report.lineage import device_of
 from rlhf.report.pictures import picture_uri
-from rlhf.report.results import Evidence, Results, StageRow, read_evidence, with_stages
+from rlhf.report.results import (
+    LABELS,
+    REPORT,
+    RESULTS,
+    Evidence,
+    Results,
+    StageRow,
+    read_evidence,
+    with_stages,
+)
 from rlhf.report.summary import figure_table, stage_table, summary
 from tasks.caching import Run, Submitted
+
+CONFIG = "config.json"
 
 
 class RunSummary(BaseModel):
@@ -25,6 +36,8 @@ class RunSummary(BaseModel):
     report: Path
     results: Path
     stages: list[StageRow]
+    shared: str | None = None
+    """Where report and results lie for everybody, in S3."""
 
 
 def publish(run: Run, submitted: list[Submitted], results: Submitted, exported: Submitted) -> RunSummary:
@@ -39,14 +52,18 @@ def publish(run: Run, submitted: list[Submitted], results: Submitted, exported: 
             step.future.result()  # raises the step's own error
     rows = [_stage_row(run, step) for step in steps]
     run.folder.mkdir(parents=True, exist_ok=True)
-    artifact = run.store.folder(results.name, results.fingerprint)
-    report, figures = run.folder / "report.html", run.folder / "results.json"
-    with_stages(artifact, rows, figures, report)
-    write_atomically(run.folder / "config.json", run.config.model_dump_json(indent=2))
-    place_model(run.store.folder(exported.name, exported.fingerprint) / FOLDER, run.folder / FOLDER)
-    refresh_card(run.folder)
-    show(Results.model_validate_json(figures.read_bytes()), read_evidence(artifact))
-    return RunSummary(report=report, results=figures, stages=rows)
+    artifact, model = (run.store.folder(step.name, step.fingerprint) for step in (results, exported))
+    report, figures = run.folder / REPORT, run.folder / RESULTS
+    with run.store.at_hand([artifact, model]):
+        if run.shared:
+            run.shared.take(run.folder, [LABELS])
+        with_stages(artifact, rows, figures, report)
+        write_atomically(run.folder / CONFIG, run.config.model_dump_json(indent=2))
+        place_model(model / FOLDER, run.folder / FOLDER)
+        refresh_card(run.folder)
+        show(Results.model_validate_json(figures.read_bytes()), read_evidence(artifact))
+    shared = run.shared.share(run.folder, [REPORT, RESULTS, CONFIG]) if run.shared else None
+    return RunSummary(report=report, results=figures, stages=rows, shared=shared)
 
 
 def show(results: Results, evidence: Evidence) -> None:
@@ -60,7 +77,7 @@ def show(results: Results, evidence: Evidence) -> None:
 
 
 def _stage_row(run: Run, step: Submitted) -> StageRow:
-    manifest = read_manifest(run.store.folder(step.name, step.fingerprint))
+    manifest = run.store.manifest(step.name, step.fingerprint)
     assert manifest is not None, f"{step.label} ended well without a manifest"
     price = run.config.compute.dollars_per_hour
     return StageRow(

@@ -52,6 +52,8 @@ class Site:
     folder: Path
     port: int
     services: Services
+    shared: str | None = None
+    """s3://bucket/prefix, where the artifacts are kept there."""
     seen: set[tuple[str, str]] = field(default_factory=set)
     """Module and worker of every stage process that was seen."""
     most_gpu_jobs: int = 0
@@ -72,8 +74,13 @@ class Site:
         self.services.server(self.port, PREFECT_HOME=str(self.folder / "home-server"))
 
     def start_worker(self, pool: str) -> None:
-        """Start the worker of a pool with a home of its own."""
-        self.services.worker(pool, PREFECT_HOME=str(self.folder / f"home-{pool}"))
+        """Start the worker of a pool with a home and a cache of its own."""
+        home, cache = self.folder / f"home-{pool}", self.cache_of(pool)
+        self.services.worker(pool, PREFECT_HOME=str(home), RLHF_CACHE=str(cache))
+
+    def cache_of(self, pool: str) -> Path:
+        """Where a worker keeps what it fetched from S3."""
+        return self.folder / f"cache-{pool}"
 
     def kill(self, name: str) -> None:
         """Kill a service's own process, and nothing else, without a word."""
@@ -178,15 +185,15 @@ class Site:
 
 
 @contextmanager
-def site(folder: Path) -> Iterator[Site]:
-    """A running site with the deployments of the shrunk quickstart."""
+def site(folder: Path, shared: str | None = None) -> Iterator[Site]:
+    """A running site with the deployments of the shrunk quickstart, its artifacts in a folder or in S3."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     api = f"http://127.0.0.1:{port}/api"
     with temporary_settings({PREFECT_API_URL: api}), Services(folder / "logs", api) as services:
-        made = Site(folder, port, services)
+        made = Site(folder, port, services, shared)
         made.start_server()
-        deploy(load_profile("quickstart", overrides()), made.workspace)
+        deploy(load_profile("quickstart", overrides()), shared or made.workspace)
         made.start_worker("cpu")
         made.start_worker("p4d")
         with made.watched():

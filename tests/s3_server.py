@@ -1,0 +1,150 @@
+"""S3 on this machine: moto's server, and a proxy before it that breaks what it is told to break."""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Literal
+from unittest import mock
+
+import boto3
+from moto.server import ThreadedMotoServer
+
+Fault = Literal["reset", "403", "500", "503", "truncated", "wrong byte", "hang"]
+CODES = {"403": "AccessDenied", "500": "InternalError", "503": "SlowDown"}
+HOP_BY_HOP = ("transfer-encoding", "connection", "server", "date")
+
+
+@contextmanager
+def s3_server(*buckets: str) -> Iterator[str]:
+    """A server with these buckets, to which every client of this process and its children goes; gives its address."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    address = "http://{}:{}".format(*server.get_host_and_port())
+    with clients_of(address):
+        for bucket in buckets:
+            boto3.client("s3").create_bucket(Bucket=bucket)
+        try:
+            yield address
+        finally:
+            server.stop()
+
+
+@contextmanager
+def clients_of(address: str) -> Iterator[None]:
+    """Have clients of this process and its children go to this address, as anybody, with no setting of the user's."""
+    settings = {
+        "AWS_ENDPOINT_URL": address,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    with mock.patch.dict(os.environ, settings):
+        yield
+
+
+@dataclass
+class Faults:
+    """What goes wrong: asked of every request, by method and path with query."""
+
+    plan: Callable[[str, str], Fault | None] = lambda _method, _path: None
+    seen: list[tuple[str, str]] = field(default_factory=list)
+    struck: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def times(self, fault: Fault, count: int, where: Callable[[str, str], bool]) -> None:
+        """Have the first `count` requests for which `where` holds meet this fault."""
+        left = [count]
+
+        def plan(method: str, path: str) -> Fault | None:
+            if left[0] and where(method, path):
+                left[0] -= 1
+                return fault
+            return None
+
+        self.plan = plan
+
+    def strike(self, method: str, path: str) -> Fault | None:
+        """The fault that this request meets."""
+        with self.lock:
+            self.seen.append((method, path))
+            fault = self.plan(method, path)
+            self.struck += fault is not None
+            return fault
+
+
+@contextmanager
+def faulty(address: str) -> Iterator[Faults]:
+    """A proxy before the server at `address`, to which clients go instead."""
+    faults = Faults()
+    host, _, port = address.removeprefix("http://").partition(":")
+
+    class Proxy(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_any(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            fault = faults.strike(self.command, self.path)
+            if fault == "hang":
+                threading.Event().wait(30)
+            if fault == "reset":
+                self.reset()
+                return
+            if fault in CODES:
+                self.answer(int(fault), {}, f"<Error><Code>{CODES[fault]}</Code></Error>".encode())
+                return
+            upstream = http.client.HTTPConnection(host, int(port), timeout=60)
+            upstream.request(self.command, self.path, body, dict(self.headers.items()))
+            response = upstream.getresponse()
+            content = response.read()
+            upstream.close()
+            headers = {name: value for name, value in response.getheaders() if name.lower() not in HOP_BY_HOP}
+            if fault == "wrong byte" and content:
+                content = bytes([content[0] ^ 1]) + content[1:]
+            self.answer(response.status, headers, content, truncated=fault == "truncated")
+
+        def answer(self, status: int, headers: dict[str, str], content: bytes, *, truncated: bool = False) -> None:
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            if "Content-Length" not in headers:
+                self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(content[: len(content) // 2] if truncated else content)
+            if truncated:
+                self.close_connection = True
+
+        def reset(self) -> None:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+            self.connection.close()
+
+        def log_message(self, *_arguments: object) -> None:
+            """Say nothing."""
+
+    for method in ("GET", "PUT", "POST", "DELETE", "HEAD"):
+        setattr(Proxy, f"do_{method}", Proxy.handle_any)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        with clients_of(f"http://127.0.0.1:{server.server_address[1]}"):
+            yield faults
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
