@@ -9,7 +9,7 @@ from collections.abc import Callable
 from rich.console import Console
 
 from rlhf.artifacts import write_atomically
-from tests.benchmarks import generation, gpu, orchestration, ppo, toxicity
+from tests.benchmarks import generation, gpu, orchestration, ppo, s3, toxicity
 from tests.benchmarks.measure import ROOT
 from tests.benchmarks.part import Options, Result
 
@@ -18,6 +18,7 @@ PARTS: dict[str, Callable[[Options], Result]] = {
     "generation": generation.run,
     "toxicity": toxicity.run,
     "orchestration": orchestration.run,
+    "s3": s3.run,
 }
 OUTPUT = ROOT / "runs" / "bench.json"
 
