@@ -281,6 +281,18 @@ class ComputeConfig(Settings):
     gpu_pool: str | None = None
     """Prefect work pool whose workers run the GPU steps (see `rlhf deploy`); null runs them here."""
 
+    @model_validator(mode="after")
+    def _machines_meet(self) -> Self:
+        if self.machine_rank >= self.machines:
+            raise ValueError(f"machine_rank ({self.machine_rank}) must be below machines ({self.machines})")
+        if self.machines > 1 and self.main_address is None:
+            raise ValueError(f"machines ({self.machines}) need main_address, the address of machine 0")
+        if self.machines > 1 and self.gpu_pool is not None:
+            raise ValueError(
+                f"machines ({self.machines}) cannot be had from gpu_pool ({self.gpu_pool}); set one of them"
+            )
+        return self
+
 
 class RunConfig(Settings):
     """Everything that one run depends on."""
@@ -290,7 +302,7 @@ class RunConfig(Settings):
     seed: int = Field(default=42, ge=0)
     """Seed of every draw."""
     trainer: Trainer = "own"
-    """Who fine-tunes and runs PPO: `own` is this package, `trlx` runs in an environment of its own (`make trlx-env`)."""
+    """Who fine-tunes and runs PPO: `own`, this package, or `trlx` in an environment of its own (`make trlx-env`)."""
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     sft: SftConfig = SftConfig()
@@ -302,6 +314,12 @@ class RunConfig(Settings):
     compute: ComputeConfig = ComputeConfig()
 
     @model_validator(mode="after")
+    def _trlx_has_one_machine(self) -> Self:
+        if self.trainer == "trlx" and self.compute.machines > 1:
+            raise ValueError(f"trainer (trlx) runs on one machine; compute.machines is {self.compute.machines}")
+        return self
+
+    @model_validator(mode="after")
     def _batches_divide(self) -> Self:
         processes = self.compute.processes
         _require_multiple(
@@ -309,6 +327,7 @@ class RunConfig(Settings):
         )
         _require_multiple("ppo.rollouts_per_step", self.ppo.rollouts_per_step, "compute.processes", processes)
         _require_multiple("ppo.minibatch_size", self.ppo.minibatch_size, "compute.processes", processes)
+        _require_multiple("compute.processes", processes, "compute.machines", self.compute.machines)
         for name, stage in (("sft", self.sft), ("reward", self.reward)):
             held = stage.device_batch_size * processes
             _require_multiple(

@@ -183,6 +183,7 @@ def test_two_machines_spread_the_state_and_cost_twice_as_much_an_hour(published:
         "gptj-6b",
         "p4d.24xlarge",
         "compute.machines=2",
+        "compute.main_address=head",
         "compute.processes=16",
         "ppo.rollouts_per_step=448",
         "sft.batch_size=16",

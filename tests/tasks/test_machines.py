@@ -1,0 +1,128 @@
+"""A stage on several machines: the settings, the command lines, and two launchers that meet on loopback."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from rlhf.artifacts import MANIFEST
+from rlhf.config import DEMONSTRATION, ComputeConfig, ModelConfig, SamplingConfig, ToxicityConfig, ToxicityStage
+from rlhf.errors import InputError
+from rlhf.profiles import load_profile
+from rlhf.stage import StageInput, StageRequest
+from tasks.launch import Listener, StageJob, run_job, stage_command
+from tests.tiny_models import tiny_model
+
+
+def toxicity_job(folder: Path, name: str, compute: ComputeConfig) -> StageJob:
+    """24 continuations by a tiny model in chunks of 5."""
+    policy = folder / "policy"
+    if not policy.is_dir():
+        tiny_model(policy / "model")
+    config = ToxicityStage(
+        seed=3,
+        model=ModelConfig(path="given"),
+        toxicity=ToxicityConfig(
+            prompts=DEMONSTRATION,
+            classifier="profanity-check",
+            n_prompts=24,
+            batch_size=5,
+            sampling=SamplingConfig(max_new_tokens=8),
+        ),
+    )
+    return StageJob(
+        label="score_toxicity[sft]",
+        module="rlhf.score_toxicity",
+        accelerator=True,
+        offline=True,
+        request=StageRequest(
+            step="score_toxicity",
+            fingerprint="f" * 16,
+            config=config.model_dump(mode="json"),
+            inputs={"policy": StageInput(fingerprint="1" * 16, path=policy)},
+        ),
+        output=folder / name,
+        compute=compute,
+        tracker_folder=folder / "tracker",
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def option(command: list[str], name: str) -> str:
+    return command[command.index(name) + 1]
+
+
+def test_the_launchers_are_told_where_they_meet(tmp_path: Path) -> None:
+    compute = ComputeConfig(processes=16, machines=2, machine_rank=1, main_address="10.0.0.5", accelerate="fsdp")
+    command = stage_command(toxicity_job(tmp_path, "out", compute))
+    assert [option(command, f"--{name}") for name in ("num_processes", "num_machines", "machine_rank")] == [
+        "16",
+        "2",
+        "1",
+    ]
+    assert (option(command, "--main_process_ip"), option(command, "--main_process_port")) == ("10.0.0.5", "29500")
+    other_port = compute.model_copy(update={"main_address": "head:1234"})
+    assert option(stage_command(toxicity_job(tmp_path, "out", other_port)), "--main_process_port") == "1234"
+    alone = compute.model_copy(update={"machines": 1, "machine_rank": 0})
+    assert "--num_machines" not in stage_command(toxicity_job(tmp_path, "out", alone))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"machines": 2, "processes": 2}, r"machines \(2\) need main_address"),
+        ({"machines": 2, "processes": 3, "main_address": "a"}, r"compute.processes \(3\) must be a multiple of"),
+        ({"machine_rank": 1}, r"machine_rank \(1\) must be below machines \(1\)"),
+        ({"machines": 2, "processes": 2, "main_address": "a", "gpu_pool": "p4d"}, r"cannot be had from gpu_pool"),
+    ],
+)
+def test_settings_that_cannot_meet_are_refused(settings: dict[str, object], message: str) -> None:
+    overrides = [f"compute.{name}={value}" for name, value in settings.items()]
+    batches = ["ppo.rollouts_per_step=48", "ppo.minibatch_size=48", "sft.batch_size=48", "reward.batch_size=48"]
+    with pytest.raises(InputError, match=message):
+        load_profile("quickstart", [*overrides, *batches])
+
+
+@pytest.mark.slow
+def test_two_machines_on_loopback_make_what_one_makes(tmp_path: Path) -> None:
+    ignored = Listener(lambda _progress: None, lambda _note: None)
+    one = toxicity_job(tmp_path, "one", ComputeConfig(threads=1))
+    run_job(one, ignored)
+
+    notes: list[str] = []
+    failures: list[BaseException] = []
+    address = f"127.0.0.1:{free_port()}"
+
+    def machine(rank: int) -> None:
+        # Two places of one machine: a launcher alone in its process takes the only place there is.
+        compute = ComputeConfig(
+            processes=2, machines=2, machine_rank=rank, main_address=address, threads=1, parallel_stages=2
+        )
+        try:
+            run_job(toxicity_job(tmp_path, "two", compute), Listener(lambda _progress: None, notes.append))
+        except BaseException as error:
+            failures.append(error)
+
+    machines = [threading.Thread(target=machine, args=(rank,)) for rank in (1, 0)]
+    for thread in machines:
+        thread.start()
+    for thread in machines:
+        thread.join(300)
+    assert failures == []
+    assert (tmp_path / "two" / "continuations.jsonl").read_bytes() == (one.output / "continuations.jsonl").read_bytes()
+    manifests = [json.loads((tmp_path / name / MANIFEST).read_text()) for name in ("one", "two")]
+    assert [manifest["processes"] for manifest in manifests] == [1, 2]
+    assert manifests[0]["files"] == manifests[1]["files"]
+    [note] = notes
+    assert note.startswith("score_toxicity[sft] waits for machine 1; start there: ")
+    assert "--machine_rank 1" in note
