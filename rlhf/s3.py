@@ -22,7 +22,6 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     CredentialRetrievalError,
-    EndpointConnectionError,
     HTTPClientError,
     IncompleteReadError,
     NoCredentialsError,
@@ -31,6 +30,7 @@ from botocore.exceptions import (
     ResponseStreamingError,
     TokenRetrievalError,
 )
+from botocore.exceptions import ConnectionError as NoConnectionError
 
 from rlhf.errors import InputError
 
@@ -215,9 +215,8 @@ def insist(act: Callable[[], ResultT]) -> ResultT:
         back_off(attempt)
         try:
             return act()
-        except BROKEN as error:
-            # boto3 has repeated these requests already, each with its own waits.
-            if isinstance(error, EndpointConnectionError) or attempt == ATTEMPTS - 1:
+        except BROKEN:
+            if attempt == ATTEMPTS - 1:
                 raise
         except ClientError as error:
             if error_code(error) not in OTHER_BYTES or attempt == ATTEMPTS - 1:
@@ -240,7 +239,7 @@ def remedy(error: Exception, bucket: str) -> str | None:
     """One line for the user, where the error is theirs to mend."""
     if isinstance(error, NO_CREDENTIALS):
         return f"no AWS credentials ({error}); set AWS_PROFILE or AWS_ACCESS_KEY_ID, or give this machine a role"
-    if isinstance(error, HTTPClientError | EndpointConnectionError):
+    if isinstance(error, HTTPClientError | NoConnectionError):
         return f"S3 does not answer ({error}); check the network, AWS_REGION and AWS_ENDPOINT_URL"
     return _refusal(error, bucket) if isinstance(error, ClientError) else None
 
