@@ -34,7 +34,7 @@ def plan(
 
     from rlhf.planning.machines import DEFAULT_CPU, DEFAULT_MACHINE, find_machine
     from rlhf.planning.plan import plan_run
-    from rlhf.planning.rates import read_benchmark
+    from rlhf.planning.rates import BENCHMARK, read_benchmark
     from rlhf.profiles import load_profile
 
     given = list(overrides or ())
@@ -42,7 +42,7 @@ def plan(
         given.append(f"compute.dollars_per_hour={dollars_per_hour!r}")
     config = load_profile(profile, given)
     name = machine or (DEFAULT_CPU if config.compute.accelerate == "cpu" else DEFAULT_MACHINE)
-    made = plan_run(config, find_machine(name), read_benchmark(workspace / "bench.json"))
+    made = plan_run(config, find_machine(name), read_benchmark(workspace / BENCHMARK))
     sources = Sources()
     console = Console(highlight=False)
     console.print(plan_table(made, config, sources))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
@@ -10,7 +11,10 @@ from prefect.futures import wait
 from pydantic import BaseModel, ConfigDict
 
 from rlhf.artifacts import write_atomically
+from rlhf.errors import InputError
 from rlhf.export_model import FOLDER, place_model, refresh_card
+from rlhf.planning.actual import plan_against_actual
+from rlhf.planning.rates import BENCHMARK, read_benchmark
 from rlhf.report.lineage import device_of
 from rlhf.report.pictures import picture_uri
 from rlhf.report.results import (
@@ -50,7 +54,7 @@ def publish(run: Run, submitted: list[Submitted], results: Submitted, exported: 
     for step in steps:
         if step.future.state.is_failed() or step.future.state.is_crashed():
             step.future.result()  # raises the step's own error
-    rows = [_stage_row(run, step) for step in steps]
+    rows = with_plan(run, [_stage_row(run, step) for step in steps])
     run.folder.mkdir(parents=True, exist_ok=True)
     artifact, model = (run.store.folder(step.name, step.fingerprint) for step in (results, exported))
     report, figures = run.folder / REPORT, run.folder / RESULTS
@@ -64,6 +68,15 @@ def publish(run: Run, submitted: list[Submitted], results: Submitted, exported: 
         show(Results.model_validate_json(figures.read_bytes()), read_evidence(artifact))
     shared = run.shared.share(run.folder, [REPORT, RESULTS, CONFIG]) if run.shared else None
     return RunSummary(report=report, results=figures, stages=rows, shared=shared)
+
+
+def with_plan(run: Run, rows: list[StageRow]) -> list[StageRow]:
+    """The rows with what each step was planned to take, as far as a plan can be made."""
+    planned: dict[str, float] = {}
+    with suppress(InputError):
+        benchmark = read_benchmark(run.workspace / BENCHMARK)
+        planned = {row.name: row.planned_seconds for row in plan_against_actual(run.config, rows, benchmark)}
+    return [row.model_copy(update={"planned_seconds": planned.get(row.name)}) for row in rows]
 
 
 def show(results: Results, evidence: Evidence) -> None:

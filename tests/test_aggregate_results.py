@@ -140,7 +140,15 @@ def test_equal_inputs_give_equal_bytes(run: tuple[dict[str, Path], Path], tmp_pa
 
 def test_stages_of_a_run_replace_those_of_the_artifact(run: tuple[dict[str, Path], Path], tmp_path: Path) -> None:
     rows = [
-        StageRow(name="train_ppo", seconds=7384.2, cached=True, fingerprint="ab", device="8 x A100", dollars=65.6373),
+        StageRow(
+            name="train_ppo",
+            seconds=7384.2,
+            cached=True,
+            fingerprint="ab",
+            device="8 x A100",
+            dollars=65.6373,
+            planned_seconds=5400.0,
+        ),
         StageRow(name="aggregate_results", seconds=2.0, cached=False, fingerprint="cd", device="cpu"),
     ]
     with_stages(run[1], rows, tmp_path / "figures.json", tmp_path / "page.html")
@@ -148,6 +156,7 @@ def test_stages_of_a_run_replace_those_of_the_artifact(run: tuple[dict[str, Path
     assert after == {**before, "stages": [row.model_dump() for row in rows]}
     page = (tmp_path / "page.html").read_text()
     assert "2 h 3 min" in page
+    assert "<td>1 h 30 min</td>" in page  # planned
     assert "from the cache" in page
     assert "2.0 s of work in this run" in page
 

@@ -29,7 +29,9 @@ ROWS_PER_SECOND = 1000
 """Rows that prepare_data reads, encodes and compares.  Measured: 3,000 in 1.5 to 3 s."""
 COMPARED_ROWS = 8
 """As rlhf.compare_policies."""
-SHARDED = "fsdp"
+SHARDED = {"fsdp": 3, "zero2": 2}
+"""Accelerate configurations that spread the training's state, and how often a weight travels in a step: gathered for
+forward and backward, or once and kept; and the gradient to its owner."""
 
 FORMULAS = "rlhf/planning/needs.py"
 
@@ -78,7 +80,8 @@ def training_memory(
     """AdamW in float32 on bfloat16 or float32 products: 4 bytes of weights, 4 of gradients, 8 of moments each, over the
     processes where FSDP spreads them; on each of them otherwise, with another 4 for what is being summed."""
     processes, state = setting.processes, model.width * setting.number_bytes
-    spread = setting.config.compute.accelerate == SHARDED and processes > 1
+    accelerate = setting.config.compute.accelerate
+    spread = accelerate in SHARDED and processes > 1
     share = processes if spread else 1
     tokens = rows * setting.longest_row
     recomputes = parameters >= RECOMPUTE_FROM_PARAMETERS
@@ -92,8 +95,8 @@ def training_memory(
     }
     if spread:
         # Two blocks, the next one fetched ahead, and what FSDP wraps in no block: embeddings and output layer.
-        gathered = 2 * model.block_parameters + model.embedding_parameters + model.output_parameters
-        memory["gathered"] = gathered * setting.number_bytes
+        some = 2 * model.block_parameters + model.embedding_parameters + model.output_parameters
+        memory["gathered"] = (some if accelerate == "fsdp" else parameters) * setting.number_bytes
     elif processes > 1:
         memory["summed gradients"] = FLOAT32 * parameters
     return memory
@@ -103,10 +106,10 @@ def exchange_seconds(setting: Setting, parameters: int, settings: TrainingConfig
     """What the processes send each other in an optimizer step."""
     processes = setting.processes
     others = (processes - 1) / processes
-    if setting.config.compute.accelerate == SHARDED:
-        # Weights to all, forward and backward, and gradients to their owners, for each batch that is held at once.
+    travels = SHARDED.get(setting.config.compute.accelerate)
+    if travels is not None:  # for each batch that is held at once
         batches = settings.batch_size // (settings.device_batch_size * processes)
-        return batches * 3 * parameters * setting.number_bytes * others / setting.rates.link
+        return batches * travels * parameters * setting.number_bytes * others / setting.rates.link
     return 2 * FLOAT32 * parameters * others / setting.rates.link
 
 

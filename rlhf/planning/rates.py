@@ -11,6 +11,8 @@ from rlhf.config import RunConfig
 from rlhf.errors import InputError
 from rlhf.planning.machines import Machine
 
+BENCHMARK = "bench.json"
+"""What `make bench` writes into the workspace runs/."""
 TRAINING_SHARE = 0.35
 """Of the peak of dense products, in training.  Assumed: published runs of billions of parameters on A100 report 0.3 to
 0.5, short sequences less."""

@@ -141,6 +141,8 @@ class StageRow(Record):
     """Where it ran: number of processes, where there are several, and the name of the device."""
     dollars: float | None = Field(default=None, ge=0)
     """What the time cost at compute.dollars_per_hour; none where no price is set."""
+    planned_seconds: float | None = Field(default=None, ge=0)
+    """What `rlhf plan` says that the step takes on this machine; none where it knows neither machine nor model."""
 
 
 class Results(Record):
