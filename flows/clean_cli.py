@@ -23,10 +23,12 @@ Pools = Annotated[
 
 def clean(workspace: Storage = "runs", run: OneRun = None, *, yes: Yes = False, pools: Pools = False) -> None:
     """List what runs left in a workspace, or remove it; what they did not make, and people's answers, stay."""
-    from rlhf.cleaning import remove, survey
+    from rlhf.cleaning import remove, runs_of, survey
 
-    for place in _places(workspace):
-        found = survey(place, run)
+    place, *copies = _places(workspace)
+    surveys = [(place, survey(place, run))]
+    surveys += [(copy, survey(copy, run)) for copy in copies if run is None or run in runs_of(copy)]
+    for place, found in surveys:
         _tell(place, found)
         if yes:
             remove(place, found)

@@ -209,6 +209,11 @@ def survey(place: Place, run: str | None = None) -> Found:
     return found
 
 
+def runs_of(place: Place) -> set[str]:
+    """Names of the runs that are published in a place."""
+    return {owner.run for _, owner in _owned(place, place.names()) if owner.run}
+
+
 def remove(place: Place, found: Found) -> None:
     """Remove what `survey` has found to be ours."""
     for uri in found.elsewhere:

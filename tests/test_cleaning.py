@@ -12,8 +12,9 @@ import pytest
 from moto import mock_aws
 
 from rlhf.artifacts import MANIFEST, Manifest, record_files, write_manifest
-from rlhf.cleaning import Folder, Place, place_at, record_objects, remove, survey
+from rlhf.cleaning import Folder, Place, place_at, record_objects, remove, runs_of, survey
 from rlhf.errors import InputError
+from rlhf.s3_store import S3Store
 from rlhf.stage import StageRequest
 
 ONE, TWO, THREE, GIVEN = ("1" * 16, "2" * 16, "3" * 16, "4" * 16)
@@ -207,6 +208,32 @@ def test_foreign_objects_under_the_same_prefix_stay(bucket: Place) -> None:
     beside = {name for name in before if not name.startswith("team/runs/")}
     assert len(beside) == 3
     assert keys() == beside | {f"team/runs/{name}" for name in [*FOREIGN, *PEOPLES]}
+
+
+def test_what_the_store_in_s3_writes_is_ours_there_and_here(
+    bucket: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert runs_of(bucket) == {"first", "second"}
+    monkeypatch.setenv("RLHF_CACHE", str(tmp_path / "cache"))
+    store = S3Store("s3://lab/fresh/runs")
+    write(tmp_path, "pairs.jsonl")
+    store.give(tmp_path / "pairs.jsonl", GIVEN)
+    finished, begun = store.folder("train_sft", ONE), store.folder("train_ppo", TWO)
+    write(finished, "model/config.json", "log.txt")
+    finish(finished, "train_sft", ONE)
+    store.publish("train_sft", ONE)
+    request = StageRequest(step="train_ppo", fingerprint=TWO, config={}, inputs={})
+    write(begun, "request.json", text=request.model_dump_json())
+    write(begun, "checkpoints/step-1/model.safetensors", "metrics.jsonl")
+    store.save_unfinished("train_ppo", TWO)
+    with store.at_hand([finished]):
+        pass
+    for place in (place_at("s3://lab/fresh/runs"), Folder(store.workspace)):
+        found = survey(place)
+        assert found.foreign == []
+        assert len(found.ours) >= 6
+        remove(place, found)
+        assert place.names() == []
 
 
 def test_the_files_of_a_labeling_job_go_with_its_run(workspace: Path, bucket: Place) -> None:
