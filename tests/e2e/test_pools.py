@@ -174,8 +174,8 @@ def test_cancel_ends_every_rank_with_a_checkpoint_from_which_retry_goes_on(runni
     assert len(running.processes()) >= 3  # the launcher and two ranks
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     page.goto(running.page_of(run))
-    page.get_by_role("button", name="Cancel").click()
-    page.get_by_role("dialog").get_by_role("button", name="Cancel").last.click()
+    page.get_by_role("button", name="Cancel").click(force=True)  # the page moves with the run's progress
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").last.click(force=True)
     wait_for(lambda: running.ended(run, 60).is_cancelled(), 60, "the run to be cancelled")
     wait_for(lambda: not running.processes(), 60, "every rank to end")
     page.close()
