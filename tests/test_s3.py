@@ -160,6 +160,7 @@ def test_s3_is_told_the_sha256_of_what_it_gets(here: S3Store) -> None:
     assert base64.b64decode(about["ChecksumSHA256"]).hex() == record_files(folder)[SMALL].sha256
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("name", [SMALL, LARGE, MANIFEST])
 def test_a_download_survives(here: S3Store, there: S3Store, faults: Faults, fault: Fault, name: str) -> None:
@@ -174,6 +175,7 @@ def test_a_download_survives(here: S3Store, there: S3Store, faults: Faults, faul
     assert faults.struck == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["reset", "500", "503", "truncated"])
 @pytest.mark.parametrize("method", ["PUT", "POST"])
 def test_an_upload_survives(here: S3Store, there: S3Store, faults: Faults, fault: Fault, method: str) -> None:
@@ -225,6 +227,7 @@ S3Store(sys.argv[1]).publish("train", "f1")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["partNumber=3", MANIFEST])
 def test_a_kill_while_it_uploads_costs_only_what_was_under_way(
     here: S3Store, there: S3Store, address: str, where: str
@@ -363,7 +366,10 @@ def test_the_cache_loses_what_was_unused_longest_and_nothing_in_use_or_unpublish
         assert same(copies["f2"], here.folder("train", "f2"))
 
 
-def test_verifying_names_the_object_with_a_wrong_byte(here: S3Store, there: S3Store) -> None:
+def test_verifying_names_the_object_with_a_wrong_byte(
+    here: S3Store, there: S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_transfer, "back_off", lambda _attempt: None)
     made(here)
     here.publish("train", "f1")
     stopped_key = "artifacts/train/f2/metrics.jsonl"
