@@ -52,8 +52,7 @@ class Services:
         return process
 
     def server(self, port: int, **environment: str) -> None:
-        """Start a server on this machine's loopback, patient with its database, and wait until it answers."""
-        environment = {"PREFECT_SERVER_DATABASE_TIMEOUT": "60", **environment}
+        """Start a server on this machine's loopback and wait until it answers."""
         self.start("server", "server", "start", "--host", "127.0.0.1", "--port", str(port), **environment)
         self._wait("server", self._healthy)
 
