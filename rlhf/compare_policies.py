@@ -19,9 +19,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config import ComparisonStage
-from rlhf.encoding import encode_answer, encode_prompt
+from rlhf.encoding import encode_answer, encode_prompt, load_tokenizer
 from rlhf.errors import InputError
-from rlhf.models import load_causal_lm, load_tokenizer
+from rlhf.models import load_causal_lm
 from rlhf.ppo.metrics import repetition
 from rlhf.processes import gather_rows, start_processes
 from rlhf.report.comparison import ANSWERS, HELD_OUT, AnswerRow, AnswerText, HeldOutRow

@@ -21,3 +21,9 @@ def user_message(error: BaseException) -> str | None:
     if "No space left on device" in str(error):  # safetensors and torch wrap the operating system's error
         return f"cannot write: no space left on device ({error}); free space or choose another folder with --workspace"
     return None
+
+
+def brief(error: Exception) -> str:
+    """Kind and first line of an error, for use within a sentence."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no details'}"

@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from rlhf.config import ResponsesStage
-from rlhf.encoding import encode_prompt
-from rlhf.models import load_causal_lm, load_tokenizer
+from rlhf.encoding import encode_prompt, load_tokenizer
+from rlhf.models import load_causal_lm
 from rlhf.processes import gather_rows, start_processes
 from rlhf.reward_model import RewardModel
 from rlhf.sampling import generate, row_seed

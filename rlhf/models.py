@@ -16,13 +16,13 @@ from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging
 
-from rlhf.errors import InputError
+from rlhf.encoding import load_tokenizer
+from rlhf.errors import InputError, brief
 from rlhf.pickled_reward import find_pickle, read_pickled_reward_model
 
 Dtype = Literal["float32", "bfloat16"]
@@ -30,24 +30,6 @@ HEAD = "score.weight"
 """The reward model's linear head: hidden state to score, without bias."""
 PAD = "<|pad|>"
 """Pad token of reward models whose base model has none."""
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in `folder`, with a pad token: its EOS where it has none of its own.
-
-    Raises InputError where there is no tokenizer that transformers can read, or one without an EOS token.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{folder}: no tokenizer that transformers can load ({_brief(error)})") from error
-    if tokenizer.eos_token_id is None:
-        raise InputError(
-            f"{folder}: the tokenizer has no EOS token, so no answer could end; set eos_token in tokenizer_config.json"
-        )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 def load_causal_lm(folder: Path, dtype: Dtype) -> PreTrainedModel:
@@ -124,7 +106,7 @@ def _load(kind: Any, folder: Path, dtype: Dtype, **changes: object) -> tuple[Pre
             folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True, **changes
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError(f"{folder}: no model that transformers can load from safetensors ({_brief(error)})") from error
+        raise InputError(f"{folder}: no model that transformers can load from safetensors ({brief(error)})") from error
     return model, set(report["missing_keys"])
 
 
@@ -150,8 +132,3 @@ def _require_score_head(folder: Path, model: PreTrainedModel) -> None:
             f"{folder}: {type(model).__name__} with {model.config.num_labels} labels is no reward model; "
             "give a decoder model for sequence classification with num_labels 1 and a linear head named score"
         )
-
-
-def _brief(error: Exception) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no details'}"

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rlhf.encoding import encode_answer, encode_prompt
+from rlhf.encoding import encode_answer, encode_prompt, load_tokenizer
 from rlhf.errors import InputError
-from rlhf.models import Dtype, load_reward_model, load_tokenizer
+from rlhf.models import Dtype, load_reward_model
 
 
 class RewardModel:

@@ -13,8 +13,9 @@ from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from rlhf.config import PpoConfig, PpoStage
+from rlhf.encoding import load_tokenizer
 from rlhf.errors import InputError
-from rlhf.models import load_causal_lm, load_tokenizer, save_model
+from rlhf.models import load_causal_lm, save_model
 from rlhf.ppo.device_memory import cache_bytes_per_token, cache_room, parameter_bytes
 from rlhf.ppo.kernels import use_fast_kernels
 from rlhf.ppo.kl import KlController

@@ -16,7 +16,8 @@ from rlhf import decoding
 from rlhf.config import SamplingConfig
 from rlhf.cuda_graph import replayable
 from rlhf.decoding import CPU_WINDOW
-from rlhf.models import load_causal_lm, load_tokenizer
+from rlhf.encoding import load_tokenizer
+from rlhf.models import load_causal_lm
 from rlhf.ppo.kernels import use_fast_kernels
 from rlhf.sampling import Completion, generate
 from tests.tiny_models import Architecture, tiny_model, tiny_tokenizer

@@ -16,8 +16,9 @@ from transformers import PreTrainedTokenizerFast
 from rlhf.config import DemonstrationModel, ModelConfig, ModelStage
 from rlhf.data.demonstration import demonstration_corpus
 from rlhf.demonstration_model import PAD, learning_rate, new_model, pack, train_tokenizer
+from rlhf.encoding import load_tokenizer
 from rlhf.errors import InputError
-from rlhf.models import load_causal_lm, load_tokenizer
+from rlhf.models import load_causal_lm
 from tests.stage_runs import run_stage, write_request
 
 TINY = DemonstrationModel(

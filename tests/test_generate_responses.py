@@ -11,8 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from rlhf import generate_responses
 from rlhf.artifacts import read_manifest
 from rlhf.config import ModelConfig, ResponsesConfig, ResponsesStage, SamplingConfig
-from rlhf.encoding import encode_answer
-from rlhf.models import load_tokenizer
+from rlhf.encoding import encode_answer, load_tokenizer
 from rlhf.reward_model import RewardModel
 from rlhf.stage import read_jsonl, write_jsonl
 from tests.ppo.tiny_run import write_inputs

@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config import SamplingConfig
-from rlhf.encoding import decode_answer, encode_prompt
+from rlhf.encoding import decode_answer, encode_prompt, load_tokenizer
 from rlhf.errors import InputError
-from rlhf.models import load_causal_lm, load_tokenizer
+from rlhf.models import load_causal_lm
 from rlhf.sampling import draw_tokens, generate, row_seed
 from tests.tiny_models import CONTEXT, Architecture, tiny_model
 

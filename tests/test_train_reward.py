@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf.config import ModelConfig, RewardConfig, RewardStage
+from rlhf.encoding import load_tokenizer
 from rlhf.errors import InputError
-from rlhf.models import load_tokenizer, new_reward_model, save_model
+from rlhf.models import new_reward_model, save_model
 from rlhf.reward_model import RewardModel
 from rlhf.stage import read_jsonl
 from rlhf.train_reward import train_reward

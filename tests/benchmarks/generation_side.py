@@ -13,8 +13,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config import ResponsesConfig
-from rlhf.encoding import encode_prompt
-from rlhf.models import load_causal_lm, load_tokenizer
+from rlhf.encoding import encode_prompt, load_tokenizer
+from rlhf.models import load_causal_lm
 from rlhf.sampling import generate, row_seed
 from tests.benchmarks.measure import Gauge, Measured, tell
 

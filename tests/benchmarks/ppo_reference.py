@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rlhf.models import load_causal_lm, load_tokenizer
+from rlhf.encoding import load_tokenizer
+from rlhf.models import load_causal_lm
 from rlhf.ppo.advantages import estimate_advantages, shape_rewards, whiten
 from rlhf.ppo.losses import ppo_loss, token_logprobs
 from rlhf.ppo.policy import make_value_head

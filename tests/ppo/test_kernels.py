@@ -10,7 +10,8 @@ import torch
 from transformers import GPTJConfig, GPTJForCausalLM, PreTrainedModel
 
 from rlhf.config import SamplingConfig
-from rlhf.models import load_causal_lm, load_tokenizer, save_model
+from rlhf.encoding import load_tokenizer
+from rlhf.models import load_causal_lm, save_model
 from rlhf.ppo.kernels import use_fast_kernels
 from rlhf.sampling import generate
 from tests.tiny_models import tiny_model

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config import SamplingConfig
-from rlhf.models import load_causal_lm, load_tokenizer
+from rlhf.encoding import load_tokenizer
+from rlhf.models import load_causal_lm
 from rlhf.ppo.kernels import use_fast_kernels
 from rlhf.ppo.policy import Batch, Policy, make_value_head
 from rlhf.ppo.rollout import estimate, keep_rollouts, minibatch_rows

@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rlhf.encoding import load_tokenizer
 from rlhf.errors import InputError
-from rlhf.models import load_causal_lm, load_tokenizer
+from rlhf.models import load_causal_lm
 from rlhf.trlx_trainer.layout import (
     WEIGHTS,
     old_config,
