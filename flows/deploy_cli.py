@@ -6,14 +6,14 @@ import os
 import signal
 import socket
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from flows.arguments import Overrides, Profile, Storage, Workspace, prepare_prefect
 from rlhf.errors import InputError
 
-GpuPoolType = Annotated[str, typer.Option(help="Type of the GPU pool: `process` or `ecs`.")]
+GpuPoolType = Annotated[Literal["process", "ecs"], typer.Option(help="Type of the GPU pool.")]
 Port = Annotated[int, typer.Option(help="Port of the server on 127.0.0.1.")]
 
 
@@ -30,8 +30,6 @@ def deploy(
     prepare_prefect()
     from flows.deploy import deploy as bring_to
 
-    if gpu_pool not in ("process", "ecs"):
-        raise InputError(f"--gpu-pool ({gpu_pool}) must be process or ecs")
     for change in bring_to(config, workspace, gpu_pool):
         typer.echo(f"{change.outcome:<10} {change.kind:<11} {change.name}")
 

@@ -25,6 +25,7 @@ from flows.services import Services
 from rlhf.profiles import load_profile
 from tests.e2e.cli import SMALL
 
+METRICS = "metrics.jsonl"
 CPU_STEPS = ("rlhf.prepare_data", "rlhf.export_labeling_manifest", "rlhf.aggregate_results", "rlhf.export_model")
 """Stages that need no accelerator; all others belong on the GPU pool."""
 
@@ -198,6 +199,12 @@ def site(folder: Path, shared: str | None = None) -> Iterator[Site]:
         made.start_worker("p4d")
         with made.watched():
             yield made
+
+
+def untimed(rows: bytes) -> list[dict[str, object]]:
+    """Rows of metrics without what tells how long something took."""
+    loaded = [json.loads(line) for line in rows.splitlines()]
+    return [{name: value for name, value in row.items() if "second" not in name} for row in loaded]
 
 
 def is_final(run: FlowRun) -> bool:

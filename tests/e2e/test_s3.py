@@ -15,7 +15,7 @@ import pytest
 from rlhf.artifacts import MANIFEST
 from rlhf.s3 import Bucket
 from tests.e2e.cli import CommandLine
-from tests.e2e.site import Site, site
+from tests.e2e.site import METRICS, Site, site, untimed
 from tests.e2e.test_pools import TIMED, contents
 from tests.s3_server import s3_server
 
@@ -56,19 +56,13 @@ def test_the_results_are_those_of_a_local_run_byte_for_byte(running: Site, tmp_p
     here, there = contents(local.workspace), shared_contents()
     assert here.keys() == there.keys()
     for name in [name for name in here if here[name] != there[name]]:
-        if name.endswith("metrics.jsonl"):
+        if name.endswith(METRICS):
             content = Bucket(URI).read(name)
             assert content is not None
             assert untimed((local.workspace / name).read_bytes()) == untimed(content)
         else:
             assert name.endswith(TIMED), name
     assert {"report.html", "results.json", "config.json"} <= Bucket(URI).sizes("quickstart").keys()
-
-
-def untimed(rows: bytes) -> list[dict[str, object]]:
-    """Rows of metrics without what tells how long something took."""
-    loaded = [json.loads(line) for line in rows.splitlines()]
-    return [{name: value for name, value in row.items() if "second" not in name} for row in loaded]
 
 
 def made(cache: Path) -> list[Path]:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -28,7 +29,7 @@ def test_everything_starts_and_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert f"Prefect is at http://127.0.0.1:{port}" in process.stdout.readline()
         for pool in ("cpu", "p4d"):
-            wait_for(lambda pool=pool: online(api, pool), 90, f"the worker of pool {pool}")
+            wait_for(partial(online, api, pool), 90, f"the worker of pool {pool}")
         names = httpx.post(f"{api}/deployments/filter", json={}).json()
         assert {deployment["name"] for deployment in names} == {"pipeline", "labels", "p4d"}
         assert len(marked(mark)) >= 4

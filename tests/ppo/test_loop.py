@@ -306,7 +306,8 @@ def test_killed_ten_times_at_any_moment(inputs: dict[str, Path], tmp_path: Path)
     assert server.run(request, expected) == 0, (expected / "log.txt").read_text()
     seconds = time.monotonic() - started
 
-    draws, killed, steps = random.Random(0), 0, set()
+    draws, killed = random.Random(0), 0
+    steps: set[int | None] = set()
     while killed < 10 or len(steps) < 3:
         assert killed < 40, f"the kills came after {steps} steps only"
         killed += server.run(request, output, kill_after=draws.uniform(0, 0.8 * seconds)) == -signal.SIGKILL

@@ -102,7 +102,7 @@ def test_a_finished_run_is_found_again_and_not_repeated(job: StageJob) -> None:
 
 
 def test_a_failure_tells_which_run_and_why_and_a_retry_starts_the_next(job: StageJob) -> None:
-    failure = Failed(message="Flow run encountered an exception: StageFailedError: killed by SIGKILL")
+    failure: State[object] = Failed(message="Flow run encountered an exception: StageFailedError: killed by SIGKILL")
     with (
         worker(job, failure),
         pytest.raises(StageFailedError, match=r"p4d, run train_ppo: .*killed by SIGKILL"),
@@ -114,7 +114,9 @@ def test_a_failure_tells_which_run_and_why_and_a_retry_starts_the_next(job: Stag
 
 
 def test_what_the_user_can_mend_stays_so(job: StageJob) -> None:
-    failure = Failed(message="Flow run encountered an exception: InputError: cannot write: No space left on device")
+    failure: State[object] = Failed(
+        message="Flow run encountered an exception: InputError: cannot write: No space left on device"
+    )
     with worker(job, failure), pytest.raises(InputError, match=r"^cannot write: No space left on device$"):
         pipeline(job)()
 
@@ -151,7 +153,7 @@ def test_a_pool_without_deployment_is_the_user_s_to_mend(job: StageJob) -> None:
 
 def test_a_server_that_is_away_for_a_while_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "POLL_SECONDS", 0.0)
-    answers = iter([httpx.ConnectError("refused"), httpx.ReadTimeout("slow"), 7])
+    answers: Iterator[Exception | int] = iter([httpx.ConnectError("refused"), httpx.ReadTimeout("slow"), 7])
 
     def ask(of: str) -> int:
         answer = next(answers)
