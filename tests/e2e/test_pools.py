@@ -178,7 +178,7 @@ def test_cancel_ends_every_rank_with_a_checkpoint_from_which_retry_goes_on(runni
     page.goto(running.page_of(run))
     # Not click(): the page moves with the run's progress, and a busy machine never draws it at rest.
     page.get_by_role("button", name="Cancel").dispatch_event("click")
-    page.get_by_role("dialog").get_by_role("button", name="Cancel").last.dispatch_event("click")
+    page.get_by_role("dialog").get_by_role("button", name="Confirm").dispatch_event("click")
     wait_for(lambda: running.ended(run, 60).is_cancelled(), 60, "the run to be cancelled")
     wait_for(lambda: not running.processes(), 60, "every rank to end")
     page.close()
