@@ -169,13 +169,13 @@ def test_whatever_is_killed_a_retry_ends_in_the_same_bytes(
 
 
 def test_cancel_ends_every_rank_with_a_checkpoint_from_which_retry_goes_on(running: Site, browser: Browser) -> None:
-    run = running.begin({"ppo.steps": 60, "ppo.checkpoint_every": 1, "ppo.validate_every": 30, "compute.processes": 2})
+    run = running.begin({"ppo.steps": 150, "ppo.checkpoint_every": 1, "ppo.validate_every": 75, "compute.processes": 2})
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.goto(running.page_of(run))
     fingerprints = running.workspace / "artifacts" / "train_ppo"
     checkpoints = {path.parent.parent for path in fingerprints.glob("*/checkpoints/*")}
     wait_for(lambda: len(list(fingerprints.glob("*/checkpoints/*"))) > 1, 180, "a checkpoint of PPO")
     assert len(running.processes()) >= 3  # the launcher and two ranks
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    page.goto(running.page_of(run))
     # Not click(): the page moves with the run's progress, and a busy machine never draws it at rest.
     page.get_by_role("button", name="Cancel").dispatch_event("click")
     page.get_by_role("dialog").get_by_role("button", name="Confirm").dispatch_event("click")
@@ -184,7 +184,7 @@ def test_cancel_ends_every_rank_with_a_checkpoint_from_which_retry_goes_on(runni
     page.close()
     [folder] = {path.parent.parent for path in fingerprints.glob("*/checkpoints/*")} - checkpoints
     rows = (folder / "metrics.jsonl").read_text().splitlines()
-    assert 0 < len(rows) < 60
+    assert 0 < len(rows) < 150
     running.retry(run)
     assert running.ended(run).is_completed()
     # The rows hold the seconds that they took: what was computed again would differ.
