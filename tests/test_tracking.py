@@ -9,8 +9,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rlhf.config import ModelConfig, RunConfig, SftConfig, SftStage, part_of
 from rlhf.errors import InputError
-from rlhf.ppo.metrics import StepLog
 from rlhf.stage import TRACKER, TRACKER_FOLDER, read_jsonl
+from rlhf.step_log import StepLog
 from rlhf.tracking import track, tracked
 from rlhf.train_sft import train_sft
 from tests.stage_runs import tiny_inputs
@@ -38,8 +38,8 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_rows_of_ppo_are_there_while_it_runs(tensorboard: Path, tmp_path: Path) -> None:
-    log = StepLog(tmp_path / "metrics.jsonl", None)
-    measurements = StepLog(tmp_path / "validation.jsonl", None)
+    log = StepLog(tmp_path / "metrics.jsonl", None, track)
+    measurements = StepLog(tmp_path / "validation.jsonl", None, track)
     with tracked(CONFIG):
         measurements.write({"step": 0, "score": -0.5})
         log.write({"step": 1, "score": 0.25, "kl": 1.5})

@@ -12,13 +12,14 @@ import torch
 
 from rlhf.artifacts import write_atomically
 from rlhf.ppo.checkpoints import Checkpoints, Measured, State
-from rlhf.ppo.metrics import StepLog
 from rlhf.ppo.moments import RunningMoments
 from rlhf.ppo.run import Run
 from rlhf.ppo.step import run_step
 from rlhf.ppo.validation import validate
 from rlhf.processes import sum_over_processes, wait_for_all
 from rlhf.stage import is_main_process, note, progress
+from rlhf.step_log import StepLog
+from rlhf.tracking import track
 
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
@@ -31,8 +32,8 @@ def train(run: Run, output: Path) -> State:
     stop = StopRequest()
     config, checkpoints = run.config, Checkpoints(output, run.config.keep_checkpoints)
     state = checkpoints.newest()
-    metrics = StepLog(output / "metrics.jsonl", state.step if state else None)
-    measurements = StepLog(output / "validation.jsonl", state.step if state else None)
+    metrics = StepLog(output / "metrics.jsonl", state.step if state else None, track)
+    measurements = StepLog(output / "validation.jsonl", state.step if state else None, track)
     if state is None:
         row = validate(run, 0)
         measurements.write(row)

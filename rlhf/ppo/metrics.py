@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from rlhf.artifacts import write_atomically
 from rlhf.processes import sum_over_processes
 from rlhf.sampling import Completion
-from rlhf.stage import is_main_process
-from rlhf.tracking import track
 
 NGRAM = 3
 """Tokens in a row whose return within an answer counts as repetition."""
@@ -89,31 +83,3 @@ def repetition(token_ids: list[int]) -> float:
     """Share of the answer's n-grams of 3 tokens that stood in it before."""
     ngrams = list(zip(*(token_ids[start:] for start in range(NGRAM)), strict=False))
     return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
-
-
-class StepLog:
-    """A JSON Lines file with a row for a step, which a resumed run neither doubles nor misses."""
-
-    def __init__(self, path: Path, resumed_after: int | None) -> None:
-        """Drop the rows behind the step that the run goes on from, all of them where it is None."""
-        self.path = path
-        if is_main_process():
-            last = -1 if resumed_after is None else resumed_after
-            kept = [row for row in _whole_rows(path) if row["step"] <= last]
-            write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
-
-    def write(self, row: Mapping[str, float]) -> None:
-        """Append a row; it is on the disk when this returns, before any checkpoint that counts on it."""
-        if is_main_process():
-            with self.path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(row) + "\n")
-                stream.flush()
-                os.fsync(stream.fileno())
-            track(row, self.path.stem)
-
-
-def _whole_rows(path: Path) -> Iterator[dict[str, float]]:
-    """The rows of a file whose last line may have been cut off."""
-    with contextlib.suppress(FileNotFoundError, ValueError), path.open(encoding="utf-8") as stream:
-        for line in stream:
-            yield json.loads(line)

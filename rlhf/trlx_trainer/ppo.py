@@ -23,12 +23,12 @@ from trlx.utils.modeling import logprobs_of_labels
 from rlhf.config import PpoConfig
 from rlhf.errors import InputError
 from rlhf.stage import is_main_process, note, progress
+from rlhf.step_log import StepLog
 from rlhf.trlx_trainer.checkpoints import Moments, State
 from rlhf.trlx_trainer.order import PromptRow, whole_chunks
 from rlhf.trlx_trainer.recorded import Recorded, Resumable
 from rlhf.trlx_trainer.records import (
     Answers,
-    RowLog,
     cut_answer,
     rollout_figures,
     speed_figures,
@@ -47,8 +47,8 @@ class PpoRun(Resumable):
 
     config: PpoConfig
     seed: int
-    metrics: RowLog
-    measurements: RowLog
+    metrics: StepLog
+    measurements: StepLog
 
 
 @register_trainer

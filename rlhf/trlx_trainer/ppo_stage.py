@@ -9,12 +9,12 @@ from rlhf.artifacts import write_atomically
 from rlhf.config import PpoStage
 from rlhf.errors import InputError
 from rlhf.stage import is_main_process, note, read_jsonl
+from rlhf.step_log import StepLog
 from rlhf.trlx_trainer.checkpoints import Checkpoints
 from rlhf.trlx_trainer.layout import write_old_layout, write_trained
 from rlhf.trlx_trainer.order import PromptRow
 from rlhf.trlx_trainer.ppo import PpoRun, train_by_ppo
 from rlhf.trlx_trainer.processes import prepare_processes, require_room, reward_device
-from rlhf.trlx_trainer.records import RowLog
 from rlhf.trlx_trainer.scoring import Scorer
 from rlhf.trlx_trainer.settings import ppo_settings, updates_per_step
 
@@ -77,8 +77,8 @@ def run_trlx(config: PpoStage, inputs: dict[str, Path], output: Path) -> None:
         resumed=resumed,
         config=ppo,
         seed=config.seed,
-        metrics=RowLog(output / METRICS, done if resumed else None),
-        measurements=RowLog(output / MEASUREMENTS, done if resumed else None),
+        metrics=StepLog(output / METRICS, done if resumed else None),
+        measurements=StepLog(output / MEASUREMENTS, done if resumed else None),
     )
     last = train_by_ppo(
         settings, run, prompts=prompts, validation_prompts=validation_prompts, reward=reward, resume=resume

@@ -6,16 +6,9 @@ too, and its clip fractions and losses are as it defines them.  It has no entrop
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import fmean
-
-from rlhf.artifacts import write_atomically
-from rlhf.stage import is_main_process
 
 TRAINED = {
     "policy_loss": "losses/policy_loss",
@@ -80,30 +73,3 @@ def speed_figures(
         **{f"{phase}_tokens_per_second": round(count / seconds[phase], 1) for phase, count in tokens.items()},
         "rollouts_per_second": round(rollouts / sum(seconds[phase] for phase in tokens), 3),
     }
-
-
-class RowLog:
-    """A JSON Lines file with a row for a step, which a resumed run neither doubles nor misses."""
-
-    def __init__(self, path: Path, resumed_after: int | None) -> None:
-        """Drop the rows behind the step that the run goes on from, all of them where it is None."""
-        self.path = path
-        if is_main_process():
-            last = -1 if resumed_after is None else resumed_after
-            kept = [row for row in _whole_rows(path) if row["step"] <= last]
-            write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
-
-    def write(self, row: Mapping[str, float]) -> None:
-        """Append a row; it is on the disk when this returns, before any checkpoint that counts on it."""
-        if is_main_process():
-            with self.path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(row) + "\n")
-                stream.flush()
-                os.fsync(stream.fileno())
-
-
-def _whole_rows(path: Path) -> Iterator[dict[str, float]]:
-    """The rows of a file whose last line may have been cut off."""
-    with contextlib.suppress(FileNotFoundError, ValueError), path.open(encoding="utf-8") as stream:
-        for line in stream:
-            yield json.loads(line)

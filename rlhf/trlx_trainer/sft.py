@@ -18,10 +18,10 @@ from trlx.trainer.accelerate_sft_trainer import AccelerateSFTTrainer
 
 from rlhf.errors import InputError
 from rlhf.stage import progress
+from rlhf.step_log import StepLog
 from rlhf.trlx_trainer.checkpoints import State
 from rlhf.trlx_trainer.order import Sample
 from rlhf.trlx_trainer.recorded import OF_UPDATE, Recorded, Resumable
-from rlhf.trlx_trainer.records import RowLog
 
 LOG_EVERY = 5
 """Optimizer steps between two rows of metrics; there is one at every measurement too."""
@@ -34,7 +34,7 @@ class SftRun(Resumable):
     steps: int
     epochs_per_step: float
     held_out: list[Sample]
-    metrics: RowLog
+    metrics: StepLog
 
 
 @register_trainer

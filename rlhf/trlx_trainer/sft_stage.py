@@ -9,11 +9,11 @@ from typing import cast
 from rlhf.config import SftStage
 from rlhf.errors import InputError
 from rlhf.stage import is_main_process, note, read_jsonl
+from rlhf.step_log import StepLog
 from rlhf.trlx_trainer.checkpoints import Checkpoints
 from rlhf.trlx_trainer.layout import write_old_layout, write_trained
 from rlhf.trlx_trainer.order import Sample, training_samples
 from rlhf.trlx_trainer.processes import prepare_processes, require_room
-from rlhf.trlx_trainer.records import RowLog
 from rlhf.trlx_trainer.settings import sft_settings
 from rlhf.trlx_trainer.sft import SftRun, fine_tune
 
@@ -56,7 +56,7 @@ def run_trlx(config: SftStage, inputs: dict[str, Path], output: Path) -> None:
         steps=steps,
         epochs_per_step=config.sft.batch_size / len(samples),
         held_out=held_out,
-        metrics=RowLog(output / METRICS, done if resumed else None),
+        metrics=StepLog(output / METRICS, done if resumed else None),
     )
     order = training_samples(samples, batch_size=config.sft.batch_size, steps=steps, seed=config.seed)
     settings = sft_settings(

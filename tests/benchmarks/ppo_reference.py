@@ -4,8 +4,8 @@ What makes it that shape, after trlx@3340c2f (AcceleratePPOTrainer.make_experien
 AutoModelForCausalLMWithHydraValueHead, freeze_bottom_causal_layers): answers are drawn in chunks by
 `model.generate`; the reward model scores output and chosen answer of each chunk; the reference costs a second pass
 through the whole model before its own top blocks; every minibatch runs the whole model forward and back, with logits
-at all places.  Only blocks are frozen, not the embeddings, as in the recipe's trlx@355c974, so gradients go back through
-all of them; 3340c2f freezes the embeddings too: `--freeze-embeddings`.
+at all places.  Only blocks are frozen, not the embeddings, as in the recipe's trlx@355c974, so gradients go back
+through all of them; 3340c2f freezes the embeddings too: `--freeze-embeddings`.
 """
 
 from __future__ import annotations

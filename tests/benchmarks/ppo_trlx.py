@@ -14,11 +14,11 @@ from typing import Any
 from trlx.trainer import register_trainer
 
 from rlhf.stage import read_jsonl
+from rlhf.step_log import StepLog
 from rlhf.trlx_trainer.checkpoints import Checkpoints
 from rlhf.trlx_trainer.layout import write_old_layout
 from rlhf.trlx_trainer.ppo import PpoRun, PpoTrainer, train_by_ppo
 from rlhf.trlx_trainer.processes import prepare_processes
-from rlhf.trlx_trainer.records import RowLog
 from rlhf.trlx_trainer.scoring import Scorer
 from rlhf.trlx_trainer.settings import ppo_settings
 from tests.benchmarks.measure import Gauge, Measured, tell
@@ -85,8 +85,8 @@ def main(folder: Path) -> None:
         resumed=None,
         config=ppo,
         seed=1,
-        metrics=RowLog(output / "metrics.jsonl", None),
-        measurements=RowLog(output / "validation.jsonl", None),
+        metrics=StepLog(output / "metrics.jsonl", None),
+        measurements=StepLog(output / "validation.jsonl", None),
     )
     train_by_ppo(settings, run, prompts=prompts, validation_prompts=[dict(prompts[0])], reward=reward, resume=None)
     (row,) = read_jsonl(output / "metrics.jsonl")

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -36,12 +35,7 @@ from tests.human_eval.test_page import AWKWARD
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page, Route
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; apt-get install chromium"),
-]
+pytestmark = pytest.mark.slow
 PAIRS = 100
 MODELS = {"sft_responses": "sft", "ppo_responses": "rlhf"}
 """What the made-up answers say of their author, so that the counts expected here need no key."""
@@ -96,14 +90,6 @@ def server(run: FinishedRun) -> Iterator[Server]:
     server.start()
     yield server
     server.stop()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @dataclass

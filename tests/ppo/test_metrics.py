@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from rlhf.ppo.metrics import StepLog, answer_sums, explained_variance, means, model_flops_utilization, repetition
+from rlhf.ppo.metrics import answer_sums, explained_variance, means, model_flops_utilization, repetition
 from rlhf.sampling import Completion
+from rlhf.step_log import StepLog
 
 
 def test_repetition_is_the_share_of_ngrams_that_came_before() -> None:

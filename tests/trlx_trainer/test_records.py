@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from rlhf.ppo.metrics import repetition as our_repetition
+from rlhf.step_log import StepLog
 from rlhf.trlx_trainer.checkpoints import Checkpoints, Moments, State
 from rlhf.trlx_trainer.records import (
     Answers,
-    RowLog,
     cut_answer,
     repetition,
     rollout_figures,
@@ -62,11 +62,11 @@ def test_speed_by_hand() -> None:
 
 def test_a_resumed_run_neither_doubles_nor_misses_a_row(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    log = RowLog(path, None)
+    log = StepLog(path, None)
     for step in (1, 2, 3):
         log.write({"step": step})
     path.write_text(path.read_text() + '{"step": 4, "cut')
-    RowLog(path, 2).write({"step": 3})
+    StepLog(path, 2).write({"step": 3})
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
 
 
