@@ -49,7 +49,7 @@ class CommandLine:
     prefix: tuple[str, ...] = ()
     """What the command is started by, such as `unshare --net`."""
 
-    def __call__(self, *arguments: str, timeout: float = 400) -> Outcome:
+    def __call__(self, *arguments: str, timeout: float = 900) -> Outcome:
         """Run `rlhf ARGUMENTS` to its end."""
         done = subprocess.run(
             [*self.prefix, str(Path(sys.executable).with_name("rlhf")), *arguments],

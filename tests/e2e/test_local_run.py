@@ -14,7 +14,7 @@ import pytest
 from rlhf.report.results import Results
 from tests.e2e.cli import CommandLine
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 STEPS = [
     "prepare_model",
