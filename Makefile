@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: quickstart ui test check bench format trlx-env
+.PHONY: quickstart ui test test-all check bench format trlx-env
 
 quickstart: $(VENV)/.runtime
 	$(RUN)/rlhf run quickstart
@@ -12,6 +12,9 @@ ui: $(VENV)/.runtime
 	$(RUN)/rlhf ui
 
 test: $(VENV)/.development
+	$(RUN)/pytest -n 2 --dist loadfile -m "not exhaustive"
+
+test-all: $(VENV)/.development
 	$(RUN)/pytest -n 2 --dist loadfile
 
 check: $(VENV)/.development

@@ -145,7 +145,15 @@ def kill_server(running: Site, _run: UUID) -> None:
 
 
 @pytest.mark.parametrize(
-    "kill", [kill_stage, kill_pipeline, kill_gpu_worker, kill_cpu_worker, kill_cpu_machine, kill_server]
+    "kill",
+    [
+        kill_gpu_worker,
+        kill_cpu_machine,
+        *(
+            pytest.param(kill, marks=pytest.mark.exhaustive)
+            for kill in (kill_stage, kill_pipeline, kill_cpu_worker, kill_server)
+        ),
+    ],
 )
 def test_whatever_is_killed_a_retry_ends_in_the_same_bytes(
     running: Site, whole: dict[str, str], kill: Callable[[Site, UUID], None]

@@ -19,7 +19,7 @@ from tests.e2e.site import METRICS, Site, site, untimed
 from tests.e2e.test_pools import TIMED, contents
 from tests.s3_server import s3_server
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive, pytest.mark.timeout(1800)]
 URI = "s3://models/team/rlhf"
 
 
