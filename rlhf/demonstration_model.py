@@ -10,6 +10,7 @@ Left out: dropout and validation, since no document comes twice.
 from __future__ import annotations
 
 import math
+import io
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -198,8 +199,10 @@ def _save_checkpoint(path: Path, model: GPTJForCausalLM, optimizer: torch.optim.
     """Replace the checkpoint so that a kill or a power cut leaves the old one or the new one, never a part."""
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_suffix(".new")
+    whole = io.BytesIO()  # on a full disk torch tells of positions in its archive; a plain write says what is wrong
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "metrics": metrics}, whole)
     with temporary.open("wb") as stream:
-        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "metrics": metrics}, stream)
+        stream.write(whole.getbuffer())
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(path)
