@@ -9,8 +9,8 @@ Left out: dropout and validation, since no document comes twice.
 
 from __future__ import annotations
 
-import math
 import io
+import math
 import os
 from pathlib import Path
 from typing import NamedTuple
