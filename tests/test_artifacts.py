@@ -9,39 +9,22 @@ import pytest
 
 from rlhf import artifacts
 from rlhf.artifacts import (
-    Manifest,
     damage,
     external_fingerprint,
     fingerprint_of,
     read_manifest,
     record_files,
-    write_manifest,
 )
 from rlhf.config import DataStage, RunConfig, SftStage, part_of
 from rlhf.errors import InputError
+from tests.artifacts import finish
 
 
 def make_artifact(folder: Path) -> Path:
     (folder / "model").mkdir(parents=True)
     (folder / "model" / "weights").write_bytes(b"abcd")
     (folder / "rows.jsonl").write_text("{}\n")
-    write_manifest(
-        folder,
-        Manifest(
-            step="train_sft",
-            fingerprint="f" * 16,
-            config={},
-            inputs={},
-            files=record_files(folder),
-            metrics={"loss": 1.5},
-            versions={},
-            seed=1,
-            seconds=2.0,
-            device="cpu",
-            processes=1,
-            finished_at="2026-01-01T00:00:00+00:00",
-        ),
-    )
+    finish(folder, "train_sft", "f" * 16, metrics={"loss": 1.5}, seconds=2.0)
     return folder
 
 

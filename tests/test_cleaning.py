@@ -11,11 +11,12 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from rlhf.artifacts import MANIFEST, Manifest, record_files, write_manifest
+from rlhf.artifacts import MANIFEST
 from rlhf.cleaning import Folder, Place, place_at, record_objects, remove, runs_of, survey
 from rlhf.errors import InputError
 from rlhf.s3_store import S3Store
 from rlhf.stage import StageRequest
+from tests.artifacts import finish
 
 ONE, TWO, THREE, GIVEN = ("1" * 16, "2" * 16, "3" * 16, "4" * 16)
 
@@ -25,26 +26,6 @@ def write(root: Path, *names: str, text: str = "x") -> None:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-
-
-def finish(folder: Path, step: str, fingerprint: str, inputs: dict[str, str] | None = None) -> None:
-    write_manifest(
-        folder,
-        Manifest(
-            step=step,
-            fingerprint=fingerprint,
-            config={},
-            inputs=inputs or {},
-            files=record_files(folder),
-            metrics={},
-            versions={},
-            seed=1,
-            seconds=1.0,
-            device="cpu",
-            processes=1,
-            finished_at="2026-01-01T00:00:00+00:00",
-        ),
-    )
 
 
 def publish(root: Path, run: str, **steps: str) -> None:
@@ -58,7 +39,7 @@ def workspace(tmp_path: Path) -> Path:
     """Two runs that share their data; an SFT stage that did not end."""
     root = tmp_path / "runs"
     write(root, f"artifacts/prepare_data/{ONE}/demonstrations.jsonl", f"artifacts/prepare_data/{ONE}/log.txt")
-    finish(root / f"artifacts/prepare_data/{ONE}", "prepare_data", ONE, {"source": GIVEN})
+    finish(root / f"artifacts/prepare_data/{ONE}", "prepare_data", ONE, inputs={"source": GIVEN})
     write(root, f"inputs/{GIVEN}/pairs.jsonl/files/pairs.jsonl")
     finish(root / f"inputs/{GIVEN}/pairs.jsonl", "inputs", GIVEN)
     for fingerprint in (TWO, THREE):

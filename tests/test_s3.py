@@ -19,11 +19,12 @@ import moto.s3.models
 import pytest
 
 from rlhf import s3_transfer
-from rlhf.artifacts import MANIFEST, Manifest, damage, record_files, write_manifest
+from rlhf.artifacts import MANIFEST, damage, record_files
 from rlhf.errors import InputError
 from rlhf.s3 import ATTEMPTS, Bucket, parse_uri
 from rlhf.s3_store import S3Store
 from rlhf.s3_transfer import DamagedError, download, part_bytes, upload
+from tests.artifacts import finish
 from tests.s3_server import Fault, Faults, faulty, s3_server
 
 SMALL, LARGE = "notes/rows.jsonl", "model/weights.bin"
@@ -78,23 +79,7 @@ def made(store: S3Store, fingerprint: str = "f1", *, large: int = LARGE_BYTES, s
     for name, size in {SMALL: 1000, LARGE: large, "empty": 0}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(random.Random(seed).randbytes(size))
-    write_manifest(
-        folder,
-        Manifest(
-            step="train",
-            fingerprint=fingerprint,
-            config={},
-            inputs={},
-            files=record_files(folder),
-            metrics={},
-            versions={},
-            seed=seed,
-            seconds=1.0,
-            device="cpu",
-            processes=1,
-            finished_at="2026-01-01T00:00:00+00:00",
-        ),
-    )
+    finish(folder, "train", fingerprint, seed=seed)
     return folder
 
 

@@ -12,6 +12,7 @@ from rlhf.human_eval.judgements import Choices, Judgement
 from rlhf.human_eval.manifest import read_items
 from rlhf.human_eval.output import OutputWriter
 from rlhf.report.results import REPORT, RESULTS, Results, StageRow, with_stages
+from tests.artifacts import finish
 from tests.report.fake_run import fake_config, fake_run
 
 
@@ -29,6 +30,7 @@ def finished_run(root: Path, prompts: int = 12) -> FinishedRun:
     artifact = store.folder("aggregate_results", digest("results")[:16])
     artifact.mkdir(parents=True)
     aggregate_results(fake_config(), inputs, artifact)
+    finish(artifact, "aggregate_results", artifact.name)
     stages = Results.model_validate_json((artifact / RESULTS).read_bytes()).stages
     last = StageRow(name="aggregate_results", seconds=1.0, cached=False, fingerprint=artifact.name, device="cpu")
     folder = workspace / "fake"

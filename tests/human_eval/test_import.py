@@ -11,6 +11,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
+from rlhf.artifacts import STAT_CACHE
 from rlhf.errors import InputError
 from rlhf.human_eval.finished_run import FinishedRun, IncompleteError, find_run, import_labels, refresh
 from rlhf.human_eval.labels import Labels
@@ -62,13 +63,17 @@ def state(run: FinishedRun) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in run.folder.iterdir() if path.is_file()}
 
 
+def times(root: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file() and path.name != STAT_CACHE}
+
+
 def published(run: FinishedRun) -> Results:
     return Results.model_validate_json((run.folder / "results.json").read_bytes())
 
 
 def test_a_whole_import_completes_the_report(run: FinishedRun, manifest: Path) -> None:
     before = published(run)
-    artifacts = {path: path.stat().st_mtime_ns for path in run.store.root.rglob("*")}
+    artifacts = times(run.store.root)
     imported = import_labels(run, str(manifest), partial=False)
     after = published(run)
     people = after.human_evaluation
@@ -79,7 +84,7 @@ def test_a_whole_import_completes_the_report(run: FinishedRun, manifest: Path) -
     assert people.questions[-1].items.model_dump() == {"better": 3, "tie": 1, "worse": 0}
     assert after.model_copy(update={"human_evaluation": before.human_evaluation}) == before
     assert "Run <code>rlhf label</code>" not in (run.folder / "report.html").read_text()
-    assert {path: path.stat().st_mtime_ns for path in run.store.root.rglob("*")} == artifacts
+    assert times(run.store.root) == artifacts
 
 
 def test_labels_stay_when_the_report_is_written_again(run: FinishedRun, manifest: Path) -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from rlhf.artifacts import Manifest, digest, record_files, write_manifest
+from rlhf.artifacts import digest
 from rlhf.config import DataConfig, DemonstrationModel, ModelConfig, ReportStage, RunConfig, ToxicityConfig, part_of
 from rlhf.human_eval.manifest import Pair, blind, write_comparison
 from rlhf.stage import read_jsonl, write_jsonl
+from tests.artifacts import finish
 
 STEPS = {
     "model": "prepare_model",
@@ -154,7 +155,16 @@ def fake_run(root: Path, *, prompts: int = 12, continuations: int = 60, effect: 
     ]
     write_comparison(folders["labeling"], *blind(pairs, "secret"))
     for name, folder in folders.items():
-        _finish(name, folder)
+        finish(
+            folder,
+            STEPS[name],
+            digest(name)[:16],
+            inputs={source: digest(source)[:16] for source in INPUTS.get(name, ())},
+            versions={"python": "3.11.9", "torch": "2.13.0", "transformers": "5.23.0"},
+            seed=42,
+            seconds=3.5 * (1 + list(STEPS).index(name)) ** 2,
+            processes=2 if name == "ppo" else 1,
+        )
     return folders
 
 
@@ -170,26 +180,6 @@ def _response(name: str, number: int, reward: float) -> dict[str, object]:
         "reward": reward,
         "stopped": True,
     }
-
-
-def _finish(name: str, folder: Path) -> None:
-    write_manifest(
-        folder,
-        Manifest(
-            step=STEPS[name],
-            fingerprint=digest(name)[:16],
-            config={},
-            inputs={source: digest(source)[:16] for source in INPUTS.get(name, ())},
-            files=record_files(folder),
-            metrics={},
-            versions={"python": "3.11.9", "torch": "2.13.0", "transformers": "5.23.0"},
-            seed=42,
-            seconds=3.5 * (1 + list(STEPS).index(name)) ** 2,
-            device="cpu",
-            processes=2 if name == "ppo" else 1,
-            finished_at="2026-01-01T00:00:00+00:00",
-        ),
-    )
 
 
 def _write_json(path: Path, content: object) -> None:

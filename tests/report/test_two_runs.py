@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from rlhf.aggregate_results import aggregate_results
-from rlhf.artifacts import Manifest, record_files, write_manifest
 from rlhf.config import DataConfig, DemonstrationModel, ModelConfig, PpoConfig, RunConfig, ToxicityConfig
 from rlhf.errors import InputError
 from rlhf.report.results import StageRow, with_stages
 from rlhf.report.two_runs import compare_runs, read_run
+from tests.artifacts import finish
 from tests.report.fake_run import fake_config, fake_run
 from tests.report.test_page import Elements
 
@@ -30,13 +30,13 @@ def publish(workspace: Path, name: str, *, effect: float, steps: int) -> None:
     aggregate_results(fake_config(), inputs, artifact)
     labeling = workspace / "artifacts" / "export_labeling_manifest" / name
     shutil.copytree(inputs["labeling"], labeling)
-    for folder in (artifact, labeling):
-        finish(folder)
+    finish(artifact, "aggregate_results", name)
+    finish(labeling, "export_labeling_manifest", name)
     figures = json.loads((artifact / "results.json").read_bytes())
     figures["lineage"]["fingerprints"]["export_labeling_manifest"] = name
     figures["lineage"]["versions"]["torch"] = f"2.{steps}.0"
     (artifact / "results.json").write_text(json.dumps(figures))
-    finish(artifact)
+    finish(artifact, "aggregate_results", name)
     run = workspace / name
     run.mkdir()
     stage = StageRow(name="aggregate_results", seconds=2.0, cached=False, fingerprint=name, device="cpu")
@@ -49,27 +49,6 @@ def publish(workspace: Path, name: str, *, effect: float, steps: int) -> None:
         ppo=PpoConfig(steps=steps),
     )
     (run / "config.json").write_text(config.model_dump_json())
-
-
-def finish(folder: Path) -> None:
-    (folder / "manifest.json").unlink(missing_ok=True)
-    write_manifest(
-        folder,
-        Manifest(
-            step="any",
-            fingerprint=folder.name,
-            config={},
-            inputs={},
-            files=record_files(folder),
-            metrics={},
-            versions={},
-            seed=0,
-            seconds=1.0,
-            device="cpu",
-            processes=1,
-            finished_at="2026-01-01T00:00:00+00:00",
-        ),
-    )
 
 
 @pytest.fixture(scope="module")

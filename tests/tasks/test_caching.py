@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from prefect import flow
 
-from rlhf.artifacts import Manifest, Store, record_files, write_manifest
+from rlhf.artifacts import Store
 from rlhf.config import DataStage, RunConfig, SftStage
 from rlhf.errors import InputError
 from tasks import caching, launch
 from tasks.caching import Run, Step
+from tests.artifacts import finish
 
 first = Step("first", "rlhf.config", DataStage, accelerator=False)
 second = Step("second", "rlhf.config", SftStage)
@@ -37,21 +38,7 @@ class Stages:
         for given in request.inputs.values():
             assert given.path.exists(), f"{request.step} was started before its input was there"
         (output / "out.txt").write_text(json.dumps(request.config))
-        manifest = Manifest(
-            step=request.step,
-            fingerprint=request.fingerprint,
-            config=request.config,
-            inputs={},
-            files=record_files(output),
-            metrics={"loss": 0.5},
-            versions={},
-            seed=1,
-            seconds=1.0,
-            device="cpu",
-            processes=1,
-            finished_at="2026-01-01T00:00:00+00:00",
-        )
-        write_manifest(output, manifest)
+        finish(output, request.step, request.fingerprint, config=request.config, metrics={"loss": 0.5})
 
 
 @pytest.fixture

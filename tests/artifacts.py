@@ -1,0 +1,25 @@
+"""Finished artifacts without a stage that makes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rlhf.artifacts import Manifest, record_files, write_manifest
+
+
+def finish(folder: Path, step: str, fingerprint: str, **fields: Any) -> None:
+    """Declare `folder` the finished artifact of `step`; `fields` are fields of its manifest that matter to the test."""
+    known = {
+        "config": {},
+        "inputs": {},
+        "metrics": {},
+        "versions": {},
+        "seed": 1,
+        "seconds": 1.0,
+        "device": "cpu",
+        "processes": 1,
+        "finished_at": "2026-01-01T00:00:00+00:00",
+    }
+    manifest = {"step": step, "fingerprint": fingerprint, "files": record_files(folder), **known, **fields}
+    write_manifest(folder, Manifest.model_validate(manifest))
