@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from prefect import flow
 
-from rlhf.artifacts import damage
-from tasks.launch import StageJob, run_job, stages_end_with_this
+from tasks.launch import StageJob, stages_end_with_this
 from tasks.pool import STAGE_FLOW
-from tasks.remote import on_this_machine
+from tasks.remote import make_here
 from tasks.ui import following
 
 
@@ -18,7 +17,5 @@ def stage(job: StageJob) -> None:
     Args:
         job: The stage, its inputs and the folder of the artifact that it makes.
     """
-    with on_this_machine(job) as here:
-        if damage(here.output):
-            with stages_end_with_this():
-                run_job(here, following(job.label))
+    with stages_end_with_this():
+        make_here(job, following(job.label))

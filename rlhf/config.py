@@ -266,10 +266,8 @@ class ComputeConfig(Settings):
     """Processes of each GPU step, over all machines."""
     machines: int = Field(default=1, ge=1)
     """Machines that share each GPU step, equally many processes on each; all see the same workspace."""
-    machine_rank: int = Field(default=0, ge=0)
-    """Number of this machine among them, from 0, which writes what a step makes."""
     main_address: str | None = None
-    """Address at which the other machines reach machine 0, as HOST or HOST:PORT."""
+    """Address at which the other machines reach the one that runs the flow, as HOST or HOST:PORT."""
     threads: int = Field(default=2, ge=1)
     """CPU threads of each process; results are equal to the byte only where this is equal."""
     parallel_stages: int = Field(default=1, ge=1)
@@ -283,10 +281,8 @@ class ComputeConfig(Settings):
 
     @model_validator(mode="after")
     def _machines_meet(self) -> Self:
-        if self.machine_rank >= self.machines:
-            raise ValueError(f"machine_rank ({self.machine_rank}) must be below machines ({self.machines})")
         if self.machines > 1 and self.main_address is None:
-            raise ValueError(f"machines ({self.machines}) need main_address, the address of machine 0")
+            raise ValueError(f"machines ({self.machines}) need main_address, the address of this machine")
         if self.machines > 1 and self.gpu_pool is not None:
             raise ValueError(
                 f"machines ({self.machines}) cannot be had from gpu_pool ({self.gpu_pool}); set one of them"

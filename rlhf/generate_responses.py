@@ -23,7 +23,7 @@ def body(config: ResponsesStage, inputs: dict[str, Path], output: Path) -> dict[
     processes = start_processes()
     folder, dtype, settings = inputs["policy"] / "model", config.model.dtype, config.responses
     tokenizer, model = load_tokenizer(folder), load_causal_lm(folder, dtype).to(processes.device).eval()
-    reward_model = RewardModel(inputs["reward"] / "model", dtype, processes.device)
+    reward_model = RewardModel.load(inputs["reward"] / "model", dtype, processes.device)
 
     asked = read_jsonl(inputs["data"] / "test_prompts.jsonl")
     prompt_ids = [encode_prompt(tokenizer, str(row["prompt"])) for row in asked]

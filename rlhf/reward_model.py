@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.encoding import encode_answer, encode_prompt, load_tokenizer
 from rlhf.errors import InputError
@@ -16,13 +18,15 @@ from rlhf.models import Dtype, load_reward_model
 class RewardModel:
     """A reward model with its own tokenizer, so that it scores the text of a policy with any other tokenizer."""
 
-    def __init__(self, folder: Path, dtype: Dtype, device: torch.device | str) -> None:
-        """Load the model in `folder`; raises InputError where that is no reward model."""
-        self.folder = folder
-        self.tokenizer = load_tokenizer(folder)
-        self.model = load_reward_model(folder, dtype).to(device)
-        self.device = torch.device(device)
-        self.context_tokens: int | None = getattr(self.model.config, "max_position_embeddings", None)
+    def __init__(self, folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Score by `model` on the device where it is; `folder`, where it lay, is named in errors."""
+        self.folder, self.model, self.tokenizer = folder, model, tokenizer
+        self.context_tokens: int | None = getattr(model.config, "max_position_embeddings", None)
+
+    @classmethod
+    def load(cls, folder: Path, dtype: Dtype, device: torch.device | str) -> Self:
+        """The reward model in `folder`; raises InputError where that is none."""
+        return cls(folder, load_reward_model(folder, dtype).to(device), load_tokenizer(folder))
 
     def score(
         self,
@@ -55,8 +59,11 @@ class RewardModel:
 
     def encode(self, prompt: str, answer: str) -> list[int]:
         """Ids of the dialogue, EOS last, its beginning cut off where the context is too short."""
-        ids = encode_prompt(self.tokenizer, prompt) + encode_answer(self.tokenizer, answer)
+        ids = self._dialogue(prompt, answer)
         return ids if self.context_tokens is None else ids[-self.context_tokens :]
+
+    def _dialogue(self, prompt: str, answer: str) -> list[int]:
+        return encode_prompt(self.tokenizer, prompt) + encode_answer(self.tokenizer, answer)
 
     @torch.inference_mode()
     def _score_batch(self, rows: list[list[int]]) -> Tensor:
@@ -68,7 +75,7 @@ class RewardModel:
         # Not the model's own forward: it looks for the last token that is not padding, which is the one before
         # the EOS where padding and EOS are the same token.
         hidden_BTD = self.model.base_model(
-            input_ids=ids_BT.to(self.device), attention_mask=mask_BT.to(self.device), use_cache=False
+            input_ids=ids_BT.to(self.model.device), attention_mask=mask_BT.to(self.model.device), use_cache=False
         ).last_hidden_state
         hidden_BD = hidden_BTD[torch.arange(len(rows)), last_B]
         score_B: Tensor = hidden_BD.float() @ self.model.score.weight.float()[0]

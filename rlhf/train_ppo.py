@@ -65,7 +65,7 @@ def make_run(config: PpoStage, inputs: dict[str, Path], processes: PartialState)
     validation_prompts = read_prompts(inputs["data"], "validation_prompts.jsonl", tokenizer, chosen_scores)
     model: PreTrainedModel = load_causal_lm(folder, config.model.dtype).to(processes.device).eval()
     use_fast_kernels(model)
-    reward_model = RewardModel(inputs["reward"] / "model", config.model.dtype, processes.device)
+    reward_model = RewardModel.load(inputs["reward"] / "model", config.model.dtype, processes.device)
     use_fast_kernels(reward_model.model)
     for given in (prompts, validation_prompts):
         require_room(model, [prompt.token_ids for prompt in given])

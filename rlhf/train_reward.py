@@ -54,7 +54,7 @@ def train_reward(config: RewardStage, inputs: dict[str, Path], output: Path) -> 
             clear_device_cache(garbage_collection=True)  # the trainer's memory, before the model is loaded anew
         this_process().wait_for_everyone()
 
-    reward = RewardModel(output / "model", config.model.dtype, this_process().device)
+    reward = RewardModel.load(output / "model", config.model.dtype, this_process().device)
     batch_size = SCORING_FACTOR * config.reward.device_batch_size
     pairs = read_rows(data / "validation_preferences.jsonl")
     chosen = score_all(reward, pairs, "chosen", batch_size, "scoring held-out pairs: chosen")

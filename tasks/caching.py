@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,14 @@ from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from pydantic import BaseModel, ConfigDict
 
-from rlhf.artifacts import (
-    Store,
-    damage,
-    external_fingerprint,
-    fingerprint_of,
-)
+from rlhf.artifacts import Store, external_fingerprint, fingerprint_of
 from rlhf.config import RunConfig, Settings, part_of
 from rlhf.s3 import S3
 from rlhf.s3_store import S3Store, store_at
 from rlhf.stage import StageInput, StageRequest
-from tasks.launch import Remote, StageJob, run_job
+from tasks.launch import Remote, StageJob
 from tasks.pool import run_on_pool
-from tasks.remote import on_this_machine, shared_records, store_of
+from tasks.remote import make_here, shared_records, store_of
 from tasks.ui import displays, following
 
 
@@ -80,9 +75,23 @@ class Run:
         """Where Prefect keeps the records of finished steps: beside the artifacts."""
         return shared_records(self.shared.bucket.uri) if self.shared else self.workspace.absolute() / "records"
 
-    def source(self, path: Path, fingerprint: str) -> Path:
-        """Where stages find a user's own file or folder."""
-        return self.shared.give(path, fingerprint) if self.shared else path.absolute()
+    def input(self, value: Submitted | Path) -> StageInput:
+        """An input of stages: what a step makes, or the user's own file or folder."""
+        if isinstance(value, Path):
+            return self._given(value)
+        return StageInput(
+            fingerprint=value.fingerprint, path=self.store.folder(value.name, value.fingerprint).absolute()
+        )
+
+    @cached_property
+    def _given(self) -> Callable[[Path], StageInput]:
+        @cache  # several steps may read it; it is hashed, and put where they find it, once
+        def given(path: Path) -> StageInput:
+            fingerprint = external_fingerprint(path)
+            found = self.shared.give(path, fingerprint) if self.shared else path.absolute()
+            return StageInput(fingerprint=fingerprint, path=found)
+
+        return given
 
     @property
     def folder(self) -> Path:
@@ -120,14 +129,12 @@ class Step:
         `of` names which of several runs of the step this is.  Inputs that are None are left out; a path is the
         user's own file or folder.
         """
-        given = {name: value for name, value in inputs.items() if value is not None}
+        given = {name: run.input(value) for name, value in inputs.items() if value is not None}
         config = part_of(run.config, self.config)
         module = self.trlx_module if self.trlx_module and run.config.trainer == "trlx" else self.module
-        fingerprints = {
-            name: external_fingerprint(value) if isinstance(value, Path) else value.fingerprint
-            for name, value in given.items()
-        }
-        fingerprint = fingerprint_of(self.name, config, fingerprints, module)
+        fingerprint = fingerprint_of(
+            self.name, config, {name: value.fingerprint for name, value in given.items()}, module
+        )
         label = f"{self.name}[{of}]" if of else self.name
         folder = run.store.folder(self.name, fingerprint)
         cached_task = run_step.with_options(
@@ -149,21 +156,13 @@ class Step:
                     step=self.name,
                     fingerprint=fingerprint,
                     config=config.model_dump(mode="json"),
-                    inputs={
-                        name: StageInput(
-                            fingerprint=fingerprints[name],
-                            path=run.source(value, fingerprints[name])
-                            if isinstance(value, Path)
-                            else run.store.folder(value.name, value.fingerprint).absolute(),
-                        )
-                        for name, value in given.items()
-                    },
+                    inputs=given,
                 ),
                 remote=run.remote,
             ),
             workspace=run.workspace.absolute(),
             return_state=False,
-            wait_for=[value.future for value in given.values() if isinstance(value, Submitted)],
+            wait_for=[value.future for value in inputs.values() if isinstance(value, Submitted)],
         )
         future.add_done_callback(lambda done: _announce(label, done))
         return Submitted(self.name, label, fingerprint, future)
@@ -190,9 +189,7 @@ def run_step(job: StageJob, workspace: Path) -> StepRecord:
     if problems and job.accelerator and job.compute.gpu_pool is not None:
         run_on_pool(job, job.compute.gpu_pool, following(job.label))
     elif problems:
-        with on_this_machine(job) as here:
-            if damage(here.output):
-                run_job(here, following(job.label))
+        make_here(job, following(job.label))
     manifest = store.manifest(step, fingerprint)
     assert manifest is not None, f"{job.module} ended well without a manifest in {job.output}"
     return StepRecord(

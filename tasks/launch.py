@@ -92,8 +92,11 @@ class Listener:
     note: Callable[[str], None]
 
 
-def stage_command(job: StageJob) -> list[str]:
-    """The command line of a stage: by the python it needs, under `accelerate launch` where it needs an accelerator."""
+def stage_command(job: StageJob, machine_rank: int = 0) -> list[str]:
+    """The command line of a stage: by the python it needs, under `accelerate launch` where it needs an accelerator.
+
+    `machine_rank` is the number, from 0, of one of the machines that share it; machine 0 writes what it makes.
+    """
     tail = ["-m", job.module, "--config", str(job.output / REQUEST), "--output", str(job.output)]
     if not job.accelerator:
         return [sys.executable, *tail]
@@ -111,17 +114,17 @@ def stage_command(job: StageJob) -> list[str]:
     # The flag's name says GPU; on CPU too it is what makes accelerate start more than one process.
     alone = settings["distributed_type"] == "NO"
     several = ["--multi_gpu"] if alone and compute.processes > 1 else []
-    return [*launcher, "--num_processes", str(compute.processes), *_machines(compute), *several, *tail]
+    return [*launcher, "--num_processes", str(compute.processes), *_machines(compute, machine_rank), *several, *tail]
 
 
-def _machines(compute: ComputeConfig) -> list[str]:
+def _machines(compute: ComputeConfig, rank: int) -> list[str]:
     """How the launchers of several machines find each other: they meet at machine 0, whose processes come first."""
     if compute.machines == 1:
         return []
     assert compute.main_address is not None
     host, _, port = compute.main_address.partition(":")
     return [
-        *("--num_machines", str(compute.machines), "--machine_rank", str(compute.machine_rank)),
+        *("--num_machines", str(compute.machines), "--machine_rank", str(rank)),
         *("--main_process_ip", host, "--main_process_port", port or MEETING_PORT, "--rdzv_backend", "static"),
     ]
 
@@ -134,12 +137,12 @@ def run_job(job: StageJob, listener: Listener) -> None:
     command = stage_command(job)
     job.output.mkdir(parents=True, exist_ok=True)
     write_atomically(job.output / REQUEST, job.request.model_dump_json(indent=2))
-    for rank in range(1, job.compute.machines if job.accelerator and job.compute.machine_rank == 0 else 1):
-        there = job.compute.model_copy(update={"machine_rank": rank})
-        others = stage_command(job.model_copy(update={"compute": there}))
-        listener.note(f"{job.label} waits for machine {rank}; start there: {shlex.join(others)}")
+    settings = _environment(job)
+    for rank in range(1, job.compute.machines if job.accelerator else 1):
+        there = ["env", *(f"{name}={value}" for name, value in settings.items()), *stage_command(job, rank)]
+        listener.note(f"{job.label} waits for machine {rank}; start there: {shlex.join(there)}")
     with _slots(job.compute.parallel_stages):
-        run_stage(command, job.output, _environment(job), listener)
+        run_stage(command, job.output, {**os.environ, **settings}, listener)
 
 
 def run_stage(command: list[str], output: Path, environment: dict[str, str], listener: Listener) -> None:
@@ -230,8 +233,8 @@ def _end_group_with_launcher(process: subprocess.Popen[str]) -> None:
 
 
 def _environment(job: StageJob) -> dict[str, str]:
-    environment = dict(os.environ)
-    environment |= {
+    """What the environment of a stage has beside that of this process."""
+    environment = {
         "OMP_NUM_THREADS": str(job.compute.threads),
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from prefect.filesystems import WritableFileSystem
@@ -13,7 +12,7 @@ from prefect.utilities.asyncutils import sync_compatible
 from rlhf.artifacts import MANIFEST, Store, damage
 from rlhf.errors import InputError
 from rlhf.s3_store import store_at
-from tasks.launch import StageJob
+from tasks.launch import Listener, StageJob, run_job
 
 RECORDS = "records"
 """Prefix of Prefect's records, below the workspace."""
@@ -52,16 +51,16 @@ def store_of(job: StageJob) -> Store:
     return Store(job.output.parent.parent) if job.remote is None else store_at(job.remote.uri)
 
 
-@contextmanager
-def on_this_machine(job: StageJob) -> Iterator[StageJob]:
-    """The job with the paths of this machine, for the body to run unless its output is whole.
+def make_here(job: StageJob, listener: Listener) -> None:
+    """Make the artifact of a job on this machine; nothing runs where it is finished and whole.
 
     What is left of a damaged artifact is removed before.  With S3, the inputs are fetched and held and what another
     machine left unfinished is taken over; then the artifact is published or, on an error, its checkpoints are.
+    Raises what `run_job` raises.
     """
     if job.remote is None:
-        _remove_damaged(job.output)
-        yield job
+        if _remove_damaged(job.output):
+            run_job(job, listener)
         return
     store, step, fingerprint = store_at(job.remote.uri), job.request.step, job.request.fingerprint
     here = moved(job, job.remote.cache, store.workspace)
@@ -70,13 +69,11 @@ def on_this_machine(job: StageJob) -> Iterator[StageJob]:
             store.restore_unfinished(step, fingerprint)
             with store.at_hand(given.path for given in here.request.inputs.values()):
                 try:
-                    yield here
+                    run_job(here, listener)
                 except BaseException:
                     with suppress(InputError):  # the stage's own error matters more
                         store.save_unfinished(step, fingerprint)
                     raise
-        else:
-            yield here
         store.publish(step, fingerprint)
 
 

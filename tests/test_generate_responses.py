@@ -65,7 +65,7 @@ def test_a_reward_model_with_another_tokenizer_scores_the_text(inputs: dict[str,
     _copy_with_another_tokenizer(inputs["reward"] / "model", folder)
     rows = respond(settings(), inputs | {"reward": tmp_path / "reward"}, tmp_path / "output")
     prompts, answers = [str(row["prompt"]) for row in rows], [str(row["answer"]) for row in rows]
-    expected = RewardModel(folder, "float32", "cpu").score(prompts, answers, batch_size=1)
+    expected = RewardModel.load(folder, "float32", "cpu").score(prompts, answers, batch_size=1)
     assert [row["reward"] for row in rows] == pytest.approx(expected.tolist(), abs=1e-5)
     plain = encode_answer(load_tokenizer(inputs["policy"] / "model"), answers[0])
     assert encode_answer(load_tokenizer(folder), answers[0]) != plain

@@ -26,7 +26,7 @@ def tiny_reward_model(folder: Path, architecture: Architecture = "gptj") -> Path
 
 @pytest.mark.parametrize("architecture", ["gptj", "gpt_neox", "llama", "gpt2", "qwen2"])
 def test_score_is_read_at_the_eos_whatever_the_batch(tmp_path: Path, architecture: Architecture) -> None:
-    reward = RewardModel(tiny_reward_model(tmp_path, architecture), "float32", "cpu")
+    reward = RewardModel.load(tiny_reward_model(tmp_path, architecture), "float32", "cpu")
     reward.model.config.pad_token_id = None  # transformers then reads the score at the last token
     rows = [reward.encode(prompt, answer) for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)]
     assert all(ids[-1] == reward.tokenizer.eos_token_id for ids in rows)
@@ -38,7 +38,7 @@ def test_score_is_read_at_the_eos_whatever_the_batch(tmp_path: Path, architectur
 
 
 def test_long_dialogues_lose_their_beginning(tmp_path: Path) -> None:
-    reward = RewardModel(tiny_reward_model(tmp_path), "float32", "cpu")
+    reward = RewardModel.load(tiny_reward_model(tmp_path), "float32", "cpu")
     long = "\n\nHuman: " + "rice and eggs " * 200 + "\n\nAssistant:"
     ids = reward.encode(long, " Rice.")
     assert len(ids) == CONTEXT
@@ -47,7 +47,7 @@ def test_long_dialogues_lose_their_beginning(tmp_path: Path) -> None:
 
 
 def test_batches_are_reported_and_nothing_gives_nothing(tmp_path: Path) -> None:
-    reward = RewardModel(tiny_reward_model(tmp_path), "float32", "cpu")
+    reward = RewardModel.load(tiny_reward_model(tmp_path), "float32", "cpu")
     told: list[int] = []
     reward.score(PROMPTS, ANSWERS, 2, told.append)
     assert told == [2, 3]
@@ -55,7 +55,7 @@ def test_batches_are_reported_and_nothing_gives_nothing(tmp_path: Path) -> None:
 
 
 def test_a_score_that_is_no_number_is_an_input_error(tmp_path: Path) -> None:
-    reward = RewardModel(tiny_reward_model(tmp_path), "float32", "cpu")
+    reward = RewardModel.load(tiny_reward_model(tmp_path), "float32", "cpu")
     reward.model.score.weight.data[0, 0] = float("nan")
     with pytest.raises(InputError, match=r"reward: score of ' Rice\.' is nan"):
         reward.score(PROMPTS, ANSWERS, 2)

@@ -54,7 +54,7 @@ def test_a_run_learns_which_answer_is_better_and_scores_the_chosen_ones(trained:
     assert [row["step"] for row in rows if "validation_accuracy" in row] == [0, 3, 6, 9, 12, 15, 18, 20]
     assert {"loss", "accuracy", "margin", "learning_rate", "tokens_per_second"} <= rows[-1].keys()
 
-    reward = RewardModel(output / "model", "float32", "cpu")
+    reward = RewardModel.load(output / "model", "float32", "cpu")
     prompts = [
         row
         for name in ("ppo_prompts", "validation_prompts", "test_prompts")
@@ -70,7 +70,7 @@ def test_transformers_own_forward_pass_gives_our_scores(trained: Trained) -> Non
     """What was trained at the EOS is also read there by others who load the folder and pad a batch."""
     folder = trained.output / "model"
     prompt, answers = "\n\nHuman: rice?\n\nAssistant:", [" sky.", " sky blue air light red!"]
-    ours = RewardModel(folder, "float32", "cpu").score([prompt] * 2, answers, 2)
+    ours = RewardModel.load(folder, "float32", "cpu").score([prompt] * 2, answers, 2)
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     texts = [prompt + answer + tokenizer.eos_token for answer in answers]
@@ -101,7 +101,7 @@ def test_a_pickle_without_a_tokenizer_gets_the_base_models(tmp_path: Path) -> No
     save_model(model, load_tokenizer(base), tmp_path / "expected")
     prompts, answers = ["\n\nHuman: rice?\n\nAssistant:"], [" sky."]
     scores = [
-        RewardModel(folder, "float32", "cpu").score(prompts, answers, 1)
+        RewardModel.load(folder, "float32", "cpu").score(prompts, answers, 1)
         for folder in (tmp_path / "out" / "model", tmp_path / "expected")
     ]
     torch.testing.assert_close(scores[0], scores[1])

@@ -8,6 +8,8 @@ from pathlib import Path
 from rlhf.artifacts import write_atomically
 from rlhf.config import PpoStage
 from rlhf.errors import InputError
+from rlhf.models import Dtype
+from rlhf.reward_model import RewardModel
 from rlhf.stage import is_main_process, note, read_jsonl
 from rlhf.step_log import StepLog
 from rlhf.trlx_trainer.checkpoints import Checkpoints
@@ -15,7 +17,7 @@ from rlhf.trlx_trainer.layout import write_old_layout, write_trained
 from rlhf.trlx_trainer.order import PromptRow
 from rlhf.trlx_trainer.ppo import PpoRun, train_by_ppo
 from rlhf.trlx_trainer.processes import prepare_processes, require_room, reward_device
-from rlhf.trlx_trainer.scoring import Scorer
+from rlhf.trlx_trainer.scoring import Scorer, require_same_scores
 from rlhf.trlx_trainer.settings import ppo_settings, updates_per_step
 
 METRICS, MEASUREMENTS, SUMMARY = "metrics.jsonl", "validation.jsonl", "summary.json"
@@ -62,14 +64,14 @@ def run_trlx(config: PpoStage, inputs: dict[str, Path], output: Path) -> None:
         processes=processes.num_processes,
         seed=config.seed + done,
     )
-    scorer = Scorer(reward_model, config.model.dtype, reward_device(processes)) if is_main_process() else None
+    scorer = Scorer.load(reward_model, config.model.dtype, reward_device(processes)) if is_main_process() else None
     if scorer is not None:
         require_same_reward(scorer, inputs, config.model.dtype)
 
     def reward(prompts: list[str], answers: list[str], baselines: list[float]) -> list[float]:
         assert scorer is not None, "trlx scores on the main process"
         scores = scorer.score(prompts, answers, ppo.rollout_batch_size)
-        return [score - baseline for score, baseline in zip(scores, baselines, strict=True)]
+        return [score - baseline for score, baseline in zip(scores.tolist(), baselines, strict=True)]
 
     run = PpoRun(
         output=output,
@@ -105,8 +107,8 @@ def chosen_scores(inputs: dict[str, Path]) -> dict[str, float]:
     return {str(row["id"]): float(str(row["score"])) for row in read_jsonl(inputs["reward"] / "chosen_scores.jsonl")}
 
 
-def require_same_reward(scorer: Scorer, inputs: dict[str, Path], dtype: str) -> None:
+def require_same_reward(reward_model: RewardModel, inputs: dict[str, Path], dtype: Dtype) -> None:
     """Raise InputError where the reward model is not the same under trlx's libraries."""
     rows, scores = read_jsonl(inputs["data"] / "ppo_prompts.jsonl")[:COMPARED], chosen_scores(inputs)
     prompts, chosen = ([str(row[name]) for row in rows] for name in ("prompt", "chosen"))
-    scorer.require_same_scores(prompts, chosen, [scores[str(row["id"])] for row in rows], dtype)
+    require_same_scores(reward_model, prompts, chosen, [scores[str(row["id"])] for row in rows], dtype)

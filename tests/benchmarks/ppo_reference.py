@@ -42,7 +42,7 @@ class Loop:
         self.reference = split_model(self.model, self.work.unfrozen_blocks)
         self.model.get_input_embeddings().requires_grad_(not freeze_embeddings)
         self.value_head: nn.Module = make_value_head(self.work.width, 0).to(device, self.model.dtype)
-        self.reward_model = RewardModel(folder / "reward" / "model", self.work.dtype, device)
+        self.reward_model = RewardModel.load(folder / "reward" / "model", self.work.dtype, device)
         trained = [*self.model.parameters(), *self.value_head.parameters()]
         self.optimizer = torch.optim.AdamW([parameter for parameter in trained if parameter.requires_grad], lr=8e-6)
         self.rows = read_jsonl(folder / "data" / "ppo_prompts.jsonl")

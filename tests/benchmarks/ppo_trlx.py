@@ -68,12 +68,12 @@ def main(folder: Path) -> None:
         seed=1,
     )
     settings["train"]["trainer"] = "TimedTrainer"
-    scorer = Scorer(output / "reward", "float32", "cpu")
+    scorer = Scorer.load(output / "reward", "float32", "cpu")
     chosen = {str(row["prompt"]): str(row["chosen"]) for row in read_jsonl(folder / "data" / "ppo_prompts.jsonl")}
 
     def reward(prompts: list[str], answers: list[str], _baselines: list[float]) -> list[float]:
         originals = [chosen[prompt] for prompt in prompts]
-        pairs = zip(*(scorer.score(prompts, texts, work.chunk) for texts in (answers, originals)), strict=True)
+        pairs = zip(*(scorer.score(prompts, texts, work.chunk).tolist() for texts in (answers, originals)), strict=True)
         return [score - original for score, original in pairs]
 
     prompts: list[dict[str, Any]] = [{"prompt": prompt, "baseline": 0.0} for prompt in chosen]

@@ -12,7 +12,7 @@ from prefect import flow
 from rlhf.artifacts import Store
 from rlhf.config import DataStage, RunConfig, SftStage
 from rlhf.errors import InputError
-from tasks import caching, launch
+from tasks import launch, remote
 from tasks.caching import Run, Step
 from tests.artifacts import finish
 
@@ -44,7 +44,7 @@ class Stages:
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
     fake = Stages()
-    monkeypatch.setattr(caching, "run_job", fake.run)
+    monkeypatch.setattr(remote, "run_job", fake.run)
     return fake
 
 

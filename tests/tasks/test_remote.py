@@ -15,7 +15,7 @@ from rlhf.artifacts import MANIFEST
 from rlhf.config import RunConfig
 from rlhf.s3 import Bucket
 from rlhf.s3_store import store_at
-from tasks import caching, launch
+from tasks import launch, remote
 from tasks.caching import Run
 from tests.s3_server import s3_server
 from tests.tasks.test_caching import Stages, first, second
@@ -44,7 +44,7 @@ class Left(Stages):
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> Left:
     fake = Left()
-    monkeypatch.setattr(caching, "run_job", fake.run)
+    monkeypatch.setattr(remote, "run_job", fake.run)
     return fake
 
 

@@ -63,7 +63,7 @@ def ppo_inputs(folder: Path, architecture: Architecture = "gptj") -> dict[str, P
     save_model(model, tokenizer, reward / "model")
     rows = read_jsonl(inputs["data"] / "ppo_prompts.jsonl") + read_jsonl(inputs["data"] / "validation_prompts.jsonl")
     prompts, chosen = ([str(row[name]) for row in rows] for name in ("prompt", "chosen"))
-    scores = RewardModel(reward / "model", "float32", "cpu").score(prompts, chosen, 4).tolist()
+    scores = RewardModel.load(reward / "model", "float32", "cpu").score(prompts, chosen, 4).tolist()
     write_jsonl(
         reward / "chosen_scores.jsonl",
         [{"id": row["id"], "score": score} for row, score in zip(rows, scores, strict=True)],
