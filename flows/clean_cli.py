@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.arguments import Storage, prepare_prefect
+from flows.arguments import Storage
+from flows.prefect_settings import prepare_prefect
 
 if TYPE_CHECKING:
     from rlhf.cleaning import Found, Place

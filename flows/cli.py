@@ -9,7 +9,8 @@ from pathlib import Path
 import typer
 
 from flows import clean_cli, deploy_cli, labels_cli, plan_cli, report_cli
-from flows.arguments import Overrides, Profile, Storage, prepare_prefect
+from flows.arguments import Overrides, Profile, Storage
+from flows.prefect_settings import prepare_prefect
 from rlhf.errors import InputError, user_message
 
 app = typer.Typer(

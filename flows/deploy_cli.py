@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from flows.arguments import Overrides, Profile, Storage, Workspace, prepare_prefect
+from flows.arguments import Overrides, Profile, Storage, Workspace
+from flows.prefect_settings import prepare_prefect
 from rlhf.errors import InputError
 
 GpuPoolType = Annotated[Literal["process", "ecs"], typer.Option(help="Type of the GPU pool.")]

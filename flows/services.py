@@ -41,15 +41,13 @@ class Services:
         for name in reversed(list(self.running)):  # the server last: workers tell it how their runs ended
             self.stop(name)
 
-    def start(self, name: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    def start(self, name: str, *arguments: str, **environment: str) -> None:
         """Start `prefect ARGUMENTS`, its output appended to NAME.log."""
         settings = {"PREFECT_API_URL": self.api, "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
         with (self.logs / f"{name}.log").open("ab") as log:
-            process = start_group(
+            self.running[name] = start_group(
                 [sys.executable, "-m", "prefect", *arguments], os.environ | settings | environment, output=log
             )
-        self.running[name] = process
-        return process
 
     def server(self, port: int, **environment: str) -> None:
         """Start a server on this machine's loopback and wait until it answers."""

@@ -67,7 +67,8 @@ def _run_of(client: SyncPrefectClient, job: StageJob, pool: str) -> FlowRun:
 
 def _numbered(job: StageJob, pool: str, number: int) -> FlowRun:
     try:
-        run = run_deployment(
+        run = _patiently(
+            run_deployment,
             f"{STAGE_FLOW}/{pool}",
             parameters={"job": job.model_dump(mode="json")},
             flow_run_name=job.label,
@@ -105,12 +106,12 @@ def _tell_progress(client: SyncPrefectClient, run: UUID, listener: Listener) -> 
         listener.progress(Progress(phase, round(float(str(bar.data))), 100, {}))
 
 
-def _patiently(ask: Callable[..., ResultT], *arguments: object) -> ResultT:
+def _patiently(ask: Callable[..., ResultT], *arguments: object, **named: object) -> ResultT:
     """What the server answers, which may take a while where it is being started again."""
     until = time.monotonic() + UNREACHABLE_SECONDS
     while True:
         try:
-            return ask(*arguments)
+            return ask(*arguments, **named)
         except httpx.TransportError:
             if time.monotonic() > until:
                 raise

@@ -150,7 +150,7 @@ def optimise(
             value_coefficient=config.value_coefficient,
             token_count=token_count,
         )
-        loss.total.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss.total)
         gradient_norm = optimizer.step()
         sums += torch.stack([*loss[1:], gradient_norm])
     # the loss was a share of the whole minibatch's, the norm that of the summed gradient on every process

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -48,7 +47,6 @@ class SftTrainer(Recorded, AccelerateSFTTrainer):  # type: ignore[misc]  # trlx 
         self.begin_recording(run)
         self.losses: list[float] = []
         self.validation_loss: float | None = None
-        self.row_began = time.monotonic()
 
     def of_policy(self, _name: str) -> bool:
         """Every tensor: there is nothing else in the model."""

@@ -1,4 +1,4 @@
-"""Prints the benchmark tables and writes `runs/bench.json`: `python -m tests.benchmarks [--only ppo] [--quick]`."""
+"""Prints benchmark tables and keeps their figures in `runs/bench.json`: `python -m tests.benchmarks [--only ppo]`."""
 
 from __future__ import annotations
 
@@ -36,15 +36,16 @@ def main() -> None:
     repeats = given.repeats or (1 if given.quick else 3)
     options = Options(quick=given.quick, linear=given.linear, repeats=repeats, threads=given.threads)
     console = Console()
-    figures: dict[str, float] = {}
     parts = {"gpu_6b": gpu.run} if given.gpu_6b else PARTS
+    OUTPUT.parent.mkdir(exist_ok=True)
     for name in [given.only] if given.only else parts:
         result = parts[name](options)
-        figures |= {f"{name}.{key}": value for key, value in result.figures.items()}
+        kept = json.loads(OUTPUT.read_text(encoding="utf-8")) if OUTPUT.exists() else {}
+        others = {key: value for key, value in kept.items() if not key.startswith(f"{name}.")}
+        figures = others | {f"{name}.{key}": value for key, value in result.figures.items()}
+        write_atomically(OUTPUT, json.dumps(figures, indent=2) + "\n")
         for table in result.tables:
             console.print(table)
-    OUTPUT.parent.mkdir(exist_ok=True)
-    write_atomically(OUTPUT, json.dumps(figures, indent=2) + "\n")
     console.print(f"wrote {OUTPUT}")
 
 

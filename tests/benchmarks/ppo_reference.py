@@ -123,7 +123,7 @@ class Loop:
             value_coefficient=1.0,
             token_count=reward_BR.numel(),
         )
-        loss.total.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss.total)
         self.optimizer.step()
         self.optimizer.zero_grad()
 

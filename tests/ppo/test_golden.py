@@ -71,7 +71,7 @@ def test_loss_and_its_gradients(name: str) -> None:
         value_coefficient=case["vf_coef"],
         token_count=float(mask_BR.sum()),
     )
-    loss.total.backward()  # type: ignore[no-untyped-call]
+    torch.autograd.backward(loss.total)
     assert_equal(loss.total.detach(), case["loss"])
     assert_equal(loss.policy, case["policy_loss"])
     assert_equal(loss.value, case["value_loss"])
