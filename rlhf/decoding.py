@@ -57,9 +57,12 @@ class ReservedLayer(DynamicLayer):  # type: ignore[misc]  # transformers' classe
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the rows `indices` only."""
-        end = self.get_seq_length()
-        self.key_room, self.value_room = self.key_room[indices], self.value_room[indices]
+        """Keep the rows `indices` only: each stays where it is or takes the place of one that leaves."""
+        count, end = len(indices), self.get_seq_length()
+        places = (indices != torch.arange(count, device=indices.device)).nonzero()[:, 0]
+        for room in (self.key_room, self.value_room):
+            room[places, :, :end] = room[indices[places], :, :end]
+        self.key_room, self.value_room = self.key_room[:count], self.value_room[:count]
         self.keys, self.values = self.key_room[:, :, :end], self.value_room[:, :, :end]
 
     def _reserve(self, states: Tensor) -> Tensor:
@@ -131,11 +134,29 @@ class Decoder:
         self.cursor.place_1.fill_(self.prompt_places - 1)
         return logits_BV
 
-    def keep(self, rows_b: Tensor) -> None:
-        """Go on with some of the rows, by their places among those that are still read."""
-        self.cache.batch_select_indices(rows_b)
-        self.live_b, self.padding_b1 = self.live_b[rows_b], self.padding_b1[rows_b]
+    def is_worth_leaving(self, rows: int) -> bool:
+        """Whether to go on with so many rows only.
+
+        On a CPU a step reads the keys and values of every row, and leaving one out copies those of one; on a GPU other
+        shapes are another graph.
+        """
+        now = len(self.live_b)
+        return rows <= now // 2 if self.model.device.type == "cuda" else rows < now
+
+    def keep(self, rows_b: Tensor) -> Tensor:
+        """Go on with some of the rows, by their places, in order, among those that are still read.
+
+        Returns them in their new order: the last ones take the places of those that leave.
+        """
+        count = len(rows_b)
+        order_b = torch.arange(count, device=rows_b.device)
+        left = torch.ones_like(order_b, dtype=torch.bool)
+        left[rows_b[rows_b < count]] = False
+        order_b[left] = rows_b[rows_b >= count]
+        self.cache.batch_select_indices(order_b)
+        self.live_b, self.padding_b1 = self.live_b[order_b], self.padding_b1[order_b]
         self._step = None
+        return order_b
 
     def read(self, token_b: Tensor, place: int) -> Tensor:
         """Logits [b, V] behind the next token of each row, which stands at `place`; they hold until the next call."""

@@ -6,6 +6,7 @@ Text that happens to spell a special token, such as `<|endoftext|>`, is ordinary
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -34,11 +35,20 @@ def encode_answer(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
     return [*ids, tokenizer.eos_token_id]
 
 
-def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    """Text of an answer's ids, spaces as they were, without special tokens."""
+def decode_answers(tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]]) -> list[str]:
+    """Texts of the ids of answers, spaces as they were, without special tokens."""
+    if not rows:
+        return []  # which transformers takes for one empty row
     seam = _encode_plain(tokenizer, SEAM)
-    text: str = tokenizer.decode(seam + list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return text.removeprefix(SEAM)
+    texts: list[str] = tokenizer.batch_decode(
+        [seam + ids for ids in rows], skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    return [text.removeprefix(SEAM) for text in texts]
+
+
+def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    """Text of one answer's ids."""
+    return decode_answers(tokenizer, [ids])[0]
 
 
 def _encode_plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -21,11 +21,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config import SamplingConfig
 from rlhf.decoding import Decoder
-from rlhf.encoding import decode_answer
+from rlhf.encoding import decode_answer, decode_answers
 from rlhf.errors import InputError
 
 NOT_DRAWN = -1
 """Fills the places after a row's last token."""
+PART = "\N{REPLACEMENT CHARACTER}"
+"""Stands in a text for a character of which some bytes are missing."""
 
 
 @dataclass(frozen=True)
@@ -180,9 +182,8 @@ def _draw(
         kept = (~done_B[live_b]).nonzero()[:, 0]
         if len(kept) == 0:
             break
-        if len(kept) <= len(live_b) // 2:
-            decoder.keep(kept)
-            token_b = token_b[kept]
+        if decoder.is_worth_leaving(len(kept)):
+            token_b = token_b[decoder.keep(kept)]
         logits_bV = decoder.read(token_b, decoder.prompt_places + step)
     return [[token for token in row if token != NOT_DRAWN] for row in drawn_BT.tolist()]
 
@@ -190,14 +191,20 @@ def _draw(
 def _stopped(
     tokenizer: PreTrainedTokenizerBase, drawn_BT: Tensor, done_B: Tensor, step: int, stop_sequences: tuple[str, ...]
 ) -> Tensor:
-    """Rows whose text has just reached a stop sequence: read from the last tokens, as a token has a byte at least."""
-    tail = max(len(stop.encode()) for stop in stop_sequences)
+    """Rows whose text has just reached a stop sequence: read from the last tokens, as a token has a byte at least.
+
+    Few tokens have the last character of one, or, where that has several bytes, a part of it.
+    """
+    tail, ends = max(len(stop.encode()) for stop in stop_sequences), {stop[-1] for stop in stop_sequences}
     recent = drawn_BT[:, max(0, step + 1 - tail) : step + 1].tolist()
-    reached = [
-        not done and any(stop in decode_answer(tokenizer, ids) for stop in stop_sequences)
-        for ids, done in zip(recent, done_B.tolist(), strict=True)
-    ]
-    return torch.tensor(reached, device=done_B.device)
+    undone = (~done_B).nonzero()[:, 0].tolist()
+    last = decode_answers(tokenizer, [recent[row][-1:] for row in undone])
+    candidates = [row for row, text in zip(undone, last, strict=True) if not (ends | {PART}).isdisjoint(text)]
+    texts = decode_answers(tokenizer, [recent[row] for row in candidates])
+    reached = torch.zeros_like(done_B)
+    for row, text in zip(candidates, texts, strict=True):
+        reached[row] = any(stop in text for stop in stop_sequences)
+    return reached
 
 
 def _complete(
