@@ -246,8 +246,8 @@ class ResponsesConfig(Settings):
     """How answers are drawn."""
     stop_sequences: tuple[str, ...] = ("Human:", "human:", "Assistant:", "assistant:")
     """An answer ends before the first of these."""
-    batch_size: int = Field(default=32, ge=1)
-    """Prompts answered at once."""
+    batch_size: int = Field(default=64, ge=1)
+    """Prompts answered at once by one process."""
 
 
 class ExportConfig(Settings):

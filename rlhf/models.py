@@ -23,6 +23,7 @@ from transformers.utils import logging
 
 from rlhf.encoding import load_tokenizer
 from rlhf.errors import InputError, brief
+from rlhf.kernels import use_fast_kernels
 from rlhf.pickled_reward import find_pickle, read_pickled_reward_model
 
 Dtype = Literal["float32", "bfloat16"]
@@ -107,7 +108,7 @@ def _load(kind: Any, folder: Path, dtype: Dtype, **changes: object) -> tuple[Pre
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise InputError(f"{folder}: no model that transformers can load from safetensors ({brief(error)})") from error
-    return model, set(report["missing_keys"])
+    return use_fast_kernels(model), set(report["missing_keys"])
 
 
 def _quiet() -> None:

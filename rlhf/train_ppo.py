@@ -17,7 +17,6 @@ from rlhf.encoding import load_tokenizer
 from rlhf.errors import InputError
 from rlhf.models import load_causal_lm, save_model
 from rlhf.ppo.device_memory import cache_bytes_per_token, cache_room, parameter_bytes
-from rlhf.ppo.kernels import use_fast_kernels
 from rlhf.ppo.kl import KlController
 from rlhf.ppo.loop import train
 from rlhf.ppo.moments import RunningMoments
@@ -64,9 +63,7 @@ def make_run(config: PpoStage, inputs: dict[str, Path], processes: PartialState)
     prompts = read_prompts(inputs["data"], "ppo_prompts.jsonl", tokenizer, chosen_scores)
     validation_prompts = read_prompts(inputs["data"], "validation_prompts.jsonl", tokenizer, chosen_scores)
     model: PreTrainedModel = load_causal_lm(folder, config.model.dtype).to(processes.device).eval()
-    use_fast_kernels(model)
     reward_model = RewardModel.load(inputs["reward"] / "model", config.model.dtype, processes.device)
-    use_fast_kernels(reward_model.model)
     for given in (prompts, validation_prompts):
         require_room(model, [prompt.token_ids for prompt in given])
     split = split_model(model, ppo.unfrozen_blocks)

@@ -18,7 +18,6 @@ from rlhf.cuda_graph import replayable
 from rlhf.decoding import CPU_WINDOW
 from rlhf.encoding import load_tokenizer
 from rlhf.models import load_causal_lm
-from rlhf.ppo.kernels import use_fast_kernels
 from rlhf.sampling import Completion, generate
 from tests.tiny_models import Architecture, tiny_model, tiny_tokenizer
 
@@ -41,7 +40,6 @@ def test_answers_of_a_recorded_step_are_those_of_the_step(
 ) -> None:
     """Over several windows, with rows that end and leave; the watched states too."""
     model, tokenizer = load_causal_lm(tiny_model(tmp_path, architecture), "float32"), load_tokenizer(tmp_path)
-    use_fast_kernels(model)
     block = next(child for child in model.base_model.modules() if isinstance(child, torch.nn.ModuleList))[1]
     tokenizer.eos_token_id = 40
     recordings: list[Callable[[], Tensor]] = []

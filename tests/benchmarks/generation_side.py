@@ -10,13 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config import ResponsesConfig
 from rlhf.encoding import encode_prompt, load_tokenizer
 from rlhf.models import load_causal_lm
 from rlhf.sampling import generate, row_seed
 from tests.benchmarks.measure import Gauge, Measured, tell
+from tests.benchmarks.work import as_published
 
 ANSWER_TOKENS = 60
 """The weights are random, so every token is about as likely; the EOS is made to come once in so many."""
@@ -73,7 +74,11 @@ def main() -> None:
     parser.add_argument("answers", type=Path)
     options = parser.parse_args()
     gauge = Gauge()
-    tokenizer, model = load_tokenizer(options.model), load_causal_lm(options.model, "float32")
+    tokenizer = load_tokenizer(options.model)
+    if options.side == "ours":
+        model = load_causal_lm(options.model, "float32")
+    else:
+        model = as_published(AutoModelForCausalLM, options.model, "float32")
     model.lm_head.bias.data[tokenizer.eos_token_id] = math.log(len(tokenizer) / ANSWER_TOKENS)
     prompts = json.loads(options.prompts.read_text())
     gauge.begin()

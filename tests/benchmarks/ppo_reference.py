@@ -16,10 +16,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from rlhf.encoding import load_tokenizer
-from rlhf.models import load_causal_lm
 from rlhf.ppo.advantages import estimate_advantages, shape_rewards, whiten
 from rlhf.ppo.losses import ppo_loss, token_logprobs
 from rlhf.ppo.policy import make_value_head
@@ -28,7 +27,7 @@ from rlhf.processes import start_processes
 from rlhf.reward_model import RewardModel
 from rlhf.stage import read_jsonl
 from tests.benchmarks.measure import Gauge, Measured, tell
-from tests.benchmarks.work import Work, read_work
+from tests.benchmarks.work import Work, as_published, read_work
 
 
 class Loop:
@@ -38,11 +37,13 @@ class Loop:
         self.device = device
         self.work: Work = read_work(folder)
         self.tokenizer = load_tokenizer(folder / "sft" / "model")
-        self.model: PreTrainedModel = load_causal_lm(folder / "sft" / "model", self.work.dtype).to(device)
+        self.model: PreTrainedModel = as_published(AutoModelForCausalLM, folder / "sft" / "model", self.work.dtype)
+        self.model.to(device)
         self.reference = split_model(self.model, self.work.unfrozen_blocks)
         self.model.get_input_embeddings().requires_grad_(not freeze_embeddings)
         self.value_head: nn.Module = make_value_head(self.work.width, 0).to(device, self.model.dtype)
-        self.reward_model = RewardModel.load(folder / "reward" / "model", self.work.dtype, device)
+        reward_model = as_published(AutoModelForSequenceClassification, folder / "reward" / "model", self.work.dtype)
+        self.reward_model = RewardModel(folder / "reward" / "model", reward_model.to(device), self.tokenizer)
         trained = [*self.model.parameters(), *self.value_head.parameters()]
         self.optimizer = torch.optim.AdamW([parameter for parameter in trained if parameter.requires_grad], lr=8e-6)
         self.rows = read_jsonl(folder / "data" / "ppo_prompts.jsonl")

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPTJConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    GPTJConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from rlhf.config import ModelConfig, PpoConfig, PpoStage, SamplingConfig
 from rlhf.models import Dtype
@@ -128,6 +135,12 @@ def make_inputs(folder: Path, work: Work, device: torch.device = CPU) -> None:
 def read_work(folder: Path) -> Work:
     """The sizes that `folder` was made for."""
     return Work.model_validate(json.loads((folder / "work.json").read_text()))
+
+
+def as_published(kind: Any, folder: Path, dtype: Dtype) -> PreTrainedModel:
+    """The model in `folder` with transformers' own kernels, as trlx and the published notebook load it."""
+    model: PreTrainedModel = kind.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    return model.eval()
 
 
 def stage_inputs(folder: Path) -> dict[str, Path]:

@@ -15,7 +15,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf.config import SamplingConfig
 from rlhf.encoding import load_tokenizer
 from rlhf.models import load_causal_lm
-from rlhf.ppo.kernels import use_fast_kernels
 from rlhf.ppo.policy import Batch, Policy, make_value_head
 from rlhf.ppo.rollout import estimate, keep_rollouts, minibatch_rows
 from rlhf.ppo.trunk import split_model
@@ -35,7 +34,6 @@ def tiny_policy(
     with TemporaryDirectory() as folder:
         path = tiny_model(Path(folder), architecture)
         model, tokenizer = load_causal_lm(path, "float32"), load_tokenizer(path)
-    use_fast_kernels(model)
     return Policy(model, split_model(model, 1), make_value_head(WIDTH, 0), temperature), tokenizer
 
 

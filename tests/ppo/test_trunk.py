@@ -20,7 +20,6 @@ from transformers import (
 
 from rlhf.errors import InputError
 from rlhf.models import load_causal_lm
-from rlhf.ppo.kernels import use_fast_kernels
 from rlhf.ppo.losses import token_logprobs
 from rlhf.ppo.policy import Policy, make_value_head
 from rlhf.ppo.trunk import split_model
@@ -97,7 +96,7 @@ def test_logprobs_and_gradients_are_those_of_the_whole(
 @pytest.mark.parametrize("unfrozen_blocks", [1, 2, LAYERS])
 def test_the_last_block_runs_at_the_response_alone(tmp_path: Path, unfrozen_blocks: int) -> None:
     """With the fast kernels; its MLP sees the places that predict, its keys and values all."""
-    policy = policy_of(use_fast_kernels(load(tmp_path, "gptj")), unfrozen_blocks)
+    policy = policy_of(load(tmp_path, "gptj"), unfrozen_blocks)
     assert_parts_are_the_whole(policy)
     seen: list[tuple[int, ...]] = []
     assert policy.split.top.end is not None

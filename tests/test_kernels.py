@@ -11,8 +11,8 @@ from transformers import GPTJConfig, GPTJForCausalLM, PreTrainedModel
 
 from rlhf.config import SamplingConfig
 from rlhf.encoding import load_tokenizer
+from rlhf.kernels import use_fast_kernels
 from rlhf.models import load_causal_lm, save_model
-from rlhf.ppo.kernels import use_fast_kernels
 from rlhf.sampling import generate
 from tests.tiny_models import tiny_model
 
@@ -49,15 +49,33 @@ def test_logits_and_gradients_are_those_of_transformers(rotary_dim: int, padding
 
 def test_answers_are_those_of_transformers(tmp_path: Path) -> None:
     """With a cache and padding on the left."""
-    model, tokenizer = load_causal_lm(tiny_model(tmp_path), "float32"), load_tokenizer(tmp_path)
+    plain = GPTJForCausalLM.from_pretrained(tiny_model(tmp_path))
+    fast, tokenizer = load_causal_lm(tmp_path, "float32"), load_tokenizer(tmp_path)
+    assert type(fast.transformer.h[0].attn) is not type(plain.transformer.h[0].attn)
     prompts, sampling = [[5, 6, 7, 8], [9], [10, 11]], SamplingConfig(max_new_tokens=10)
-    plain = generate(model, tokenizer, prompts, sampling, [1, 2, 3], batch_size=3)
-    assert generate(use_fast_kernels(model), tokenizer, prompts, sampling, [1, 2, 3], batch_size=3) == plain
+    answers = [generate(model, tokenizer, prompts, sampling, [1, 2, 3], batch_size=3) for model in (plain, fast)]
+    assert answers[0] == answers[1]
+
+
+def test_training_drops_what_transformers_would_drop() -> None:
+    plain = gptj(4).train()
+    for module in plain.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 1.0
+    fast = use_fast_kernels(copy.deepcopy(plain))
+    ids = torch.randint(64, (2, 9), generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(fast(ids).logits, plain(ids).logits)
+    for model in (plain, fast):
+        for block in model.transformer.h:
+            block.attn.resid_dropout.p = block.mlp.dropout.p = 0.0
+        model.transformer.drop.p = 0.0
+    torch.testing.assert_close(fast(ids).logits, plain(ids).logits)
 
 
 def test_what_is_saved_does_not_know_of_them(tmp_path: Path) -> None:
-    model, tokenizer = load_causal_lm(tiny_model(tmp_path / "plain"), "float32"), load_tokenizer(tmp_path / "plain")
-    save_model(model, tokenizer, tmp_path / "before")
-    save_model(use_fast_kernels(model), tokenizer, tmp_path / "after")
+    plain = GPTJForCausalLM.from_pretrained(tiny_model(tmp_path / "plain"))
+    fast, tokenizer = load_causal_lm(tmp_path / "plain", "float32"), load_tokenizer(tmp_path / "plain")
+    save_model(plain, tokenizer, tmp_path / "before")
+    save_model(fast, tokenizer, tmp_path / "after")
     for path in (tmp_path / "before").iterdir():
         assert (tmp_path / "after" / path.name).read_bytes() == path.read_bytes(), path.name

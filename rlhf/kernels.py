@@ -1,4 +1,4 @@
-"""Faster arithmetic for the models of a PPO run: the same functions of the same parameters, up to rounding.
+"""Faster arithmetic for models that are loaded: the same functions of the same parameters, up to rounding.
 
 transformers 5 computes GPT-J's attention as separate float32 products, copies its rotary table for every row of every
 block, and GPT-2's GELU as seven element-wise operations.  B rows, L tokens, h heads, s head size.
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
-from transformers.activations import GELUTanh, NewGELUActivation
+from transformers.activations import NewGELUActivation
 from transformers.models.gptj.modeling_gptj import GPTJAttention, GPTJBlock
 
 
@@ -21,7 +21,7 @@ def use_fast_kernels(model: PreTrainedModel) -> PreTrainedModel:
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child) is NewGELUActivation:
-                setattr(module, name, GELUTanh())
+                setattr(module, name, nn.GELU(approximate="tanh"))
             elif type(child) is GPTJAttention:
                 child.__class__ = FusedGptjAttention  # another forward for the same parameters
                 model.config._attn_implementation = "sdpa"  # masks as FusedGptjAttention takes them
@@ -47,11 +47,15 @@ class FusedGptjAttention(GPTJAttention):  # type: ignore[misc]  # transformers' 
         if layer_past is not None:
             key, value = layer_past.update(key, value, self.layer_idx)
         causal = attention_mask is None and query.shape[2] > 1
-        mixed = functional.scaled_dot_product_attention(query, key, value, attention_mask, is_causal=causal)
-        return self.out_proj(mixed.transpose(1, 2).flatten(2)), None
+        dropped = self.attn_dropout.p if self.training else 0.0
+        mixed = functional.scaled_dot_product_attention(query, key, value, attention_mask, dropped, is_causal=causal)
+        return self.resid_dropout(self.out_proj(mixed.transpose(1, 2).flatten(2))), None
 
     def mixed_from(self, hidden_BLd: Tensor, first: int) -> Tensor:
-        """What goes into the output projection at the places from `first` on [B, L - first, h * s], causal."""
+        """What goes into the output projection at the places from `first` on [B, L - first, h * s], causal.
+
+        Without dropout, as PPO runs models.
+        """
         length = hidden_BLd.shape[1]
         place_L = torch.arange(length, device=hidden_BLd.device)
         rotation = self._rotation(place_L[None])
