@@ -121,9 +121,10 @@ class Decoder:
         self._step: Callable[[], Tensor] | None = None
 
     def close(self) -> None:
-        """Stop watching."""
+        """Stop watching, and let go of the keys and values at once: the step, a method of this, refers to them."""
         if self.watch is not None:
             self.watch.hook.remove()
+        self._step = None
 
     def read_prompts(self) -> Tensor:
         """Logits [B, V] of each first token."""

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 from rich.table import Table
 
+from rlhf.config import ResponsesConfig
 from rlhf.stage import read_jsonl
 from tests.benchmarks.lengths import PROMPTS, draw_lengths
 from tests.benchmarks.measure import Measured, best, run_child
@@ -22,7 +23,7 @@ SIDE = "tests.benchmarks.generation_side"
 QUICK_PROMPTS, ALL_PROMPTS = 40, 200
 LONGEST_PROMPT = 384
 SHARE = 4
-"""The loop answers one prompt in so many; ours answers as few for the second measurement of memory."""
+"""The loop answers one prompt in so many."""
 MEGABYTE = 1e6
 
 
@@ -36,8 +37,11 @@ def run(options: Options) -> Result:
         for _ in range(options.repeats):
             sides["one_at_a_time"].append(_answer(folder, "one_at_a_time", "few", options.threads))
             sides["ours"].append(_answer(folder, "ours", "all", options.threads))
-        few = _answer(folder, "ours", "few", options.threads)
-        words = {side: _mean_words(folder / f"{side}.answers") for side in sides}
+        one_batch = _answer(folder, "ours", "longest", options.threads)
+        words = {
+            side: _mean_words(folder / f"{side}.{prompts}.answers")
+            for side, prompts in (("one_at_a_time", "few"), ("ours", "all"))
+        }
     loop, ours = best(sides["one_at_a_time"]), best(sides["ours"])
     figures = {
         "prompts": float(count),
@@ -50,8 +54,7 @@ def run(options: Options) -> Result:
         "ratio": SHARE * loop.total / ours.total,
         "cpu_ratio": SHARE * loop.cpu_seconds / ours.cpu_seconds,
         "peak_bytes": float(ours.peak_bytes),
-        "fewer_prompts": float(count // SHARE),
-        "fewer_peak_bytes": float(few.peak_bytes),
+        "one_batch_peak_bytes": float(one_batch.peak_bytes),
     }
     return Result(figures=figures, tables=[_table(figures)])
 
@@ -64,11 +67,12 @@ def _make_inputs(folder: Path, count: int) -> None:
     prompts = [" ".join(str(row["prompt"]).split()[:length]) for row, length in zip(rows, lengths, strict=True)]
     (folder / "all.json").write_text(json.dumps(prompts))
     (folder / "few.json").write_text(json.dumps(prompts[::SHARE]))
+    longest = sorted(prompts, key=len)[-ResponsesConfig().batch_size :]
+    (folder / "longest.json").write_text(json.dumps(longest))
 
 
 def _answer(folder: Path, side: str, prompts: str, threads: int) -> Measured:
-    answers = f"{side}.answers" if side == "one_at_a_time" or prompts == "all" else "few.answers"
-    files = [str(folder / name) for name in ("sft/model", f"{prompts}.json", answers)]
+    files = [str(folder / name) for name in ("sft/model", f"{prompts}.json", f"{side}.{prompts}.answers")]
     return run_child(SIDE, [side, *files], threads=threads)
 
 
@@ -86,7 +90,7 @@ def _table(figures: dict[str, float]) -> Table:
         table.add_row(name, *(f"{value:.1f}" for value in values))
     table.caption = (
         f"ratio {figures['ratio']:.2f}, CPU time {figures['cpu_ratio']:.2f}; one at a time measured on one prompt in "
-        f"{SHARE}; peak {figures['peak_bytes'] / MEGABYTE:.0f} MB, {figures['fewer_peak_bytes'] / MEGABYTE:.0f} MB "
-        f"for {figures['fewer_prompts']:.0f} prompts"
+        f"{SHARE}; peak {figures['peak_bytes'] / MEGABYTE:.0f} MB, "
+        f"{figures['one_batch_peak_bytes'] / MEGABYTE:.0f} MB for the batch of the longest prompts alone"
     )
     return table
