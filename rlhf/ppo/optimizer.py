@@ -60,7 +60,8 @@ class Optimizer:
         """One step against the summed gradients, which are cleared; returns their norm before clipping."""
         own = nn.utils.get_total_norm([master.grad for master in self.masters.values() if master.grad is not None])
         norm = sum_over_processes(own**2).sqrt()
-        nn.utils.clip_grads_with_norm_(self.masters.values(), self.max_gradient_norm, norm)
+        if norm > self.max_gradient_norm:
+            nn.utils.clip_grads_with_norm_(self.masters.values(), self.max_gradient_norm, norm)
         self.adam.step()
         self.adam.zero_grad(set_to_none=True)
         self.begun = True

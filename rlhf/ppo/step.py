@@ -138,8 +138,10 @@ def optimise(
     for rows, token_count in zip(minibatches, sum_over_processes(tokens).tolist(), strict=True):
         batch = rollouts.batch(rows)
         logits_TV, value_T = policy.predict(batch)
+        logprob_T = token_logprobs(logits_TV, batch.token)
+        del logits_TV  # the largest tensor, of which the gradient needs nothing more
         loss = ppo_loss(
-            token_logprobs(logits_TV, batch.token),
+            logprob_T,
             value_T,
             old_logprob_T=rollouts.flatten(estimates.logprob, rows),
             old_value_T=rollouts.flatten(estimates.value, rows),

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rlhf.encoding import load_tokenizer
 from rlhf.ppo.advantages import estimate_advantages, shape_rewards, whiten
-from rlhf.ppo.losses import ppo_loss, token_logprobs
+from rlhf.ppo.losses import ppo_loss
 from rlhf.ppo.policy import make_value_head
 from rlhf.ppo.trunk import split_model
 from rlhf.processes import start_processes
@@ -135,8 +135,8 @@ class Loop:
 
     def response_logprobs(self, logits_BLV: Tensor, ids_BL: Tensor) -> Tensor:
         """Log-probabilities at all places, of which the response's [B, R] are kept."""
-        logprob_T = token_logprobs(logits_BLV[:, :-1].flatten(0, 1), ids_BL[:, 1:].flatten())
-        return logprob_T.view(len(ids_BL), -1)[:, self.work.prompt_tokens - 1 :]
+        logprob_BLV = logits_BLV[:, :-1].log_softmax(-1)
+        return logprob_BLV.gather(-1, ids_BL[:, 1:, None])[:, self.work.prompt_tokens - 1 :, 0]
 
     def response_part(self, values_BL: Tensor) -> Tensor:
         """The places [B, R] that predict the response."""

@@ -100,3 +100,15 @@ def test_bfloat16_logits_are_normalised_in_float32() -> None:
     logits = torch.zeros(1, 50_000, dtype=torch.bfloat16)
     assert token_logprobs(logits, torch.tensor([3])).item() == pytest.approx(-math.log(50_000), abs=1e-4)
     assert token_entropies(logits).item() == pytest.approx(math.log(50_000), abs=1e-4)
+
+
+def test_the_gradient_of_log_probabilities_is_that_of_log_softmax() -> None:
+    logits_TV = (
+        4 * torch.randn(5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ).requires_grad_()
+    token_T, weight_T = torch.tensor([0, 6, 3, 3, 1]), torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0], dtype=torch.float64)
+    expected_T = logits_TV.log_softmax(-1)[torch.arange(5), token_T]
+    logprob_T = token_logprobs(logits_TV, token_T)
+    torch.testing.assert_close(logprob_T, expected_T, rtol=0, atol=1e-12)
+    gradients = [torch.autograd.grad((values_T * weight_T).sum(), logits_TV) for values_T in (logprob_T, expected_T)]
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-12)
