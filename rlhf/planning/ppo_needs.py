@@ -19,6 +19,7 @@ from rlhf.ppo.memory import (
     PASSING_WIDTHS,
     SAVED_WIDTHS,
     PpoMemory,
+    cpu_cache_room,
     decode_rows,
     gpu_cache_room,
     ppo_memory,
@@ -106,7 +107,7 @@ def rows_at_once(setting: Setting, memory: PpoMemory) -> int:
         ppo.rollouts_per_step // setting.processes,
         at_most=ppo.rollout_batch_size,
         row_bytes=model.cache_bytes(length, setting.number_bytes),
-        room=gpu_cache_room(setting.machine.device_bytes, standing) if on_gpu else weights,
+        room=gpu_cache_room(setting.machine.device_bytes, standing) if on_gpu else cpu_cache_room(weights),
     )
 
 

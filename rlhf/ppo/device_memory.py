@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
-from rlhf.ppo.memory import gpu_cache_room
+from rlhf.ppo.memory import cpu_cache_room, gpu_cache_room
 
 
 @torch.no_grad()
@@ -26,9 +26,9 @@ def parameter_bytes(*modules: nn.Module) -> int:
 def cache_room(device: torch.device, *, weights: int, standing: int) -> int:
     """Bytes that keys and values may take while answers are drawn; the same for every step and every rerun.
 
-    On a GPU what the `standing` bytes leave.  On a CPU as much as the policy's `weights`: every token reads all of them
-    and all of the cache, so more rows at once would hardly be faster.
+    On a GPU what the `standing` bytes leave.  On a CPU half as much again as the policy's `weights`: every token reads
+    all of them and all of the cache, so more rows at once would hardly be faster.
     """
     if device.type != "cuda":
-        return weights
+        return cpu_cache_room(weights)
     return gpu_cache_room(torch.cuda.get_device_properties(device).total_memory, standing)

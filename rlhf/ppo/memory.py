@@ -22,6 +22,11 @@ LOGIT_COPIES = 4
 """Float32 copies of the logits that a minibatch holds: logits, log-softmax and the gradients of both."""
 
 
+def cpu_cache_room(weights: int) -> int:
+    """Bytes that keys and values may take on a CPU beside so many bytes of the policy."""
+    return weights * 3 // 2
+
+
 def gpu_cache_room(device_bytes: int, standing: int) -> int:
     """Bytes that keys and values may take on a GPU of that memory, of which `standing` bytes are taken."""
     return max(0, int(GPU_SHARE * device_bytes) - standing)

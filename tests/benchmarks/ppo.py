@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from rich.table import Table
 
-from rlhf.ppo.memory import PpoMemory, decode_rows, ppo_memory_bytes
+from rlhf.ppo.memory import PpoMemory, cpu_cache_room, decode_rows, ppo_memory_bytes
 from tests.benchmarks.measure import Measured, best, matmul_peak, run_child
 from tests.benchmarks.part import Options, Result
 from tests.benchmarks.work import Work, make_inputs
@@ -49,7 +49,7 @@ def memory_of(work: Work) -> PpoMemory:
         work.rollouts,
         at_most=work.stage().ppo.rollout_batch_size,
         row_bytes=2 * work.blocks * work.sequence_tokens * work.width * work.weight_bytes,
-        room=work.parameters * work.weight_bytes,
+        room=cpu_cache_room(work.parameters * work.weight_bytes),
     )
     return ppo_memory_bytes(
         width=work.width,
