@@ -12,7 +12,7 @@ ui: $(VENV)/.runtime
 	$(RUN)/rlhf ui
 
 test: $(VENV)/.development
-	$(RUN)/pytest -n 2 --dist loadfile -m "not exhaustive"
+	$(RUN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 40 -m "not exhaustive"
 
 test-all: $(VENV)/.development
 	$(RUN)/pytest -n 2 --dist loadfile

@@ -104,8 +104,8 @@ def source_digest(module: str) -> str:
         path = _module_file(package, name)
         if path is None or name in sources:
             continue
-        sources[name] = file_sha256(path)
-        pending.extend(_imports(path))
+        sources[name], imported = _source(path)
+        pending.extend(imported)
     sources.pop("rlhf.config", None)  # its values are in the fingerprint
     return digest(sources)
 
@@ -116,8 +116,15 @@ def _module_file(package: Path, name: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_bytes())):
+@cache
+def _source(path: Path) -> tuple[str, tuple[str, ...]]:
+    """sha256 of a module's source, and what it imports of this package: parsed once for all steps that run it."""
+    source = path.read_bytes()
+    return hashlib.sha256(source).hexdigest(), tuple(_imports(source))
+
+
+def _imports(source: bytes) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "rlhf":
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)

@@ -126,8 +126,8 @@ def test_built_in_places_are_told_apart() -> None:
 def test_a_fingerprint_changes_with_an_indirectly_imported_source(monkeypatch: pytest.MonkeyPatch) -> None:
     before = artifacts.source_digest("rlhf.stage")
     artifacts.source_digest.cache_clear()
-    real = artifacts.file_sha256
-    monkeypatch.setattr(artifacts, "file_sha256", lambda path: "changed" if path.name == "errors.py" else real(path))
+    real = artifacts._source
+    monkeypatch.setattr(artifacts, "_source", lambda path: ("changed", ()) if path.name == "errors.py" else real(path))
     assert artifacts.source_digest("rlhf.stage") != before
     artifacts.source_digest.cache_clear()
 
