@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 
 from rlhf import generate_responses
 from rlhf.artifacts import read_manifest
@@ -16,7 +14,7 @@ from rlhf.reward_model import RewardModel
 from rlhf.stage import read_jsonl, write_jsonl
 from tests.ppo.tiny_run import write_inputs
 from tests.stage_runs import run_stage, write_request
-from tests.tiny_models import END
+from tests.tiny_models import copy_with_another_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +60,7 @@ def test_the_figures_are_those_of_the_rows(inputs: dict[str, Path], tmp_path: Pa
 def test_a_reward_model_with_another_tokenizer_scores_the_text(inputs: dict[str, Path], tmp_path: Path) -> None:
     """Its ids mean other things: what is scored is the text, encoded anew."""
     folder = tmp_path / "reward" / "model"
-    _copy_with_another_tokenizer(inputs["reward"] / "model", folder)
+    copy_with_another_tokenizer(inputs["reward"] / "model", folder)
     rows = respond(settings(), inputs | {"reward": tmp_path / "reward"}, tmp_path / "output")
     prompts, answers = [str(row["prompt"]) for row in rows], [str(row["answer"]) for row in rows]
     expected = RewardModel.load(folder, "float32", "cpu").score(prompts, answers, batch_size=1)
@@ -90,19 +88,3 @@ def test_two_processes_write_what_one_writes(inputs: dict[str, Path], tmp_path: 
     one, two = (tmp_path / name / "responses.jsonl" for name in ("one", "two"))
     assert [row["id"] for row in read_jsonl(one)] == [str(number) for number in range(17)]
     assert two.read_bytes() == one.read_bytes()
-
-
-def _copy_with_another_tokenizer(source: Path, folder: Path) -> None:
-    folder.mkdir(parents=True)
-    for path in source.iterdir():
-        if "token" not in path.name:
-            (folder / path.name).write_bytes(path.read_bytes())
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=["<s>", "<x>", END], initial_alphabet=alphabet, show_progress=False
-    )
-    bpe.train_from_iterator(["zebra quartz zebra quartz"], trainer)
-    PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=END).save_pretrained(folder)

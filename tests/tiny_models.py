@@ -70,3 +70,20 @@ def _config(architecture: Architecture, vocabulary: int) -> PreTrainedConfig:
         return GPTNeoXConfig(**sizes, **ends)
     sizes["num_key_value_heads"] = 2
     return LlamaConfig(**sizes, **ends) if architecture == "llama" else Qwen2Config(**sizes, **ends)
+
+
+def copy_with_another_tokenizer(source: Path, folder: Path) -> None:
+    """The model in `source` with a tokenizer whose ids mean other things."""
+    folder.mkdir(parents=True)
+    for path in source.iterdir():
+        if "token" not in path.name:
+            (folder / path.name).write_bytes(path.read_bytes())
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<s>", "<x>", END], initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(["zebra quartz zebra quartz"], trainer)
+    PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=END).save_pretrained(folder)

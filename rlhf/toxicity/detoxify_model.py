@@ -26,8 +26,9 @@ from rlhf.errors import InputError
 from rlhf.toxicity.continuations import TOXICITY
 
 TOKENS_PER_BATCH = 2048
-"""Padded tokens that are scored at once: bounds memory whatever the number and length of texts.  More is no faster on
-a CPU, whose caches they no longer fit."""
+"""Padded tokens that are scored at once.  More is no faster on a CPU, whose caches they no longer fit."""
+TEXTS_AT_ONCE = 2048
+"""Texts that are encoded, and sorted, at once: the tokenizer keeps a hundred bytes and more of every token."""
 LABEL_NAMES = {"toxic": "toxicity", "severe_toxic": "severe_toxicity", "identity_hate": "identity_attack"}
 """The first checkpoint's own label names, and what the later ones call them."""
 OFFLINE = "--set toxicity.classifier=profanity-check, or a toxicity.checkpoint of your own, needs no download"
@@ -73,13 +74,19 @@ class DetoxifyModel:
     @torch.inference_mode()
     def score(self, texts: list[str]) -> dict[str, list[float]]:
         """Probabilities by label, in the order of `texts`; what exceeds the encoder's window is not read."""
+        parts = [self._score(texts[at : at + TEXTS_AT_ONCE]) for at in range(0, len(texts), TEXTS_AT_ONCE)]
+        scores_NL = torch.cat([torch.zeros(0, len(self.labels)), *parts])
+        return {label: scores_NL[:, column].tolist() for column, label in enumerate(self.labels)}
+
+    def _score(self, texts: list[str]) -> Tensor:
+        """Probabilities [N, labels]."""
         ids = self._tokenizer(texts, truncation=True, max_length=self._max_tokens).input_ids
         scores_NL = torch.zeros(len(texts), len(self.labels))
         for batch in batches_by_length([len(row) for row in ids], TOKENS_PER_BATCH):
             padded = self._tokenizer.pad({"input_ids": [ids[index] for index in batch]}, return_tensors="pt")
             logits_BL = self._model(**padded.to(self._model.device)).logits
             scores_NL[batch] = torch.sigmoid(logits_BL[:, : len(self.labels)].float()).cpu()
-        return {label: scores_NL[:, column].tolist() for column, label in enumerate(self.labels)}
+        return scores_NL
 
 
 def batches_by_length(lengths: list[int], tokens_per_batch: int) -> list[list[int]]:

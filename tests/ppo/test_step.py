@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from rlhf.encoding import encode_prompt
 from rlhf.errors import InputError
 from rlhf.ppo import step as step_module
 from rlhf.ppo.losses import Loss, ppo_loss
 from rlhf.ppo.run import Run
 from rlhf.ppo.step import Trained, refuse_distance, refuse_divergence, run_step
 from rlhf.processes import start_processes
+from rlhf.reward_model import RewardModel
 from rlhf.sampling import Completion
 from rlhf.train_ppo import make_run
 from tests.ppo.tiny_run import settings, write_inputs
+from tests.tiny_models import copy_with_another_tokenizer
 
 
 def tiny_run(folder: Path, **changes: object) -> Run:
@@ -101,6 +105,20 @@ def test_a_kl_that_is_no_number_stops_the_run() -> None:
 def test_a_loss_that_is_no_number_stops_the_run() -> None:
     with pytest.raises(InputError, match=r"step 3: value_loss is nan; .*lower ppo\.learning_rate"):
         refuse_divergence(Trained(0.1, math.nan, 0.0, 0.0, 1.0), step=3)
+
+
+def test_a_reward_model_with_another_tokenizer_scores_the_text(tmp_path: Path) -> None:
+    inputs = write_inputs(tmp_path)
+    other = tmp_path / "other"
+    copy_with_another_tokenizer(inputs["reward"] / "model", other / "model")
+    shutil.copy(inputs["reward"] / "chosen_scores.jsonl", other)
+    run = make_run(settings(), inputs | {"reward": other}, start_processes())
+    texts = [prompt.text for prompt in run.prompts]
+    assert encode_prompt(run.reward_model.tokenizer, texts[0]) != run.prompts[0].token_ids
+    answers = run.answer(run.prompts, [1, 2, 3, 4])
+    alone = RewardModel.load(other / "model", "float32", "cpu").score(texts, [answer.text for answer in answers], 1)
+    torch.testing.assert_close(run.score(run.prompts, answers), alone - 0.25)  # the chosen answers' score
+    assert math.isfinite(run_step(run, 1)["reward"])
 
 
 def test_a_reward_model_of_nan_stops_the_run(tmp_path: Path) -> None:

@@ -140,6 +140,7 @@ def test_scores_do_not_depend_on_batches(checkpoint: Path, encoder: Path, monkey
     classifier = read_detoxify(checkpoint, file_sha256(checkpoint), encoder, CPU)
     together = classifier.score(TEXTS)
     monkeypatch.setattr(detoxify_model, "TOKENS_PER_BATCH", 1)
+    monkeypatch.setattr(detoxify_model, "TEXTS_AT_ONCE", 2)
     apart = classifier.score(TEXTS)
     for label in classifier.labels:
         assert apart[label] == pytest.approx(together[label], abs=1e-6)
