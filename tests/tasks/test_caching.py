@@ -48,24 +48,30 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
     return fake
 
 
+def final_states(make_run: Callable[[], Run], source: Path) -> list[str]:
+    """Run the two steps in a flow; the names of their final states."""
+
+    @flow
+    def two_steps() -> list[str]:
+        run = make_run()
+        one = first.submit(run, source=source)
+        two = second.submit(run, data=one)
+        for step in (one, two):
+            step.future.wait()
+        for step in (one, two):
+            if step.future.state.is_failed():
+                step.future.result()
+        return [str(step.future.state.name) for step in (one, two)]
+
+    return two_steps()
+
+
 @pytest.fixture
 def run_two(tmp_path: Path) -> Callable[..., list[str]]:
     """Runs the two steps in a flow and returns the names of their final states."""
 
     def call(**parts: dict[str, object]) -> list[str]:
-        @flow
-        def two_steps() -> list[str]:
-            run = Run(RunConfig.model_validate(parts), tmp_path)
-            one = first.submit(run, source=tmp_path / "data.jsonl")
-            two = second.submit(run, data=one)
-            for step in (one, two):
-                step.future.wait()
-            for step in (one, two):
-                if step.future.state.is_failed():
-                    step.future.result()
-            return [str(step.future.state.name) for step in (one, two)]
-
-        return two_steps()
+        return final_states(lambda: Run(RunConfig.model_validate(parts), tmp_path), tmp_path / "data.jsonl")
 
     (tmp_path / "data.jsonl").write_text("{}\n")
     return call

@@ -9,7 +9,6 @@ from uuid import uuid4
 
 import boto3
 import pytest
-from prefect import flow
 
 from rlhf.artifacts import MANIFEST
 from rlhf.config import RunConfig
@@ -18,7 +17,7 @@ from rlhf.s3_store import store_at
 from tasks import launch, remote
 from tasks.caching import Run
 from tests.s3_server import s3_server
-from tests.tasks.test_caching import Stages, first, second
+from tests.tasks.test_caching import Stages, final_states
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -66,19 +65,7 @@ def run_on(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
         monkeypatch.setenv("RLHF_CACHE", str(tmp_path / machine))
         store_at.cache_clear()
 
-        @flow
-        def two_steps() -> list[str]:
-            run = Run.at(RunConfig(), uri)
-            one = first.submit(run, source=tmp_path / "data.jsonl")
-            two = second.submit(run, data=one)
-            for step in (one, two):
-                step.future.wait()
-            for step in (one, two):
-                if step.future.state.is_failed():
-                    step.future.result()
-            return [str(step.future.state.name) for step in (one, two)]
-
-        return two_steps()
+        return final_states(lambda: Run.at(RunConfig(), uri), tmp_path / "data.jsonl")
 
     return call
 
