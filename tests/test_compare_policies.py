@@ -141,6 +141,7 @@ def test_damaged_weights_are_named(inputs: dict[str, Path], tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_processes_find_what_one_finds(inputs: dict[str, Path], tmp_path: Path) -> None:
     request = write_request(tmp_path / "request.json", "compare_policies", CONFIG, inputs)
     found = []

@@ -93,6 +93,7 @@ def test_the_default_model_has_two_to_four_million_parameters() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_killed_run_ends_in_the_same_bytes_and_in_a_model_that_learnt(tmp_path: Path) -> None:
     settings = ModelStage(seed=3, model=ModelConfig(demonstration=TINY))
     request = write_request(tmp_path / "request.json", "prepare_model", settings, {})
@@ -118,6 +119,7 @@ def test_a_killed_run_ends_in_the_same_bytes_and_in_a_model_that_learnt(tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_processes_train_the_same_model_as_one(tmp_path: Path) -> None:
     few = ModelStage(seed=3, model=ModelConfig(demonstration=TINY.model_copy(update={"documents": 20})))
     request = write_request(tmp_path / "request.json", "prepare_model", few, {})

@@ -127,6 +127,7 @@ def test_two_processes_train_and_score_what_one_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_killed_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
     request = write_request(tmp_path / "request.json", "train_reward", CONFIG, tiny_inputs(tmp_path))
     assert_resumes_to_the_same_bytes("rlhf.train_reward", request, tmp_path, checkpoint_steps=(3, 9))

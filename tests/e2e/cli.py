@@ -48,6 +48,8 @@ class CommandLine:
     home: Path
     prefix: tuple[str, ...] = ()
     """What the command is started by, such as `unshare --net`."""
+    server: str | None = None
+    """Address of a Prefect server's API; without one Prefect starts a server for each run."""
 
     def __call__(self, *arguments: str, timeout: float = 900) -> Outcome:
         """Run `rlhf ARGUMENTS` to its end."""
@@ -57,6 +59,7 @@ class CommandLine:
                 **os.environ,
                 "PREFECT_HOME": str(self.home),
                 "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+                **({"PREFECT_API_URL": self.server} if self.server else {}),
             },
             capture_output=True,
             text=True,

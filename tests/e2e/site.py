@@ -104,7 +104,7 @@ class Site:
         with self.client as client:
             return client.read_flow_run(run)
 
-    def ended(self, run: UUID, seconds: float = 300) -> State[object]:
+    def ended(self, run: UUID, seconds: float = 600) -> State[object]:
         """The final state of a run."""
         wait_for(lambda: is_final(self.run(run)), seconds, f"run {run} to end")
         state = self.run(run).state
@@ -117,6 +117,13 @@ class Site:
         with self.client as client:
             client.set_flow_run_state(run, State(type=StateType.SCHEDULED, name="AwaitingRetry"))
         wait_for(lambda: not is_final(self.run(run)), 30, f"run {run} to be retried")
+
+    def cancel(self, run: UUID) -> None:
+        """What the Cancel button asks of the server; waits until the run and its processes are gone."""
+        with self.client as client:
+            client.set_flow_run_state(run, State(type=StateType.CANCELLING))
+        wait_for(lambda: is_final(self.run(run)), 60, f"run {run} to be cancelled")
+        wait_for(lambda: not self.processes(), 60, "its processes to end")
 
     def page_of(self, run: UUID) -> str:
         """Address of a run's page in the UI."""

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_API_URL
 
 from rlhf.report.results import Results
 from tests.e2e.cli import CommandLine
@@ -43,8 +44,16 @@ def offline() -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
+def server(prefect_server: None) -> str:
+    """Address of a server that is there already, which saves each command the start of its own."""
+    api = PREFECT_API_URL.value()
+    assert api is not None
+    return api
+
+
+@pytest.fixture(scope="module")
 def rlhf(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
-    """A command line whose workspace already holds one finished run, made without a network."""
+    """A command line whose workspace already holds one finished run, made without a network and a server."""
     folder = tmp_path_factory.mktemp("local")
     command = CommandLine(folder / "runs", folder / "prefect", offline())
     outcome = command.run()
@@ -71,8 +80,8 @@ def test_again_everything_is_cached_and_nothing_is_started(rlhf: CommandLine) ->
     assert {path: path.stat().st_mtime_ns for path in rlhf.workspace.rglob("log.txt")} == logs
 
 
-def test_a_changed_ppo_setting_runs_ppo_and_what_follows(rlhf: CommandLine, tmp_path: Path) -> None:
-    command = copied(rlhf, tmp_path)
+def test_a_changed_ppo_setting_runs_ppo_and_what_follows(rlhf: CommandLine, server: str, tmp_path: Path) -> None:
+    command = copied(rlhf, tmp_path, server)
     outcome = command.run(settings={"ppo.kl_coefficient": 0.1})
     assert outcome.code == 0, outcome.error
     ran = {name for name, cached in command.cached().items() if not cached}
@@ -87,8 +96,8 @@ def test_a_changed_ppo_setting_runs_ppo_and_what_follows(rlhf: CommandLine, tmp_
     }
 
 
-def test_a_wrong_byte_is_named_and_its_step_made_again(rlhf: CommandLine, tmp_path: Path) -> None:
-    command = copied(rlhf, tmp_path)
+def test_a_wrong_byte_is_named_and_its_step_made_again(rlhf: CommandLine, server: str, tmp_path: Path) -> None:
+    command = copied(rlhf, tmp_path, server)
     weights = command.artifact("train_sft") / "model" / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -102,8 +111,8 @@ def test_a_wrong_byte_is_named_and_its_step_made_again(rlhf: CommandLine, tmp_pa
     assert command("verify", "--workspace", str(command.workspace)).code == 0
 
 
-def test_a_deleted_file_is_made_again(rlhf: CommandLine, tmp_path: Path) -> None:
-    command = copied(rlhf, tmp_path)
+def test_a_deleted_file_is_made_again(rlhf: CommandLine, server: str, tmp_path: Path) -> None:
+    command = copied(rlhf, tmp_path, server)
     manifest = command.artifact("export_labeling_manifest") / "manifest.jsonl"
     whole = manifest.read_bytes()
     manifest.unlink()
@@ -113,10 +122,10 @@ def test_a_deleted_file_is_made_again(rlhf: CommandLine, tmp_path: Path) -> None
     assert manifest.read_bytes() == whole
 
 
-def copied(rlhf: CommandLine, folder: Path) -> CommandLine:
+def copied(rlhf: CommandLine, folder: Path, server: str) -> CommandLine:
     """The same finished run in a workspace of its own."""
     shutil.copytree(rlhf.workspace, folder / "runs")
-    return CommandLine(folder / "runs", rlhf.home, rlhf.prefix)
+    return CommandLine(folder / "runs", rlhf.home, server=server)
 
 
 def test_help_answers_at_once_and_orchestration_is_free_of_torch() -> None:
@@ -147,9 +156,9 @@ GOOD = '{"chosen": "\\n\\nHuman: Hi\\n\\nAssistant: Hello", "rejected": "\\n\\nH
     ],
 )
 def test_bad_data_is_one_line_and_exit_2(
-    rlhf: CommandLine, tmp_path: Path, name: str, content: str | None, message: str
+    rlhf: CommandLine, server: str, tmp_path: Path, name: str, content: str | None, message: str
 ) -> None:
-    command = copied(rlhf, tmp_path)
+    command = copied(rlhf, tmp_path, server)
     before = finished(command.workspace)
     source = tmp_path / name
     if content is not None:
@@ -162,8 +171,8 @@ def test_bad_data_is_one_line_and_exit_2(
     assert finished(command.workspace) == before
 
 
-def test_a_model_folder_without_weights_is_one_line_and_exit_2(tmp_path: Path) -> None:
-    fresh = CommandLine(tmp_path / "runs", tmp_path / "prefect")
+def test_a_model_folder_without_weights_is_one_line_and_exit_2(server: str, tmp_path: Path) -> None:
+    fresh = CommandLine(tmp_path / "runs", tmp_path / "prefect", server=server)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text('{"model_type": "gptj"}')
     outcome = fresh.run(settings={"model.path": str(tmp_path / "model")})
@@ -172,7 +181,7 @@ def test_a_model_folder_without_weights_is_one_line_and_exit_2(tmp_path: Path) -
     assert finished(fresh.workspace) == set()
 
 
-def test_a_full_disk_is_one_line_and_exit_2(tmp_path: Path) -> None:
+def test_a_full_disk_is_one_line_and_exit_2(server: str, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
@@ -181,7 +190,7 @@ def test_a_full_disk_is_one_line_and_exit_2(tmp_path: Path) -> None:
     if mounted.returncode != 0:
         pytest.skip("needs the right to mount a small tmpfs; run the tests as root")
     try:
-        command = CommandLine(disk / "runs", tmp_path / "prefect")
+        command = CommandLine(disk / "runs", tmp_path / "prefect", server=server)
         short = {"model.demonstration.documents": 20}
         outcome = command.run(settings=short)
         assert outcome.code == 2, outcome.output + outcome.error

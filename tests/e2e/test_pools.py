@@ -19,7 +19,7 @@ import pytest
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.schedules import IntervalSchedule
 
-from rlhf.artifacts import digest
+from rlhf.artifacts import MANIFEST, digest
 from tests.e2e.cli import CommandLine
 from tests.e2e.site import CPU_STEPS, METRICS, Site, is_final, site, untimed, wait_for
 
@@ -147,11 +147,10 @@ def kill_server(running: Site, _run: UUID) -> None:
 @pytest.mark.parametrize(
     "kill",
     [
-        kill_gpu_worker,
         kill_cpu_machine,
         *(
             pytest.param(kill, marks=pytest.mark.exhaustive)
-            for kill in (kill_stage, kill_pipeline, kill_cpu_worker, kill_server)
+            for kill in (kill_stage, kill_pipeline, kill_gpu_worker, kill_cpu_worker, kill_server)
         ),
     ],
 )
@@ -177,13 +176,13 @@ def test_whatever_is_killed_a_retry_ends_in_the_same_bytes(
 
 
 def test_cancel_ends_every_rank_with_a_checkpoint_from_which_retry_goes_on(running: Site, browser: Browser) -> None:
-    run = running.begin({"ppo.steps": 60, "ppo.checkpoint_every": 1, "ppo.validate_every": 30, "compute.processes": 2})
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    page.goto(running.page_of(run))
+    run = running.begin({"ppo.steps": 40, "ppo.checkpoint_every": 1, "ppo.validate_every": 20, "compute.processes": 2})
     fingerprints = running.workspace / "artifacts" / "train_ppo"
     checkpoints = {path.parent.parent for path in fingerprints.glob("*/checkpoints/*")}
     wait_for(lambda: len(list(fingerprints.glob("*/checkpoints/*"))) > 1, 180, "a checkpoint of PPO")
     assert len(running.processes()) >= 3  # the launcher and two ranks
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.goto(running.page_of(run))
     # Not click(): the page moves with the run's progress, and a busy machine never draws it at rest.
     page.get_by_role("button", name="Cancel").dispatch_event("click")
     page.get_by_role("dialog").get_by_role("button", name="Confirm").dispatch_event("click")
@@ -192,9 +191,10 @@ def test_cancel_ends_every_rank_with_a_checkpoint_from_which_retry_goes_on(runni
     page.close()
     [folder] = {path.parent.parent for path in fingerprints.glob("*/checkpoints/*")} - checkpoints
     rows = (folder / "metrics.jsonl").read_text().splitlines()
-    assert 0 < len(rows) < 60
+    assert 0 < len(rows) < 40
     running.retry(run)
-    assert running.ended(run).is_completed()
+    wait_for(lambda: (folder / MANIFEST).exists(), 300, "PPO to end")
+    running.cancel(run)  # the steps behind it are not what is asked here
     # The rows hold the seconds that they took: what was computed again would differ.
     assert (folder / "metrics.jsonl").read_text().splitlines()[: len(rows) - 1] == rows[: len(rows) - 1]
 
@@ -209,7 +209,7 @@ def test_a_schedule_makes_runs_that_wait_for_each_other_and_find_everything_cach
         [schedule] = client.create_deployment_schedules(deployment.id, [every])
     try:
         wait_for(lambda: "AwaitingConcurrencySlot" in states(), 120, "a run that waits for another")
-        wait_for(lambda: states().count("Completed") >= 2, 180, "two scheduled runs")
+        wait_for(lambda: states().count("Completed") >= 2, 300, "two scheduled runs")
     finally:
         with running.client as client:
             client.delete_deployment_schedule(deployment.id, schedule.id)

@@ -20,6 +20,7 @@ LESS = {"response_tokens": 8, "rollouts": 8, "epochs": 1, "chunk": 4}
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_tiny_model_on_the_cpu() -> None:
     result = run_on(GPTJ_6B.model_copy(update=TINY | LESS), CPU, threads=1)
     assert all(math.isfinite(value) and value > 0 for value in result.figures.values())

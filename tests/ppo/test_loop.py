@@ -251,6 +251,7 @@ def test_two_processes_equal_one(inputs: dict[str, Path], tmp_path: Path, unfroz
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_processes_go_on_after_a_kill(inputs: dict[str, Path], tmp_path: Path) -> None:
     """Byte-equal to two processes that nothing stopped: each takes its part of the optimizer from the checkpoint."""
     config = settings(steps=12, validate_every=4, checkpoint_every=2)

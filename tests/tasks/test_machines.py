@@ -94,6 +94,7 @@ def test_settings_that_cannot_meet_are_refused(settings: dict[str, object], mess
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_machines_on_loopback_make_what_one_makes(tmp_path: Path) -> None:
     ignored = Listener(lambda _progress: None, lambda _note: None)
     one = toxicity_job(tmp_path, "one", ComputeConfig(threads=1))
