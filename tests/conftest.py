@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 
 if TYPE_CHECKING:
@@ -14,10 +15,12 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
-    """A Prefect server and database of the tests' own."""
+def prefect_server() -> Iterator[str]:
+    """Address of the API of a Prefect server of the tests' own."""
     with prefect_test_harness(server_startup_timeout=120):
-        yield
+        api = PREFECT_API_URL.value()
+        assert api is not None
+        yield str(api)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-from prefect.settings import PREFECT_API_URL
 
 from rlhf.report.results import Results
 from tests.e2e.cli import CommandLine
@@ -44,14 +43,6 @@ def offline() -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def server(prefect_server: None) -> str:
-    """Address of a server that is there already, which saves each command the start of its own."""
-    api = PREFECT_API_URL.value()
-    assert api is not None
-    return api
-
-
-@pytest.fixture(scope="module")
 def rlhf(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
     """A command line whose workspace already holds one finished run, made without a network and a server."""
     folder = tmp_path_factory.mktemp("local")
@@ -62,6 +53,13 @@ def rlhf(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
     assert [stage["name"] for stage in command.results()["stages"]] == STEPS
     assert not any(command.cached().values())
     return command
+
+
+@pytest.fixture
+def command(rlhf: CommandLine, prefect_server: str, tmp_path: Path) -> CommandLine:
+    """The same finished run in a workspace of its own, with a server that is there already."""
+    shutil.copytree(rlhf.workspace, tmp_path / "runs")
+    return CommandLine(tmp_path / "runs", rlhf.home, server=prefect_server)
 
 
 def test_the_results_follow_the_documented_schema(rlhf: CommandLine) -> None:
@@ -80,8 +78,7 @@ def test_again_everything_is_cached_and_nothing_is_started(rlhf: CommandLine) ->
     assert {path: path.stat().st_mtime_ns for path in rlhf.workspace.rglob("log.txt")} == logs
 
 
-def test_a_changed_ppo_setting_runs_ppo_and_what_follows(rlhf: CommandLine, server: str, tmp_path: Path) -> None:
-    command = copied(rlhf, tmp_path, server)
+def test_a_changed_ppo_setting_runs_ppo_and_what_follows(command: CommandLine) -> None:
     outcome = command.run(settings={"ppo.kl_coefficient": 0.1})
     assert outcome.code == 0, outcome.error
     ran = {name for name, cached in command.cached().items() if not cached}
@@ -96,8 +93,7 @@ def test_a_changed_ppo_setting_runs_ppo_and_what_follows(rlhf: CommandLine, serv
     }
 
 
-def test_a_wrong_byte_is_named_and_its_step_made_again(rlhf: CommandLine, server: str, tmp_path: Path) -> None:
-    command = copied(rlhf, tmp_path, server)
+def test_a_wrong_byte_is_named_and_its_step_made_again(command: CommandLine) -> None:
     weights = command.artifact("train_sft") / "model" / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -111,8 +107,7 @@ def test_a_wrong_byte_is_named_and_its_step_made_again(rlhf: CommandLine, server
     assert command("verify", "--workspace", str(command.workspace)).code == 0
 
 
-def test_a_deleted_file_is_made_again(rlhf: CommandLine, server: str, tmp_path: Path) -> None:
-    command = copied(rlhf, tmp_path, server)
+def test_a_deleted_file_is_made_again(command: CommandLine) -> None:
     manifest = command.artifact("export_labeling_manifest") / "manifest.jsonl"
     whole = manifest.read_bytes()
     manifest.unlink()
@@ -120,12 +115,6 @@ def test_a_deleted_file_is_made_again(rlhf: CommandLine, server: str, tmp_path: 
     assert command.run().code == 0
     assert [name for name, cached in command.cached().items() if not cached] == ["export_labeling_manifest"]
     assert manifest.read_bytes() == whole
-
-
-def copied(rlhf: CommandLine, folder: Path, server: str) -> CommandLine:
-    """The same finished run in a workspace of its own."""
-    shutil.copytree(rlhf.workspace, folder / "runs")
-    return CommandLine(folder / "runs", rlhf.home, server=server)
 
 
 def test_help_answers_at_once_and_orchestration_is_free_of_torch() -> None:
@@ -156,9 +145,8 @@ GOOD = '{"chosen": "\\n\\nHuman: Hi\\n\\nAssistant: Hello", "rejected": "\\n\\nH
     ],
 )
 def test_bad_data_is_one_line_and_exit_2(
-    rlhf: CommandLine, server: str, tmp_path: Path, name: str, content: str | None, message: str
+    command: CommandLine, tmp_path: Path, name: str, content: str | None, message: str
 ) -> None:
-    command = copied(rlhf, tmp_path, server)
     before = finished(command.workspace)
     source = tmp_path / name
     if content is not None:
@@ -171,8 +159,8 @@ def test_bad_data_is_one_line_and_exit_2(
     assert finished(command.workspace) == before
 
 
-def test_a_model_folder_without_weights_is_one_line_and_exit_2(server: str, tmp_path: Path) -> None:
-    fresh = CommandLine(tmp_path / "runs", tmp_path / "prefect", server=server)
+def test_a_model_folder_without_weights_is_one_line_and_exit_2(prefect_server: str, tmp_path: Path) -> None:
+    fresh = CommandLine(tmp_path / "runs", tmp_path / "prefect", server=prefect_server)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text('{"model_type": "gptj"}')
     outcome = fresh.run(settings={"model.path": str(tmp_path / "model")})
@@ -181,7 +169,7 @@ def test_a_model_folder_without_weights_is_one_line_and_exit_2(server: str, tmp_
     assert finished(fresh.workspace) == set()
 
 
-def test_a_full_disk_is_one_line_and_exit_2(server: str, tmp_path: Path) -> None:
+def test_a_full_disk_is_one_line_and_exit_2(prefect_server: str, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
@@ -190,7 +178,7 @@ def test_a_full_disk_is_one_line_and_exit_2(server: str, tmp_path: Path) -> None
     if mounted.returncode != 0:
         pytest.skip("needs the right to mount a small tmpfs; run the tests as root")
     try:
-        command = CommandLine(disk / "runs", tmp_path / "prefect", server=server)
+        command = CommandLine(disk / "runs", tmp_path / "prefect", server=prefect_server)
         short = {"model.demonstration.documents": 20}
         outcome = command.run(settings=short)
         assert outcome.code == 2, outcome.output + outcome.error

@@ -193,7 +193,7 @@ def test_cancel_ends_every_rank_with_a_checkpoint_from_which_retry_goes_on(runni
     rows = (folder / "metrics.jsonl").read_text().splitlines()
     assert 0 < len(rows) < 40
     running.retry(run)
-    wait_for(lambda: (folder / MANIFEST).exists(), 300, "PPO to end")
+    wait_for((folder / MANIFEST).exists, 300, "PPO to end")
     running.cancel(run)  # the steps behind it are not what is asked here
     # The rows hold the seconds that they took: what was computed again would differ.
     assert (folder / "metrics.jsonl").read_text().splitlines()[: len(rows) - 1] == rows[: len(rows) - 1]
