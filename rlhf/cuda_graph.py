@@ -18,7 +18,7 @@ def replayable(function: Callable[[], Tensor], device: torch.device) -> Callable
     if device.type != "cuda":
         return function
     # Once outside the graph, on another stream: what libraries do in their first call cannot be recorded.
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # untyped in torch
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
         function()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +15,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from transformers import MistralConfig, MistralForCausalLM
 
-from rlhf import decoding
+from rlhf import decoding, sampling
 from rlhf.config import SamplingConfig
 from rlhf.cuda_graph import replayable
 from rlhf.decoding import CPU_WINDOW
@@ -89,3 +92,22 @@ def test_on_a_cpu_the_step_itself_runs() -> None:
         return torch.zeros(1)
 
     assert replayable(step, torch.device("cpu")) is step
+
+
+def test_keys_and_values_are_let_go_of_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the collector of cycles, which may come batches later."""
+    model, tokenizer = load_causal_lm(tiny_model(tmp_path), "float32"), load_tokenizer(tmp_path)
+    caches: list[weakref.ref[object]] = []
+
+    class Known(decoding.Decoder):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            caches.append(weakref.ref(self.cache))
+
+    monkeypatch.setattr(sampling, "Decoder", Known)
+    gc.disable()
+    try:
+        generate(model, tokenizer, PROMPTS, SamplingConfig(max_new_tokens=4), [1, 2, 3, 4], batch_size=2)
+        assert [cache() for cache in caches] == [None, None]
+    finally:
+        gc.enable()

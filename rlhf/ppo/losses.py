@@ -27,6 +27,7 @@ class Loss(NamedTuple):
 
 def token_logprobs(logits_TV: Tensor, token_T: Tensor) -> Tensor:
     """Log-probability [T] of each token in nats, in float32 at least."""
+    # torch's stubs leave Function.apply untyped.
     logprob_T: Tensor = _TokenLogprobs.apply(_precise(logits_TV), token_T)  # type: ignore[no-untyped-call]
     return logprob_T
 

@@ -48,7 +48,7 @@ class Optimizer:
         """Whether there are moments: the same on every process."""
         for name, parameter in trained.items():
             hook = partial(self._take_gradient, name)
-            parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+            parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]  # untyped in torch
 
     @property
     def bytes(self) -> int:
