@@ -60,7 +60,7 @@ class Optimizer:
         """One step against the summed gradients, which are cleared; returns their norm before clipping."""
         own = nn.utils.get_total_norm([master.grad for master in self.masters.values() if master.grad is not None])
         norm = sum_over_processes(own**2).sqrt()
-        if norm > self.max_gradient_norm:
+        if norm.is_cuda or norm > self.max_gradient_norm:  # to ask a GPU for a number is to wait for it
             nn.utils.clip_grads_with_norm_(self.masters.values(), self.max_gradient_norm, norm)
         self.adam.step()
         self.adam.zero_grad(set_to_none=True)
