@@ -10,7 +10,7 @@ import typer
 
 from flows import clean_cli, deploy_cli, labels_cli, plan_cli, report_cli
 from flows.arguments import Overrides, Profile, Storage
-from flows.prefect_settings import prepare_prefect
+from flows.prefect_settings import imports_for_good, prepare_prefect
 from rlhf.errors import InputError, user_message
 
 app = typer.Typer(
@@ -29,11 +29,12 @@ def run(profile: Profile, workspace: Storage = "runs", overrides: Overrides = No
     config = load_profile(profile, overrides or ())
     require_usable(workspace)
     prepare_prefect()
-    from rich.console import Console
+    with imports_for_good():
+        from rich.console import Console
 
-    from flows.pipeline import pipeline
-    from flows.terminal import Terminal, results_table
-    from rlhf.report.results import Results
+        from flows.pipeline import pipeline
+        from flows.terminal import Terminal, results_table
+        from rlhf.report.results import Results
 
     terminal = Terminal(Console(highlight=False))
     with terminal.attached():
@@ -136,11 +137,25 @@ def main() -> None:
         typer.echo("stopped; the same command goes on where it was", err=True)
         sys.exit(130)
     except Exception as error:
-        message = user_message(error)
+        message = user_message(error) or _unanswered(error)
         if message is None:
             _fail(error)
         typer.echo(f"error: {message}", err=True)
         sys.exit(2)
+
+
+def _unanswered(error: Exception) -> str | None:
+    """The one line for the user where `error` says that Prefect's server does not answer, else None."""
+    import httpx
+
+    if not (isinstance(error, httpx.ConnectError) or str(error).startswith("Failed to reach API")):
+        return None
+    from prefect.settings import PREFECT_API_URL
+
+    return (
+        f"no Prefect server answers at {PREFECT_API_URL.value()}, as PREFECT_API_URL says; start it, correct the "
+        "address, or unset it: a run then starts a server of its own"
+    )
 
 
 def _fail(error: Exception) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows.deploy import deploy
 from flows.services import Services
 from rlhf.profiles import load_profile
-from tests.e2e.cli import SMALL
+from tests.e2e.cli import SMALL, free_port
 
 METRICS = "metrics.jsonl"
 CPU_STEPS = ("rlhf.prepare_data", "rlhf.export_labeling_manifest", "rlhf.aggregate_results", "rlhf.export_model")
@@ -195,8 +194,7 @@ class Site:
 @contextmanager
 def site(folder: Path, shared: str | None = None) -> Iterator[Site]:
     """A running site with the deployments of the shrunk quickstart, its artifacts in a folder or in S3."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     api = f"http://127.0.0.1:{port}/api"
     with temporary_settings({PREFECT_API_URL: api}), Services(folder / "logs", api) as services:
         made = Site(folder, port, services, shared)

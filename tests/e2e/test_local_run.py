@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.report.results import Results
-from tests.e2e.cli import CommandLine
+from tests.e2e.cli import CommandLine, free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -167,6 +167,16 @@ def test_a_model_folder_without_weights_is_one_line_and_exit_2(prefect_server: s
     assert outcome.code == 2, outcome.output + outcome.error
     assert re.fullmatch(r"error: .*model.*weights.*\n", outcome.error)
     assert finished(fresh.workspace) == set()
+
+
+@pytest.mark.parametrize("name", ["run", "deploy"])
+def test_a_server_that_does_not_answer_is_one_line_and_exit_2(name: str, tmp_path: Path) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}/api"
+    outcome = CommandLine(tmp_path / "runs", tmp_path / "prefect", server=nobody)(
+        name, "quickstart", "--workspace", str(tmp_path / "runs")
+    )
+    assert outcome.code == 2, outcome.output + outcome.error
+    assert re.fullmatch(rf"error: no Prefect server answers at {nobody}, .*\n", outcome.error)
 
 
 def test_a_full_disk_is_one_line_and_exit_2(prefect_server: str, tmp_path: Path) -> None:

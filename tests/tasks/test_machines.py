@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import socket
 import subprocess
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from rlhf.errors import InputError
 from rlhf.profiles import load_profile
 from rlhf.stage import StageInput, StageRequest
 from tasks.launch import Listener, StageJob, run_job, stage_command
+from tests.e2e.cli import free_port
 from tests.tiny_models import tiny_model
 
 
@@ -50,13 +50,6 @@ def toxicity_job(folder: Path, name: str, compute: ComputeConfig) -> StageJob:
         compute=compute,
         tracker_folder=folder / "tracker",
     )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def option(command: list[str], name: str) -> str:
