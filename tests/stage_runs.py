@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from rlhf.artifacts import CHECKPOINTS, MANIFEST
 from rlhf.config import Settings
 from rlhf.stage import StageInput, StageRequest, write_jsonl
 from tests.tiny_models import Architecture, tiny_model
@@ -95,33 +97,63 @@ def run_stage(
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-def assert_resumes_to_the_same_bytes(
-    module: str, request: Path, folder: Path, *, checkpoint_steps: tuple[int, int]
-) -> None:
-    """Kill `module` at three moments of its life; its last run must leave what an uninterrupted one leaves.
+class ForkServer:
+    """Runs of a stage as processes of their own that start at once."""
 
-    `checkpoint_steps`: steps of a checkpoint in the first and in a later epoch.
+    def __init__(self, module: str) -> None:
+        self.server = subprocess.Popen(
+            [sys.executable, "-m", "tests.fork_server", module],
+            env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        assert self.server.stdout is not None
+        assert self.server.stdout.readline() == "ready\n"
+
+    def run(self, request: Path, output: Path, kill_after: float = math.inf) -> int:
+        """The return code of a run, which gets KILL after so many seconds."""
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        self.server.stdin.write(f"{request} {output} {kill_after}\n")
+        self.server.stdin.flush()
+        return int(self.server.stdout.readline())
+
+    def end(self) -> None:
+        """No more runs."""
+        self.server.communicate()
+
+
+def undisturbed_and_killed(module: str, request: Path, folder: Path) -> tuple[Path, Path]:
+    """Outputs of a stage that nothing stopped, and of one killed at ten random moments and started again each time.
+
+    The kills are spread over its life: at least three different sets of checkpoints are left.  A run that ended before
+    its kill begins again from nothing.
     """
     whole, broken = folder / "whole", folder / "broken"
-    assert run_stage(module, request, whole).returncode == 0
+    server = ForkServer(module)
+    started = time.monotonic()
+    assert server.run(request, whole) == 0, (whole / "log.txt").read_text()
+    seconds = time.monotonic() - started
 
-    early, late = (broken / "checkpoints" / f"checkpoint-{step}" for step in checkpoint_steps)
-    moments: list[Callable[[], bool]] = [
-        early.is_dir,  # while the first checkpoint is being written
-        (late / "complete").is_file,
-        (broken / "checkpoints" / "final").is_dir,  # while the model is being written
-    ]
-    for moment in moments:
-        assert run_stage(module, request, broken, kill_when=moment).returncode == -signal.SIGKILL
-        assert not (broken / "manifest.json").exists()
-    assert run_stage(module, request, broken).returncode == 0
-
-    for path in sorted((whole / "model").iterdir()):
-        assert path.read_bytes() == (broken / "model" / path.name).read_bytes(), path.name
-    assert _timeless_metrics(whole) == _timeless_metrics(broken)
-    assert not (broken / "checkpoints").exists()
+    draws, killed = random.Random(0), 0
+    left: set[frozenset[str]] = set()
+    while killed < 10 or len(left) < 3:
+        assert killed < 40, f"the kills left {left} only"
+        if server.run(request, broken, kill_after=draws.uniform(0, 0.8 * seconds)) == -signal.SIGKILL:
+            assert not (broken / MANIFEST).exists()
+            killed += 1
+            left.add(frozenset(path.name for path in broken.glob(f"{CHECKPOINTS}/*")))
+        else:
+            shutil.rmtree(broken)
+    assert server.run(request, broken) == 0, (broken / "log.txt").read_text()
+    server.end()
+    return whole, broken
 
 
-def _timeless_metrics(output: Path) -> list[dict[str, float]]:
-    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != "tokens_per_second"} for row in rows]
+def assert_same_files(folder: Path, expected: Path) -> None:
+    """The same files with the same bytes."""
+    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in expected.iterdir())
+    for path in sorted(expected.iterdir()):
+        assert (folder / path.name).read_bytes() == path.read_bytes(), path.name

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -23,10 +21,10 @@ from rlhf.ppo import loop
 from rlhf.ppo.loop import EXIT_TERMINATED
 from rlhf.ppo.run import Run
 from rlhf.ppo.step import run_step
-from rlhf.stage import StageInput, StageRequest, read_jsonl
+from rlhf.stage import read_jsonl
 from tests.ppo.tiny_run import settings, write_inputs
+from tests.stage_runs import ROOT, undisturbed_and_killed, write_request
 
-ROOT = Path(__file__).parents[2]
 TWO_PROCESSES = (
     *("-m", "accelerate.commands.launch", "--config_file", str(ROOT / "deployments/accelerate/cpu.yaml")),
     *("--multi_gpu", "--num_processes", "2"),
@@ -207,17 +205,6 @@ def test_unequal_shares(changes: dict[str, object], processes: int, message: str
         train_ppo.require_equal_shares(settings(**changes).ppo, processes)
 
 
-def write_request(config: PpoStage, inputs: dict[str, Path], path: Path) -> Path:
-    request = StageRequest(
-        step="train_ppo",
-        fingerprint="0" * 16,
-        config=config.model_dump(mode="json"),
-        inputs={name: StageInput(fingerprint=name, path=folder) for name, folder in inputs.items()},
-    )
-    path.write_text(request.model_dump_json())
-    return path
-
-
 def start(request: Path, output: Path, *launcher: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, *launcher, "-m", "rlhf.train_ppo", "--config", str(request), "--output", str(output)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -231,7 +218,7 @@ def start(request: Path, output: Path, *launcher: str) -> subprocess.Popen[bytes
 def test_two_processes_equal_one(inputs: dict[str, Path], tmp_path: Path, unfrozen_blocks: object) -> None:
     """With half the rollouts, half of each minibatch and half of the optimizer each, up to the order of sums."""
     config = settings(rollouts_per_step=8, minibatch_size=4, unfrozen_blocks=unfrozen_blocks)
-    request = write_request(config, inputs, tmp_path / "request.json")
+    request = write_request(tmp_path / "request.json", "train_ppo", config, inputs)
     assert start(request, tmp_path / "one").wait(300) == 0
     assert start(request, tmp_path / "two", *TWO_PROCESSES).wait(300) == 0
     manifest = json.loads((tmp_path / "two" / "manifest.json").read_text())
@@ -255,7 +242,7 @@ def test_two_processes_equal_one(inputs: dict[str, Path], tmp_path: Path, unfroz
 def test_two_processes_go_on_after_a_kill(inputs: dict[str, Path], tmp_path: Path) -> None:
     """Byte-equal to two processes that nothing stopped: each takes its part of the optimizer from the checkpoint."""
     config = settings(steps=12, validate_every=4, checkpoint_every=2)
-    request = write_request(config, inputs, tmp_path / "request.json")
+    request = write_request(tmp_path / "request.json", "train_ppo", config, inputs)
     output, expected = tmp_path / "output", tmp_path / "expected"
     killed = start(request, output, *TWO_PROCESSES)
     while not (output / "checkpoints" / "step-000004").is_dir():
@@ -269,51 +256,9 @@ def test_two_processes_go_on_after_a_kill(inputs: dict[str, Path], tmp_path: Pat
     assert_same_run(output, expected)
 
 
-class ForkServer:
-    """Runs of train_ppo as processes of their own that start at once."""
-
-    def __init__(self) -> None:
-        self.server = subprocess.Popen(
-            [sys.executable, "-m", "tests.ppo.fork_server"],
-            env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
-        assert self.server.stdout is not None
-        assert self.server.stdout.readline() == "ready\n"
-
-    def run(self, request: Path, output: Path, kill_after: float = math.inf) -> int:
-        """The return code of a run, which gets KILL after so many seconds."""
-        assert self.server.stdin is not None
-        assert self.server.stdout is not None
-        self.server.stdin.write(f"{request} {output} {kill_after}\n")
-        self.server.stdin.flush()
-        return int(self.server.stdout.readline())
-
-    def end(self) -> None:
-        """No more runs."""
-        self.server.communicate()
-
-
 @pytest.mark.slow
 def test_killed_ten_times_at_any_moment(inputs: dict[str, Path], tmp_path: Path) -> None:
-    """All through a run; runs that ended before the kill begin again from nothing."""
-    request = write_request(settings(steps=4, checkpoint_every=2), inputs, tmp_path / "request.json")
-    output, expected = tmp_path / "output", tmp_path / "expected"
-    server = ForkServer()
-    started = time.monotonic()
-    assert server.run(request, expected) == 0, (expected / "log.txt").read_text()
-    seconds = time.monotonic() - started
-
-    draws, killed = random.Random(0), 0
-    steps: set[int | None] = set()
-    while killed < 10 or len(steps) < 3:
-        assert killed < 40, f"the kills came after {steps} steps only"
-        killed += server.run(request, output, kill_after=draws.uniform(0, 0.8 * seconds)) == -signal.SIGKILL
-        metrics = output / "metrics.jsonl"
-        steps.add(metrics.read_text().count("\n") if metrics.exists() else None)
-    assert server.run(request, output) == 0
-    server.end()
+    config = settings(steps=4, checkpoint_every=2)
+    request = write_request(tmp_path / "request.json", "train_ppo", config, inputs)
+    expected, output = undisturbed_and_killed("rlhf.train_ppo", request, tmp_path)
     assert_same_run(output, expected)

@@ -1,11 +1,12 @@
-"""Starts train_ppo again and again without importing torch anew: each run is a fork, killed as any other process.
+"""Starts a stage again and again without importing torch anew: each run is a fork, killed as any other process.
 
-Says `ready` after its imports, then reads `REQUEST OUTPUT SECONDS` lines; answers each with the run's return code: it
-gets KILL after so many seconds.
+`python -m tests.fork_server MODULE` says `ready` after its imports, then reads `REQUEST OUTPUT SECONDS` lines; answers
+each with the run's return code: it gets KILL after so many seconds.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import runpy
 import signal
@@ -13,20 +14,16 @@ import sys
 import time
 from pathlib import Path
 
-from rlhf import train_ppo
 
-IMPORTED = train_ppo.__name__
-"""Imported here, so that a fork need not."""
-
-
-def main() -> None:
+def main(module: str) -> None:
     """Serve until the input ends."""
+    importlib.import_module(module)  # so that a fork need not
     print("ready", flush=True)
     for line in sys.stdin:
         request, output, seconds = line.split()
         child = os.fork()
         if child == 0:
-            run(request, Path(output))
+            run(module, request, Path(output))
         print(end_of(child, time.monotonic() + float(seconds)), flush=True)
 
 
@@ -41,16 +38,16 @@ def end_of(child: int, deadline: float) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def run(request: str, output: Path) -> None:
+def run(module: str, request: str, output: Path) -> None:
     """Be the stage; never returns."""
     output.mkdir(exist_ok=True)
     log = os.open(output / "log.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     for stream in (1, 2):
         os.dup2(log, stream)
-    sys.argv = ["train_ppo", "--config", request, "--output", str(output)]
+    sys.argv = [module, "--config", request, "--output", str(output)]
     code = 1
     try:
-        runpy.run_module(IMPORTED, run_name="__main__")
+        runpy.run_module(module, run_name="__main__")
         code = 0
     finally:
         sys.stdout.flush()
@@ -58,4 +55,4 @@ def run(request: str, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])
