@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+from uuid import UUID
 
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import Artifact
+from prefect.runtime import flow_run
 
 from rlhf.aggregate_results import aggregate_results
 from rlhf.report.hacking import HackingSign
@@ -32,9 +35,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Evidenc
 @pytest.mark.usefixtures("prefect_server")
 def test_tables_and_plots_are_artifacts(finished: tuple[Results, Evidence]) -> None:
     results, evidence = finished
-    flow(name="publishing")(lambda: show(results, evidence))()
+
+    @flow(name="publishing")
+    def publishing() -> str:
+        show(results, evidence)
+        return str(flow_run.id)
+
+    of_this_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[UUID(publishing())]))
     with get_client(sync_client=True) as client:
-        artifacts: list[Artifact] = client.read_artifacts()
+        artifacts: list[Artifact] = client.read_artifacts(artifact_filter=of_this_run)
     found = {artifact.key: artifact for artifact in artifacts}
     assert {key for key in found if key and key.startswith("plot-")} == {
         "plot-reward",
