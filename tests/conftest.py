@@ -10,6 +10,8 @@ import pytest
 from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 
+from flows.undeploy import undeploy
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
@@ -21,6 +23,13 @@ def prefect_server() -> Iterator[str]:
         api = PREFECT_API_URL.value()
         assert api is not None
         yield str(api)
+
+
+@pytest.fixture(scope="module")
+def undeployed(prefect_server: str) -> Iterator[None]:  # noqa: ARG001 the server that is cleaned
+    """Take away what the tests of a module deployed: its automation can make a server on SQLite stand still."""
+    yield
+    undeploy(remove=True)
 
 
 @pytest.fixture(scope="module")

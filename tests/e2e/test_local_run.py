@@ -13,69 +13,32 @@ import pytest
 
 from rlhf.report.results import Results
 from tests.e2e.cli import CommandLine, free_port
+from tests.e2e.conftest import STEPS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-STEPS = [
-    "prepare_model",
-    "prepare_data",
-    "train_sft",
-    "train_reward",
-    "train_ppo",
-    "generate_responses[sft]",
-    "generate_responses[rlhf]",
-    "compare_policies",
-    "export_labeling_manifest",
-    "score_toxicity[sft]",
-    "score_toxicity[rlhf]",
-    "aggregate_results",
-    "export_model",
-]
-
-
-def offline() -> tuple[str, ...]:
-    """A command prefix that takes every network but loopback away, where this user may do that."""
-    prefix = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
-    able = shutil.which("unshare") and shutil.which("ip")
-    if able and subprocess.run([*prefix, "true"], check=False, capture_output=True).returncode == 0:
-        return prefix
-    return ()
-
-
-@pytest.fixture(scope="module")
-def rlhf(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
-    """A command line whose workspace already holds one finished run, made without a network and a server."""
-    folder = tmp_path_factory.mktemp("local")
-    command = CommandLine(folder / "runs", folder / "prefect", offline())
-    outcome = command.run()
-    assert outcome.code == 0, outcome.output + outcome.error
-    assert "Did the model get better?" in outcome.output
-    assert [stage["name"] for stage in command.results()["stages"]] == STEPS
-    assert not any(command.cached().values())
-    return command
-
 
 @pytest.fixture
-def command(rlhf: CommandLine, prefect_server: str, tmp_path: Path) -> CommandLine:
+def command(local_run: CommandLine, prefect_server: str, tmp_path: Path) -> CommandLine:
     """The same finished run in a workspace of its own, with a server that is there already."""
-    shutil.copytree(rlhf.workspace, tmp_path / "runs")
-    return CommandLine(tmp_path / "runs", rlhf.home, server=prefect_server)
+    shutil.copytree(local_run.workspace, tmp_path / "runs")
+    return CommandLine(tmp_path / "runs", local_run.home, server=prefect_server)
 
 
-def test_the_results_follow_the_documented_schema(rlhf: CommandLine) -> None:
-    results = Results.model_validate(rlhf.results())
+def test_the_results_follow_the_documented_schema(local_run: CommandLine) -> None:
+    results = Results.model_validate(local_run.results())
     assert results.toxicity.sft.n == results.toxicity.rlhf.n == 20
     assert results.human_evaluation.status == "pending"
-    assert (rlhf.workspace / "quickstart" / "report.html").read_text().startswith("<!doctype html>")
+    assert (local_run.workspace / "quickstart" / "report.html").read_text().startswith("<!doctype html>")
 
 
-def test_again_everything_is_cached_and_nothing_is_started(rlhf: CommandLine) -> None:
-    logs = {path: path.stat().st_mtime_ns for path in rlhf.workspace.rglob("log.txt")}
+def test_again_everything_is_cached_and_nothing_is_started(local_run: CommandLine) -> None:
+    logs = {path: path.stat().st_mtime_ns for path in local_run.workspace.rglob("log.txt")}
     assert logs
-    outcome = rlhf.run()
+    outcome = local_run.run()
     assert outcome.code == 0, outcome.error
-    assert rlhf.cached() == dict.fromkeys(STEPS, True)
-    assert {path: path.stat().st_mtime_ns for path in rlhf.workspace.rglob("log.txt")} == logs
+    assert local_run.cached() == dict.fromkeys(STEPS, True)
+    assert {path: path.stat().st_mtime_ns for path in local_run.workspace.rglob("log.txt")} == logs
 
 
 def test_a_changed_ppo_setting_runs_ppo_and_what_follows(command: CommandLine) -> None:

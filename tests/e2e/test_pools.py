@@ -67,16 +67,13 @@ def assert_same(found: dict[str, str], expected: dict[str, str]) -> None:
 
 
 def test_gpu_steps_run_on_their_pool_one_at_a_time_and_end_in_the_bytes_of_a_local_run(
-    running: Site, whole: dict[str, str], tmp_path: Path
+    running: Site, whole: dict[str, str], local_run: CommandLine
 ) -> None:
     assert {worker for module, worker in running.seen if module in CPU_STEPS} == {"worker-cpu"}
     assert {worker for module, worker in running.seen if module not in CPU_STEPS} == {"worker-p4d"}
     assert len({module for module, _ in running.seen}) >= 7
     assert running.most_gpu_jobs == 1
-    local = CommandLine(tmp_path / "runs", tmp_path / "home")
-    outcome = local.run()
-    assert outcome.code == 0, outcome.error
-    assert_same(contents(local.workspace), whole)
+    assert_same(contents(local_run.workspace), whole)
 
 
 def test_a_full_disk_fails_the_run_and_a_click_on_retry_finishes_it(running: Site, browser: Browser) -> None:

@@ -45,21 +45,18 @@ def shared_contents() -> dict[str, str]:
     return hashes
 
 
-def test_the_results_are_those_of_a_local_run_byte_for_byte(running: Site, tmp_path: Path) -> None:
+def test_the_results_are_those_of_a_local_run_byte_for_byte(running: Site, local_run: CommandLine) -> None:
     made_by = {pool: {path.parts[-3] for path in made(running.cache_of(pool))} for pool in ("cpu", "p4d")}
     assert "train_ppo" in made_by["p4d"]
     assert "prepare_data" in made_by["cpu"]
     assert not running.workspace.exists()
-    local = CommandLine(tmp_path / "runs", tmp_path / "home")
-    outcome = local.run()
-    assert outcome.code == 0, outcome.error
-    here, there = contents(local.workspace), shared_contents()
+    here, there = contents(local_run.workspace), shared_contents()
     assert here.keys() == there.keys()
     for name in [name for name in here if here[name] != there[name]]:
         if name.endswith(METRICS):
             content = Bucket(URI).read(name)
             assert content is not None
-            assert untimed((local.workspace / name).read_bytes()) == untimed(content)
+            assert untimed((local_run.workspace / name).read_bytes()) == untimed(content)
         else:
             assert name.endswith(TIMED), name
     assert {"report.html", "results.json", "config.json"} <= Bucket(URI).sizes("quickstart").keys()

@@ -22,7 +22,7 @@ from rlhf.config import RunConfig
 from rlhf.errors import InputError
 from rlhf.profiles import load_profile
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undeployed")]
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from tasks import pool
 from tasks.launch import StageFailedError, StageJob
 from tasks.pool import NOBODY, run_on_pool
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server", "deployed")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undeployed", "deployed")]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,58 @@
+"""What several end-to-end tests share."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from tests.e2e.cli import CommandLine
+
+STEPS = [
+    "prepare_model",
+    "prepare_data",
+    "train_sft",
+    "train_reward",
+    "train_ppo",
+    "generate_responses[sft]",
+    "generate_responses[rlhf]",
+    "compare_policies",
+    "export_labeling_manifest",
+    "score_toxicity[sft]",
+    "score_toxicity[rlhf]",
+    "aggregate_results",
+    "export_model",
+]
+
+
+def offline() -> tuple[str, ...]:
+    """A command prefix that takes every network but loopback away, where this user may do that."""
+    prefix = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
+    able = shutil.which("unshare") and shutil.which("ip")
+    if able and subprocess.run([*prefix, "true"], check=False, capture_output=True).returncode == 0:
+        return prefix
+    return ()
+
+
+@pytest.fixture(scope="session")
+def local_run(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
+    """A command line whose workspace holds one finished run, made without a network and a server.
+
+    All test processes share it: the first that asks makes it, and tests change a copy.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    command = CommandLine(folder / "local" / "runs", folder / "local" / "prefect", offline())
+    with (folder / "local.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "local").exists():
+            outcome = command.run()
+            assert outcome.code == 0, outcome.output + outcome.error
+            assert "Did the model get better?" in outcome.output
+            assert [stage["name"] for stage in command.results()["stages"]] == STEPS
+            assert not any(command.cached().values())
+    return command
