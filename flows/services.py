@@ -42,22 +42,23 @@ class Services:
             self.stop(name)
 
     def start(self, name: str, *arguments: str, **environment: str) -> None:
-        """Start `prefect ARGUMENTS`, its output appended to NAME.log."""
+        """Start `python -m ARGUMENTS`, its output appended to NAME.log."""
         settings = {"PREFECT_API_URL": self.api, "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
         with (self.logs / f"{name}.log").open("ab") as log:
             self.running[name] = start_group(
-                [sys.executable, "-m", "prefect", *arguments], os.environ | settings | environment, output=log
+                [sys.executable, "-m", *arguments], os.environ | settings | environment, output=log
             )
 
     def server(self, port: int, **environment: str) -> None:
         """Start a server on this machine's loopback and wait until it answers."""
-        self.start("server", "server", "start", "--host", "127.0.0.1", "--port", str(port), **environment)
+        where = ("--host", "127.0.0.1", "--port", str(port))
+        self.start("server", "flows.prefect_server", "start", *where, **environment)
         self._wait("server", self._healthy)
 
     def worker(self, pool: str, **environment: str) -> None:
         """Start a worker of `pool`, looking for work every second."""
         environment = {"PREFECT_WORKER_QUERY_SECONDS": "1", **environment}
-        self.start(f"worker-{pool}", "worker", "start", "--pool", pool, "--name", pool, **environment)
+        self.start(f"worker-{pool}", "prefect", "worker", "start", "--pool", pool, "--name", pool, **environment)
 
     def stop(self, name: str) -> None:
         """End a service with all processes of its group."""
