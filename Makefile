@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
+# Two test processes: torch's threads of both would wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(RUN)/pytest -n 2 --dist loadfile
 
 .PHONY: quickstart ui test test-all check bench format trlx-env
 
@@ -12,17 +14,17 @@ ui: $(VENV)/.runtime
 	$(RUN)/rlhf ui
 
 test: $(VENV)/.development
-	$(RUN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 40 -m "not exhaustive"
+	$(PYTEST) --no-loadscope-reorder --durations 40 -m "not exhaustive"
 
 test-all: $(VENV)/.development
-	$(RUN)/pytest -n 2 --dist loadfile
+	$(PYTEST)
 
 check: $(VENV)/.development
 	$(RUN)/ruff format --check .
 	$(RUN)/ruff check .
 	$(RUN)/mypy
 	$(RUN)/lint-imports
-	$(RUN)/pytest -n 2 --dist loadfile -m "not slow"
+	$(PYTEST) -m "not slow"
 
 format: $(VENV)/.development
 	$(RUN)/ruff format .

@@ -11,6 +11,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.undeploy import undeploy
+from tests.stages import Stages
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -30,6 +31,14 @@ def undeployed(prefect_server: str) -> Iterator[None]:  # noqa: ARG001 the serve
     """Take away what the tests of a module deployed: its automation can make a server on SQLite stand still."""
     yield
     undeploy(remove=True)
+
+
+@pytest.fixture(scope="session")
+def stages() -> Iterator[Stages]:
+    """Runs stages as processes of their own."""
+    started = Stages()
+    yield started
+    started.end()
 
 
 @pytest.fixture(scope="module")

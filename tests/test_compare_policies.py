@@ -17,7 +17,8 @@ from rlhf.encoding import encode_answer, encode_prompt, load_tokenizer
 from rlhf.errors import InputError
 from rlhf.models import load_causal_lm
 from rlhf.stage import read_jsonl, write_jsonl
-from tests.stage_runs import run_stage, tiny_inputs, write_request
+from tests.stage_runs import tiny_inputs, write_request
+from tests.stages import Stages
 from tests.tiny_models import tiny_model
 
 CONFIG = part_of(RunConfig(model=ModelConfig(), toxicity=ToxicityConfig(classifier="profanity-check")), ComparisonStage)
@@ -141,14 +142,12 @@ def test_damaged_weights_are_named(inputs: dict[str, Path], tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.exhaustive
-def test_two_processes_find_what_one_finds(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_two_processes_find_what_one_finds(inputs: dict[str, Path], tmp_path: Path, stages: Stages) -> None:
     request = write_request(tmp_path / "request.json", "compare_policies", CONFIG, inputs)
     found = []
     for processes in (1, 2):
         output = tmp_path / str(processes)
-        done = run_stage("rlhf.compare_policies", request, output, processes=processes)
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert stages.run("rlhf.compare_policies", request, output, processes=processes)
         found.append([read_jsonl(output / name) for name in ("held_out.jsonl", "answers.jsonl")])
     one, two = (json.dumps(rounded(files)) for files in found)
     assert one == two

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,8 @@ from rlhf.demonstration_model import PAD, learning_rate, new_model, pack, train_
 from rlhf.encoding import load_tokenizer
 from rlhf.errors import InputError
 from rlhf.models import load_causal_lm
-from tests.stage_runs import run_stage, write_request
+from tests.stage_runs import write_request
+from tests.stages import Stages
 
 TINY = DemonstrationModel(
     vocabulary=300, width=16, layers=2, heads=2, context_tokens=32, documents=200, batch_size=2, learning_rate=1e-2
@@ -93,17 +93,15 @@ def test_the_default_model_has_two_to_four_million_parameters() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.exhaustive
-def test_a_killed_run_ends_in_the_same_bytes_and_in_a_model_that_learnt(tmp_path: Path) -> None:
+def test_a_killed_run_ends_in_the_same_bytes_and_in_a_model_that_learnt(tmp_path: Path, stages: Stages) -> None:
     settings = ModelStage(seed=3, model=ModelConfig(demonstration=TINY))
     request = write_request(tmp_path / "request.json", "prepare_model", settings, {})
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert run_stage("rlhf.prepare_model", request, whole).returncode == 0
+    assert stages.run("rlhf.prepare_model", request, whole)
     checkpoint = broken / "checkpoints" / "pretraining.pt"
-    killed = run_stage("rlhf.prepare_model", request, broken, kill_when=checkpoint.is_file)
-    assert killed.returncode == -signal.SIGKILL
+    assert not stages.run("rlhf.prepare_model", request, broken, kill_when=checkpoint.is_file)
     assert not (broken / "manifest.json").exists()
-    assert run_stage("rlhf.prepare_model", request, broken).returncode == 0
+    assert stages.run("rlhf.prepare_model", request, broken)
 
     for path in sorted((whole / "model").iterdir()):
         assert path.read_bytes() == (broken / "model" / path.name).read_bytes(), path.name
@@ -119,13 +117,11 @@ def test_a_killed_run_ends_in_the_same_bytes_and_in_a_model_that_learnt(tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.exhaustive
-def test_two_processes_train_the_same_model_as_one(tmp_path: Path) -> None:
+def test_two_processes_train_the_same_model_as_one(tmp_path: Path, stages: Stages) -> None:
     few = ModelStage(seed=3, model=ModelConfig(demonstration=TINY.model_copy(update={"documents": 20})))
     request = write_request(tmp_path / "request.json", "prepare_model", few, {})
     for processes in (1, 2):
-        result = run_stage("rlhf.prepare_model", request, tmp_path / str(processes), processes=processes)
-        assert result.returncode == 0, result.stderr
+        assert stages.run("rlhf.prepare_model", request, tmp_path / str(processes), processes=processes)
     one, two = (load_file(tmp_path / str(processes) / "model" / "model.safetensors") for processes in (1, 2))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-4)

@@ -13,7 +13,8 @@ from rlhf.encoding import encode_answer, load_tokenizer
 from rlhf.reward_model import RewardModel
 from rlhf.stage import read_jsonl, write_jsonl
 from tests.ppo.tiny_run import write_inputs
-from tests.stage_runs import run_stage, write_request
+from tests.stage_runs import write_request
+from tests.stages import Stages
 from tests.tiny_models import copy_with_another_tokenizer
 
 
@@ -70,7 +71,7 @@ def test_a_reward_model_with_another_tokenizer_scores_the_text(inputs: dict[str,
 
 
 @pytest.mark.slow
-def test_two_processes_write_what_one_writes(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_two_processes_write_what_one_writes(inputs: dict[str, Path], tmp_path: Path, stages: Stages) -> None:
     """The command itself: to the byte, also where a process has a batch more than the other."""
     many = tmp_path / "data"
     many.mkdir()
@@ -80,8 +81,7 @@ def test_two_processes_write_what_one_writes(inputs: dict[str, Path], tmp_path: 
         tmp_path / "request.json", "generate_responses", settings(batch_size=4), inputs | {"data": many}
     )
     for name, processes in (("one", 1), ("two", 2)):
-        ended = run_stage("rlhf.generate_responses", request, tmp_path / name, processes=processes)
-        assert ended.returncode == 0, ended.stderr
+        assert stages.run("rlhf.generate_responses", request, tmp_path / name, processes=processes)
     manifest = read_manifest(tmp_path / "two")
     assert manifest is not None
     assert manifest.processes == 2

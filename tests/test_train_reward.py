@@ -18,7 +18,8 @@ from rlhf.models import new_reward_model, save_model
 from rlhf.reward_model import RewardModel
 from rlhf.stage import read_jsonl
 from rlhf.train_reward import train_reward
-from tests.stage_runs import assert_same_files, run_stage, tiny_inputs, undisturbed_and_killed, write_request
+from tests.stage_runs import tiny_inputs, write_request
+from tests.stages import Stages, assert_same_files, undisturbed_and_killed
 
 SETTINGS = RewardConfig(
     epochs=4, batch_size=8, device_batch_size=4, learning_rate=1e-2, warmup_steps=2, checkpoint_every=3
@@ -115,11 +116,10 @@ def test_no_pairs_is_an_input_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_score_what_one_does(tmp_path: Path) -> None:
+def test_two_processes_train_and_score_what_one_does(tmp_path: Path, stages: Stages) -> None:
     request = write_request(tmp_path / "request.json", "train_reward", CONFIG, tiny_inputs(tmp_path))
     for processes in (1, 2):
-        run = run_stage("rlhf.train_reward", request, tmp_path / str(processes), processes=processes)
-        assert run.returncode == 0, run.stderr
+        assert stages.run("rlhf.train_reward", request, tmp_path / str(processes), processes=processes)
         assert json.loads((tmp_path / str(processes) / "manifest.json").read_text())["processes"] == processes
     one, two = (read_jsonl(tmp_path / name / "chosen_scores.jsonl") for name in ("1", "2"))
     assert [row["id"] for row in one] == [row["id"] for row in two]
@@ -127,7 +127,7 @@ def test_two_processes_train_and_score_what_one_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_ten_times_at_any_moment_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
+def test_killed_ten_times_at_any_moment_it_ends_with_the_same_bytes(tmp_path: Path, stages: Stages) -> None:
     request = write_request(tmp_path / "request.json", "train_reward", CONFIG, tiny_inputs(tmp_path))
-    whole, broken = undisturbed_and_killed("rlhf.train_reward", request, tmp_path)
+    whole, broken = undisturbed_and_killed(stages, "rlhf.train_reward", request, tmp_path)
     assert_same_files(broken / "model", whole / "model")

@@ -18,7 +18,8 @@ from rlhf.models import load_causal_lm
 from rlhf.stage import read_jsonl
 from rlhf.train_sft import encode_rows, train_sft
 from rlhf.trl_training import held_out_rows, training_arguments
-from tests.stage_runs import assert_same_files, run_stage, tiny_inputs, undisturbed_and_killed, write_request
+from tests.stage_runs import tiny_inputs, write_request
+from tests.stages import Stages, assert_same_files, undisturbed_and_killed
 
 SETTINGS = SftConfig(
     epochs=2, batch_size=8, device_batch_size=4, learning_rate=1e-2, warmup_steps=2, checkpoint_every=3
@@ -113,11 +114,10 @@ def test_bad_input_names_the_file_and_the_remedy(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
+def test_two_processes_train_what_one_trains(tmp_path: Path, stages: Stages) -> None:
     request = write_request(tmp_path / "request.json", "train_sft", CONFIG, tiny_inputs(tmp_path))
     for processes in (1, 2):
-        run = run_stage("rlhf.train_sft", request, tmp_path / str(processes), processes=processes)
-        assert run.returncode == 0, run.stderr
+        assert stages.run("rlhf.train_sft", request, tmp_path / str(processes), processes=processes)
         assert json.loads((tmp_path / str(processes) / "manifest.json").read_text())["processes"] == processes
     one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("1", "2"))
     for name in one:
@@ -125,8 +125,8 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_ten_times_at_any_moment_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
+def test_killed_ten_times_at_any_moment_it_ends_with_the_same_bytes(tmp_path: Path, stages: Stages) -> None:
     inputs = tiny_inputs(tmp_path, "gpt2")  # which has dropout: generator states count
     request = write_request(tmp_path / "request.json", "train_sft", CONFIG, inputs)
-    whole, broken = undisturbed_and_killed("rlhf.train_sft", request, tmp_path)
+    whole, broken = undisturbed_and_killed(stages, "rlhf.train_sft", request, tmp_path)
     assert_same_files(broken / "model", whole / "model")

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -23,13 +22,9 @@ from rlhf.ppo.run import Run
 from rlhf.ppo.step import run_step
 from rlhf.stage import read_jsonl
 from tests.ppo.tiny_run import settings, write_inputs
-from tests.stage_runs import ROOT, undisturbed_and_killed, write_request
+from tests.stage_runs import write_request
+from tests.stages import ROOT, Stages, undisturbed_and_killed
 
-TWO_PROCESSES = (
-    *("-m", "accelerate.commands.launch", "--config_file", str(ROOT / "deployments/accelerate/cpu.yaml")),
-    *("--multi_gpu", "--num_processes", "2"),
-)
-"""What of the command line starts a module as two processes."""
 TIMES = ("_seconds", "_per_second")
 """Ends of the names of figures that differ from run to run."""
 
@@ -205,22 +200,27 @@ def test_unequal_shares(changes: dict[str, object], processes: int, message: str
         train_ppo.require_equal_shares(settings(**changes).ppo, processes)
 
 
-def start(request: Path, output: Path, *launcher: str) -> subprocess.Popen[bytes]:
+def launch_two(request: Path, output: Path) -> None:
+    """Run the stage in two processes as the orchestrator does."""
+    output.mkdir()
+    config = ROOT / "deployments" / "accelerate" / "cpu.yaml"
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", str(config), "--multi_gpu", "--num_processes=2"]
     command = [sys.executable, *launcher, "-m", "rlhf.train_ppo", "--config", str(request), "--output", str(output)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    output.mkdir(exist_ok=True)
-    with (output / "log.txt").open("ab") as log:
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=ROOT, start_new_session=True)
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("unfrozen_blocks", [2, "all"])
-def test_two_processes_equal_one(inputs: dict[str, Path], tmp_path: Path, unfrozen_blocks: object) -> None:
+def test_two_processes_equal_one(
+    inputs: dict[str, Path], tmp_path: Path, stages: Stages, unfrozen_blocks: object
+) -> None:
     """With half the rollouts, half of each minibatch and half of the optimizer each, up to the order of sums."""
     config = settings(rollouts_per_step=8, minibatch_size=4, unfrozen_blocks=unfrozen_blocks)
     request = write_request(tmp_path / "request.json", "train_ppo", config, inputs)
-    assert start(request, tmp_path / "one").wait(300) == 0
-    assert start(request, tmp_path / "two", *TWO_PROCESSES).wait(300) == 0
+    assert stages.run("rlhf.train_ppo", request, tmp_path / "one")
+    launch_two(request, tmp_path / "two")
     manifest = json.loads((tmp_path / "two" / "manifest.json").read_text())
     assert manifest["processes"] == 2
     for name in ("metrics.jsonl", "validation.jsonl"):
@@ -238,27 +238,22 @@ def test_two_processes_equal_one(inputs: dict[str, Path], tmp_path: Path, unfroz
 
 
 @pytest.mark.slow
-@pytest.mark.exhaustive
-def test_two_processes_go_on_after_a_kill(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_two_processes_go_on_after_a_kill(inputs: dict[str, Path], tmp_path: Path, stages: Stages) -> None:
     """Byte-equal to two processes that nothing stopped: each takes its part of the optimizer from the checkpoint."""
     config = settings(steps=12, validate_every=4, checkpoint_every=2)
     request = write_request(tmp_path / "request.json", "train_ppo", config, inputs)
     output, expected = tmp_path / "output", tmp_path / "expected"
-    killed = start(request, output, *TWO_PROCESSES)
-    while not (output / "checkpoints" / "step-000004").is_dir():
-        assert killed.poll() is None, (output / "log.txt").read_text()
-        time.sleep(0.002)
-    os.killpg(killed.pid, signal.SIGKILL)
-    assert killed.wait(60) == -signal.SIGKILL
+    fourth = output / "checkpoints" / "step-000004"
+    assert not stages.run("rlhf.train_ppo", request, output, processes=2, kill_when=fourth.is_dir)
     for folder in (output, expected):
-        assert start(request, folder, *TWO_PROCESSES).wait(300) == 0, (folder / "log.txt").read_text()
+        assert stages.run("rlhf.train_ppo", request, folder, processes=2)
     assert "going on after step" in (output / "log.txt").read_text()
     assert_same_run(output, expected)
 
 
 @pytest.mark.slow
-def test_killed_ten_times_at_any_moment(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_killed_ten_times_at_any_moment(inputs: dict[str, Path], tmp_path: Path, stages: Stages) -> None:
     config = settings(steps=4, checkpoint_every=2)
     request = write_request(tmp_path / "request.json", "train_ppo", config, inputs)
-    expected, output = undisturbed_and_killed("rlhf.train_ppo", request, tmp_path)
+    expected, output = undisturbed_and_killed(stages, "rlhf.train_ppo", request, tmp_path)
     assert_same_run(output, expected)

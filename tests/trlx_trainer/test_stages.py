@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,8 @@ from rlhf.reward_model import RewardModel
 from rlhf.sampling import generate
 from rlhf.stage import read_jsonl, write_jsonl
 from rlhf.train_sft import train_sft
-from tests.stage_runs import run_stage, tiny_inputs, write_request
+from tests.stage_runs import tiny_inputs, write_request
+from tests.stages import Stages
 from tests.tiny_models import Architecture, tiny_tokenizer
 from tests.trlx_trainer.environment import TRLX_PYTHON, needs_trlx
 
@@ -47,11 +48,12 @@ PPO = PpoStage(
 )
 
 
-def run_trlx(step: str, config: SftStage | PpoStage, inputs: dict[str, Path], output: Path) -> None:
-    """Run a stage to its end in trlx's environment."""
-    request = write_request(output.with_suffix(".json"), step, config, inputs)
-    done = run_stage(f"rlhf.trlx_trainer.{step}", request, output, python=TRLX_PYTHON)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+@pytest.fixture(scope="module")
+def stages() -> Iterator[Stages]:
+    """Runs stages in trlx's environment."""
+    started = Stages(TRLX_PYTHON)
+    yield started
+    started.end()
 
 
 def ppo_inputs(folder: Path, architecture: Architecture = "gptj") -> dict[str, Path]:
@@ -72,9 +74,12 @@ def ppo_inputs(folder: Path, architecture: Architecture = "gptj") -> dict[str, P
 
 
 @pytest.mark.parametrize("architecture", ["gptj", "gpt2", "gpt_neox"])
-def test_fine_tuning_measures_what_our_own_does_and_learns(tmp_path: Path, architecture: Architecture) -> None:
+def test_fine_tuning_measures_what_our_own_does_and_learns(
+    tmp_path: Path, stages: Stages, architecture: Architecture
+) -> None:
     inputs = tiny_inputs(tmp_path, architecture)
-    run_trlx("train_sft", SFT, inputs, tmp_path / "trlx")
+    request = write_request(tmp_path / "request.json", "train_sft", SFT, inputs)
+    assert stages.run("rlhf.trlx_trainer.train_sft", request, tmp_path / "trlx")
     ours = train_sft(SFT.model_copy(update={"trainer": "own"}), inputs, tmp_path / "ours")
     found = json.loads((tmp_path / "trlx" / "manifest.json").read_bytes())["metrics"]
     assert found["validation_loss_first"] == pytest.approx(ours["validation_loss_first"], abs=1e-4)
@@ -86,9 +91,12 @@ def test_fine_tuning_measures_what_our_own_does_and_learns(tmp_path: Path, archi
 
 
 @pytest.mark.parametrize("architecture", ["gptj", "gpt2", "gpt_neox"])
-def test_ppo_begins_at_the_reference_and_trains_the_top_only(tmp_path: Path, architecture: Architecture) -> None:
+def test_ppo_begins_at_the_reference_and_trains_the_top_only(
+    tmp_path: Path, stages: Stages, architecture: Architecture
+) -> None:
     inputs, output = ppo_inputs(tmp_path, architecture), tmp_path / "trlx"
-    run_trlx("train_ppo", PPO, inputs, output)
+    request = write_request(tmp_path / "request.json", "train_ppo", PPO, inputs)
+    assert stages.run("rlhf.trlx_trainer.train_ppo", request, output)
     rows = read_jsonl(output / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-9)
@@ -120,18 +128,16 @@ def test_ppo_begins_at_the_reference_and_trains_the_top_only(tmp_path: Path, arc
     assert len(answers) == 2
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path, stages: Stages) -> None:
     inputs, output = ppo_inputs(tmp_path), tmp_path / "trlx"
     request = write_request(tmp_path / "request.json", "train_ppo", PPO, inputs)
     state = output / "checkpoints" / "step-00000008" / "state.json"  # after the second round
-    killed = run_stage("rlhf.trlx_trainer.train_ppo", request, output, kill_when=state.is_file, python=TRLX_PYTHON)
-    assert killed.returncode == -signal.SIGKILL
+    assert not stages.run("rlhf.trlx_trainer.train_ppo", request, output, kill_when=state.is_file)
     before = read_jsonl(output / "metrics.jsonl")[:2]
     saved = json.loads(state.read_bytes())
     assert saved["moments"]["count"] == pytest.approx(16)
-    done = run_stage("rlhf.trlx_trainer.train_ppo", request, output, python=TRLX_PYTHON)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert "going on after step" in done.stdout
+    assert stages.run("rlhf.trlx_trainer.train_ppo", request, output)
+    assert "going on after step" in (output / "log.txt").read_text()
     rows = read_jsonl(output / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert rows[:2] == before
