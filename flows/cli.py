@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from flows import clean_cli, deploy_cli, labels_cli, plan_cli, report_cli
 from flows.arguments import Overrides, Profile, Storage
 from flows.prefect_settings import imports_for_good, prepare_prefect
 from rlhf.errors import InputError, user_message
+
+EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,12 +36,16 @@ def run(profile: Profile, workspace: Storage = "runs", overrides: Overrides = No
         from rich.console import Console
 
         from flows.pipeline import pipeline
+        from flows.services import server_of_a_run
         from flows.terminal import Terminal, results_table
         from rlhf.report.results import Results
 
     terminal = Terminal(Console(highlight=False))
-    with terminal.attached():
-        summary = pipeline(config, workspace)
+    with server_of_a_run() as page:
+        if page is not None:
+            terminal.console.print(f"watch it in Prefect's UI: {page}", soft_wrap=True)
+        with terminal.attached():
+            summary = pipeline(config, workspace)
     results = Results.model_validate_json(summary.results.read_bytes())
     terminal.console.print(results_table(results))
     terminal.console.print(f"report: {summary.report}\nfigures: {summary.results}", soft_wrap=True)
@@ -133,9 +140,10 @@ def main() -> None:
     """Entry point: one line and exit code 2 for what the user can mend."""
     try:
         app()
-    except KeyboardInterrupt:
-        typer.echo("stopped; the same command goes on where it was", err=True)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == EXIT_INTERRUPTED:
+            typer.echo("stopped; the same command goes on where it was", err=True)
+        raise
     except Exception as error:
         message = user_message(error) or _unanswered(error)
         if message is None:

@@ -1,18 +1,22 @@
-"""A Prefect server and its workers as children of this process, for one machine."""
+"""A Prefect server and its workers as children of this process, for one machine or one run."""
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import httpx
+from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
 from rlhf.errors import InputError
 from tasks.processes import kill_after, signal_group, start_group
@@ -30,16 +34,15 @@ class Services:
         self.logs = logs
         self.api = api
         self.running: dict[str, subprocess.Popen[str]] = {}
+        logs.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Self:
-        self.logs.mkdir(parents=True, exist_ok=True)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for name in reversed(list(self.running)):  # the server last: workers tell it how their runs ended
-            self.stop(name)
+        self.stop_all()
 
     def start(self, name: str, *arguments: str, **environment: str) -> None:
         """Start `python -m ARGUMENTS`, its output appended to NAME.log."""
@@ -67,6 +70,11 @@ class Services:
         kill_after(process, STOP_SECONDS)
         process.wait()
 
+    def stop_all(self) -> None:
+        """End every service, the server last: workers tell it how their runs ended."""
+        for name in reversed(list(self.running)):
+            self.stop(name)
+
     def wait(self) -> None:
         """Return when a service ends by itself: InputError with its log."""
         while True:
@@ -89,3 +97,24 @@ class Services:
             return httpx.get(f"{self.api}/health", timeout=5).is_success
         except httpx.TransportError:
             return False
+
+
+@contextmanager
+def server_of_a_run() -> Iterator[str | None]:
+    """Within it there is a Prefect server: the one of Prefect's settings, or else one of our own, whose page is given.
+
+    Prefect would start one too, but one that a Ctrl-C in the terminal ends before the run has told it how it stopped,
+    and that outlives a run that is killed.
+    """
+    if PREFECT_API_URL.value() is not None:
+        yield None
+        return
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    page = f"http://127.0.0.1:{port}"
+    api = f"{page}/api"
+    services = Services(get_current_settings().home / "server-of-a-run", api)
+    atexit.register(services.stop_all)  # not behind the body: when this process exits Prefect has last words for it
+    services.server(port)
+    with temporary_settings({PREFECT_API_URL: api}):
+        yield page

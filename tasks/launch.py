@@ -181,9 +181,12 @@ def run_stage(command: list[str], output: Path, environment: dict[str, str], lis
 def stages_end_with_this() -> Iterator[None]:
     """Where the body is left by an error, end every running stage, with a grace to save a checkpoint."""
     _stopping.clear()
+    interrupted.clear()
     try:
         yield
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            interrupted.set()
         with _running_lock:
             _stopping.set()
             running = list(_running)
@@ -203,6 +206,8 @@ def _slots(count: int) -> threading.BoundedSemaphore:
 _running: set[subprocess.Popen[str]] = set()
 _running_lock = threading.Lock()
 _stopping = threading.Event()
+interrupted = threading.Event()
+"""Whether a person pressed Ctrl-C: what runs elsewhere for this process is to end too."""
 
 
 @contextlib.contextmanager

@@ -19,9 +19,10 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run as pipeline_run
+from prefect.states import Cancelling
 
 from rlhf.errors import InputError
-from tasks.launch import Listener, Progress, StageFailedError, StageJob
+from tasks.launch import Listener, Progress, StageFailedError, StageJob, interrupted
 
 STAGE_FLOW = "rlhf-stage"
 """Name of the flow that the pool runs; its deployment bears the pool's name."""
@@ -84,15 +85,28 @@ def _numbered(job: StageJob, pool: str, number: int) -> FlowRun:
 
 
 def _followed(client: SyncPrefectClient, run: FlowRun, listener: Listener) -> FlowRun:
-    """The run once it is final; its progress goes to the listener meanwhile."""
+    """The run once it is final; its progress goes to the listener meanwhile.
+
+    Where the pipeline is cancelled, or interrupted by Ctrl-C, so is the run.  Prefect itself cancels it only when the
+    process of the pipeline, which waits here, is gone: a minute later.
+    """
+    asked_to_end = False
     for poll in count():
         if poll % PROGRESS_POLLS == 0:
             _patiently(_tell_progress, client, run.id, listener)
         run = _patiently(client.read_flow_run, run.id)
         if run.state is not None and run.state.is_final():
             return run
+        if not asked_to_end and (interrupted.is_set() or _patiently(_pipeline_is_cancelled, client)):
+            _patiently(client.set_flow_run_state, run.id, Cancelling(message="The pipeline was stopped."))
+            asked_to_end = True
         time.sleep(POLL_SECONDS)
     raise AssertionError("polls never end")
+
+
+def _pipeline_is_cancelled(client: SyncPrefectClient) -> bool:
+    state = client.read_flow_run(UUID(pipeline_run.get_id())).state
+    return state is not None and (state.is_cancelling() or state.is_cancelled())
 
 
 def _tell_progress(client: SyncPrefectClient, run: UUID, listener: Listener) -> None:

@@ -36,9 +36,8 @@ def undeployed(prefect_server: str) -> Iterator[None]:  # noqa: ARG001 the serve
 @pytest.fixture(scope="session")
 def stages() -> Iterator[Stages]:
     """Runs stages as processes of their own."""
-    started = Stages()
-    yield started
-    started.end()
+    with Stages() as started:
+        yield started
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from rlhf.artifacts import CHECKPOINTS, MANIFEST
 from tests.e2e.cli import free_port
@@ -23,7 +23,10 @@ ROOT = Path(__file__).parents[1]
 
 
 class Stages:
-    """Runs stages as processes of their own that start at once, by forks of a process that has imported them."""
+    """Runs stages as processes of their own that start at once, by forks of a process that has imported them.
+
+    A context manager, behind which there are no more runs.
+    """
 
     def __init__(self, python: str = sys.executable) -> None:
         self.server = subprocess.Popen(
@@ -34,6 +37,12 @@ class Stages:
             text=True,
             cwd=ROOT,
         )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.communicate()
 
     def run(
         self,
@@ -71,10 +80,6 @@ class Stages:
         assert self.server.stdout is not None
         print(json.dumps(request), file=self.server.stdin, flush=True)
         return self.server.stdout
-
-    def end(self) -> None:
-        """No more runs."""
-        self.server.communicate()
 
 
 def after(seconds: float) -> Callable[[], bool]:

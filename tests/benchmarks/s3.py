@@ -27,6 +27,7 @@ from rlhf.artifacts import record_files
 from tests.benchmarks.measure import ROOT, status_bytes
 from tests.benchmarks.part import Options, Result
 from tests.benchmarks.s3_side import RECORDS
+from tests.e2e.cli import free_port
 from tests.s3_server import clients_of
 
 FILES, BYTES, QUICK_BYTES = 200, 2 * 2**30, 200 * 2**20
@@ -77,8 +78,7 @@ def write_files(folder: Path, total: int) -> None:
 @contextmanager
 def moto_server() -> Iterator[None]:
     """moto in a process of its own, which keeps objects on the disk."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     server = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
         env=os.environ | {"MOTO_S3_DEFAULT_KEY_BUFFER_SIZE": "65536"},

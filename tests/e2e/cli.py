@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -40,6 +41,18 @@ def free_port() -> int:
         return port
 
 
+def marked(mark: str) -> list[str]:
+    """Command lines of the living processes that inherited `RLHF_TEST_MARK=mark`."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"RLHF_TEST_MARK={mark}".encode() in (folder / "environ").read_bytes():
+                found.append((folder / "cmdline").read_bytes().decode(errors="replace"))
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+    return found
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a user sees of a finished command."""
@@ -58,24 +71,30 @@ class CommandLine:
     prefix: tuple[str, ...] = ()
     """What the command is started by, such as `unshare --net`."""
     server: str | None = None
-    """Address of a Prefect server's API; without one Prefect starts a server for each run."""
+    """Address of a Prefect server's API; without one there is a server for each run."""
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start `rlhf ARGUMENTS` as the leader of a process group, as a terminal does."""
+        return subprocess.Popen(
+            [*self.prefix, str(Path(sys.executable).with_name("rlhf")), *arguments],
+            env=os.environ
+            | {"PREFECT_HOME": str(self.home)}
+            | ({"PREFECT_API_URL": self.server} if self.server else {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
 
     def __call__(self, *arguments: str, timeout: float = 900) -> Outcome:
         """Run `rlhf ARGUMENTS` to its end."""
-        done = subprocess.run(
-            [*self.prefix, str(Path(sys.executable).with_name("rlhf")), *arguments],
-            env={
-                **os.environ,
-                "PREFECT_HOME": str(self.home),
-                "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-                **({"PREFECT_API_URL": self.server} if self.server else {}),
-            },
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-        return Outcome(done.returncode, done.stdout, done.stderr)
+        process = self.start(*arguments)
+        try:
+            output, error = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        return Outcome(process.returncode, output, error)
 
     def run(self, profile: str = "quickstart", settings: Mapping[str, object] | None = None) -> Outcome:
         """Run the shrunk `profile`, with further settings by dotted name."""

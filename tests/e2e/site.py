@@ -121,8 +121,8 @@ class Site:
         """What the Cancel button asks of the server; waits until the run and its processes are gone."""
         with self.client as client:
             client.set_flow_run_state(run, State(type=StateType.CANCELLING))
-        wait_for(lambda: is_final(self.run(run)), 60, f"run {run} to be cancelled")
         wait_for(lambda: not self.processes(), 60, "its processes to end")
+        self.ended(run, 60)
 
     def page_of(self, run: UUID) -> str:
         """Address of a run's page in the UI."""

@@ -27,7 +27,7 @@ from rlhf.human_eval.labels import Labels
 from rlhf.human_eval.manifest import Pair, valid_unicode
 from rlhf.human_eval.page import create_app
 from rlhf.report.page import visible
-from tests.e2e.cli import CommandLine
+from tests.e2e.cli import CommandLine, free_port
 from tests.human_eval.finished import finished_run
 from tests.human_eval.page_client import comparison
 from tests.human_eval.test_page import AWKWARD
@@ -84,9 +84,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
 
 @pytest.fixture(scope="module")
 def server(run: FinishedRun) -> Iterator[Server]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    server = Server(run, port)
+    server = Server(run, free_port())
     server.start()
     yield server
     server.stop()

@@ -185,8 +185,8 @@ def test_cancel_ends_every_rank_with_a_checkpoint_from_which_retry_goes_on(runni
     # Not click(): the page moves with the run's progress, and a busy machine never draws it at rest.
     page.get_by_role("button", name="Cancel").dispatch_event("click")
     page.get_by_role("dialog").get_by_role("button", name="Confirm").dispatch_event("click")
-    wait_for(lambda: running.ended(run, 60).is_cancelled(), 60, "the run to be cancelled")
     wait_for(lambda: not running.processes(), 60, "every rank to end")
+    assert running.ended(run, 60).is_cancelled()
     page.close()
     [folder] = {path.parent.parent for path in fingerprints.glob("*/checkpoints/*")} - checkpoints
     rows = (folder / "metrics.jsonl").read_text().splitlines()

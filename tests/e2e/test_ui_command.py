@@ -13,14 +13,14 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.e2e.cli import free_port, marked
 from tests.e2e.site import wait_for
 
 pytestmark = pytest.mark.slow
 
 
 def test_everything_starts_and_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     api = f"http://127.0.0.1:{port}/api"
     command = [str(Path(sys.executable).with_name("rlhf")), "ui", "--port", str(port), "--workspace", str(tmp_path)]
     mark = f"test-{port}"
@@ -51,15 +51,3 @@ def online(api: str, pool: str) -> bool:
     """Whether a worker of the pool has told the server that it is there."""
     workers = httpx.post(f"{api}/work_pools/{pool}/workers/filter", json={}).json()
     return any(worker["status"] == "ONLINE" for worker in workers)
-
-
-def marked(mark: str) -> list[str]:
-    """Command lines of the living processes that inherited the test's mark."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"RLHF_TEST_MARK={mark}".encode() in (folder / "environ").read_bytes():
-                found.append((folder / "cmdline").read_bytes().decode(errors="replace"))
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue
-    return found

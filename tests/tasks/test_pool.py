@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import UUID
 
 import httpx
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.runtime import flow_run
 from prefect.states import Cancelled, Cancelling, Completed, Failed, Running
 
 from flows.deploy import deploy
@@ -23,6 +27,7 @@ from rlhf.stage import StageRequest
 from tasks import pool
 from tasks.launch import StageFailedError, StageJob
 from tasks.pool import NOBODY, run_on_pool
+from tests.e2e.cli import CommandLine
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undeployed", "deployed")]
 
@@ -121,19 +126,21 @@ def test_what_the_user_can_mend_stays_so(job: StageJob) -> None:
         pipeline(job)()
 
 
-def test_a_run_that_is_being_cancelled_is_not_joined(job: StageJob) -> None:
-    def finish_cancelling() -> None:
-        while not (runs := stage_runs(job)) or not (runs[0].state and runs[0].state.is_cancelling()):
-            time.sleep(0.1)
-        time.sleep(1)
-        set_state(runs[0], Cancelled())
+def finish_cancelling(job: StageJob) -> None:
+    """Stands for a worker that ends the first run once it is told to."""
+    while not ((state := stage_runs(job)[0].state) and state.is_cancelling()):
+        time.sleep(0.1)
+    time.sleep(1)
+    set_state(stage_runs(job)[0], Cancelled())
 
+
+def test_a_run_that_is_being_cancelled_is_not_joined(job: StageJob) -> None:
     @flow(name="stands-for-the-pipeline")
     def run() -> None:
         first = pool._numbered(job, "p4d", 0)
         set_state(first, Running())
         set_state(first, Cancelling())
-        threading.Thread(target=finish_cancelling, daemon=True).start()
+        threading.Thread(target=finish_cancelling, args=(job,), daemon=True).start()
         run_on_pool(job, "p4d", NOBODY)
 
     def complete_second() -> None:
@@ -144,6 +151,39 @@ def test_a_run_that_is_being_cancelled_is_not_joined(job: StageJob) -> None:
     threading.Thread(target=complete_second, daemon=True).start()
     run()
     assert [run.state.name for run in stage_runs(job) if run.state] == ["Cancelled", "Completed"]
+
+
+def test_cancelling_the_pipeline_cancels_its_run(job: StageJob) -> None:
+    @flow(name="stands-for-the-pipeline")
+    def run() -> None:
+        set_state(pool._numbered(job, "p4d", 0), Running())
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(UUID(flow_run.get_id()), Cancelling())
+        threading.Thread(target=finish_cancelling, args=(job,), daemon=True).start()
+        run_on_pool(job, "p4d", NOBODY)
+
+    with pytest.raises(StageFailedError, match="run train_ppo: Cancelled"):
+        run()
+    assert [run.state.name for run in stage_runs(job) if run.state] == ["Cancelled"]
+
+
+def test_ctrl_c_cancels_what_waits_on_the_pool(prefect_server: str, tmp_path: Path) -> None:
+    command = CommandLine(tmp_path / "runs", tmp_path / "prefect", server=prefect_server)
+    process = command.start("run", "quickstart", "--workspace", str(command.workspace), "--set=compute.gpu_pool=p4d")
+
+    def sent() -> list[FlowRun]:
+        with get_client(sync_client=True) as client:
+            runs = client.read_flow_runs()
+        return [run for run in runs if str(tmp_path) in run.parameters.get("job", {}).get("output", "")]
+
+    while not sent():
+        assert process.poll() is None
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error == "stopped; the same command goes on where it was\n"
+    assert [run.state.name for run in sent() if run.state] == ["Cancelled"]
 
 
 def test_a_pool_without_deployment_is_the_user_s_to_mend(job: StageJob) -> None:

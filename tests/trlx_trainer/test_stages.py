@@ -51,9 +51,8 @@ PPO = PpoStage(
 @pytest.fixture(scope="module")
 def stages() -> Iterator[Stages]:
     """Runs stages in trlx's environment."""
-    started = Stages(TRLX_PYTHON)
-    yield started
-    started.end()
+    with Stages(TRLX_PYTHON) as started:
+        yield started
 
 
 def ppo_inputs(folder: Path, architecture: Architecture = "gptj") -> dict[str, Path]:
