@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from prefect import flow, task
 from prefect.logging import get_run_logger
 
-from rlhf.human_eval.finished_run import IncompleteError, find_run, import_labels
+from rlhf.human_eval.finished_run import IncompleteError, find_run, import_labels, open_run
 
 
 @flow(name="collect-labels")
 def collect_labels(
-    workspace: Path = Path("runs"), run: str | None = None, source: str | None = None, partial: bool = False
+    workspace: str = "runs", run: str | None = None, source: str | None = None, partial: bool = False
 ) -> str:
     """Import labels where there are any, and write the report again; nothing else of the run runs again.
 
     Args:
-        workspace: Folder of artifacts and results.
+        workspace: Folder of artifacts and results, or s3://bucket/prefix.
         run: Name of the run; needed where there are several.
         source: Output manifest, its folder, or s3://...; without it, the answers of the labelling page.
         partial: Take what is good; otherwise the report waits until every pair is labelled.
@@ -33,13 +31,13 @@ def collect_labels(
 
 
 @task(retries=2, retry_delay_seconds=10, persist_result=False)
-def read_labels(workspace: Path, run: str, source: str | None, partial: bool) -> str:
+def read_labels(workspace: str, run: str, source: str | None, partial: bool) -> str:
     """Read the labels, from S3 perhaps, and complete the report; returns the status of human evaluation."""
-    found = find_run(workspace, run)
-    try:
-        evaluation = import_labels(found, source, partial=partial).evaluation
-    except IncompleteError as error:
-        get_run_logger().info("the report waits: %s", error)
-        return found.results.human_evaluation.status
+    with open_run(workspace, run) as found:
+        try:
+            evaluation = import_labels(found, source, partial=partial).evaluation
+        except IncompleteError as error:
+            get_run_logger().info("the report waits: %s", error)
+            return found.results.human_evaluation.status
     get_run_logger().info("%d of %d pairs labelled", evaluation.labelled, evaluation.items)
     return evaluation.status

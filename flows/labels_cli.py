@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.arguments import Workspace
+from flows.arguments import Storage
 
 labels = typer.Typer(no_args_is_help=True, help="Bring people's labels into a report, or pairs to Ground Truth.")
 
@@ -15,7 +15,7 @@ RunName = Annotated[str | None, typer.Option("--run", help="Name of the run; nee
 
 
 def label(
-    workspace: Workspace = Path("runs"),
+    workspace: Storage = "runs",
     run: RunName = None,
     annotator: Annotated[
         list[str] | None, typer.Option(help="Print a signed link for this person; again for more.")
@@ -28,12 +28,15 @@ def label(
     """Open the page on which people compare the answers of a run."""
     from contextlib import closing, suppress
 
-    from rlhf.human_eval.finished_run import find_run
+    from rlhf.human_eval.finished_run import open_run
     from rlhf.human_eval.labels import Labels
     from rlhf.human_eval.page import serve
 
-    found = find_run(workspace, run)
-    with closing(Labels(found.pairs, found.labels)) as opened, suppress(KeyboardInterrupt):
+    with (
+        open_run(workspace, run) as found,
+        closing(Labels(found.pairs, found.labels)) as opened,
+        suppress(KeyboardInterrupt),
+    ):
         serve(opened, host, port, annotator or ())
     typer.echo(
         f"\nanswers: {opened.output}\nreport:  rlhf labels import --workspace {workspace} --run {found.folder.name}"
@@ -45,15 +48,15 @@ def import_(
     source: Annotated[
         str | None, typer.Argument(help="Output manifest, its folder, or s3://...; without it, the page's answers.")
     ] = None,
-    workspace: Workspace = Path("runs"),
+    workspace: Storage = "runs",
     run: RunName = None,
     partial: Annotated[bool, typer.Option("--partial", help="Take what is good and say what is missing.")] = False,
 ) -> None:
     """Check and unblind labels, and complete the report of a run with them; nothing else runs."""
-    from rlhf.human_eval.finished_run import find_run, import_labels
+    from rlhf.human_eval.finished_run import import_labels, open_run
 
-    found = find_run(workspace, run)
-    imported = import_labels(found, source, partial=partial)
+    with open_run(workspace, run) as found:
+        imported = import_labels(found, source, partial=partial)
     evaluation = imported.evaluation
     for problem in imported.left_out:
         typer.echo(f"left out: {problem}")
@@ -67,13 +70,14 @@ def import_(
 
 
 @labels.command()
-def package(folder: Path, workspace: Workspace = Path("runs"), run: RunName = None) -> None:
+def package(folder: Path, workspace: Storage = "runs", run: RunName = None) -> None:
     """Write manifest, template and instructions for Ground Truth or Ground Truth Plus into FOLDER."""
-    from rlhf.human_eval.finished_run import find_run
+    from rlhf.human_eval.finished_run import open_run
     from rlhf.human_eval.ground_truth import write_package
 
-    for path in write_package(find_run(workspace, run).pairs, folder):
-        typer.echo(path)
+    with open_run(workspace, run) as found:
+        for path in write_package(found.pairs, folder):
+            typer.echo(path)
 
 
 @labels.command()
@@ -84,7 +88,7 @@ def send(
     role: Annotated[str, typer.Option(help="ARN of the role that the job runs as.")],
     workteam: Annotated[str, typer.Option(help="ARN of the private work team.")],
     workers: Annotated[int, typer.Option(min=1, max=9, help="People per pair.")] = 3,
-    workspace: Workspace = Path("runs"),
+    workspace: Storage = "runs",
     run: RunName = None,
 ) -> None:
     """Create a Ground Truth labeling job for a private work team."""
@@ -92,14 +96,15 @@ def send(
 
     from rlhf.cleaning import record_objects
     from rlhf.errors import InputError
-    from rlhf.human_eval.finished_run import find_run
+    from rlhf.human_eval.finished_run import open_run
     from rlhf.human_eval.ground_truth import LabelingJob, start_job, uploaded
 
-    found = find_run(workspace, run)
     try:
         job = LabelingJob(name=name, prefix=prefix.rstrip("/"), role=role, workteam=workteam, workers=workers)
     except ValidationError as error:
         raise InputError("; ".join(f"{part['loc'][0]}: {part['msg']}" for part in error.errors())) from None
-    typer.echo(start_job(found.pairs, job))
-    record_objects(found.folder, uploaded(job))
-    typer.echo(f"when it is done: rlhf labels import {job.prefix}/{job.name} --run {found.folder.name}")
+    with open_run(workspace, run) as found:
+        typer.echo(start_job(found.pairs, job))
+        record_objects(found.folder, uploaded(job))
+    done = f"{job.prefix}/{job.name} --workspace {workspace} --run {found.folder.name}"
+    typer.echo(f"when it is done: rlhf labels import {done}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.arguments import Workspace
+from flows.arguments import Storage
 
 if TYPE_CHECKING:
     from rlhf.report.two_runs import TwoRuns
@@ -19,25 +21,36 @@ Compare = Annotated[
 ]
 
 
-def report(run: RunFolder = None, workspace: Workspace = Path("runs"), compare: Compare = None) -> None:
+def report(run: RunFolder = None, workspace: Storage = "runs", compare: Compare = None) -> None:
     """Write a run's report again from what is on the disk, or a page that compares two runs; nothing else runs."""
     if compare is None:
         typer.echo(f"report: {_write_again(workspace, run)}")
-    else:
-        _write_comparison(*(_folder(workspace, given) for given in compare))
+        return
+    with ExitStack() as held:
+        _write_comparison(*(held.enter_context(_folder(workspace, given)) for given in compare))
 
 
-def _folder(workspace: Path, given: Path) -> Path:
-    return given if given.is_dir() else workspace / given
+def _write_again(workspace: str, run: Path | None) -> Path:
+    from rlhf.human_eval.finished_run import open_run, refresh
 
-
-def _write_again(workspace: Path, run: Path | None) -> Path:
-    from rlhf.human_eval.finished_run import find_run, refresh
-
-    folder = None if run is None else _folder(workspace, run).absolute()
-    found = find_run(workspace, None) if folder is None else find_run(folder.parent, folder.name)
-    refresh(found)
+    if run is not None and run.is_dir():
+        workspace, run = str(run.absolute().parent), Path(run.absolute().name)
+    with open_run(workspace, None if run is None else str(run)) as found:
+        refresh(found)
     return found.folder / "report.html"
+
+
+@contextmanager
+def _folder(workspace: str, given: Path) -> Iterator[Path]:
+    """Folder of a run, which need hold its results only; of one in S3 also the evidence is brought here."""
+    from rlhf.human_eval.finished_run import open_run
+    from rlhf.s3 import S3
+
+    if not workspace.startswith(S3):
+        yield given if given.is_dir() else Path(workspace) / given
+        return
+    with open_run(workspace, str(given)) as found:
+        yield found.folder
 
 
 def _write_comparison(first: Path, second: Path) -> None:

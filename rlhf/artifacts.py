@@ -199,7 +199,7 @@ def _read_stat_cache(folder: Path) -> dict[str, list[object]]:
 
 
 class Store:
-    """Artifacts under one folder."""
+    """Artifacts under one folder, and beside it what runs publish."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -224,6 +224,21 @@ class Store:
     def artifacts(self) -> list[Path]:
         """Folders of all artifacts, finished or not."""
         return sorted(path for path in self.root.glob("*/*") if path.is_dir())
+
+    def run_folder(self, name: str) -> Path:
+        """Where the run of that name publishes its results, on this machine."""
+        return self.root.parent / name
+
+    def runs(self, published: str) -> list[str]:
+        """Names of the runs that have published a file of this name."""
+        return sorted(path.parent.name for path in self.root.parent.glob(f"*/{published}"))
+
+    def take(self, _folder: Path, _names: Iterable[str], /) -> None:
+        """Bring published files of a run to its folder on this machine: here they always are."""
+
+    def share(self, _folder: Path, _names: Iterable[str], /) -> str | None:
+        """Put files of a run's folder where everybody finds them; returns where that is if it is another place."""
+        return None
 
 
 def external_fingerprint(path: Path) -> str:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from rlhf.artifacts import LOG, MANIFEST, REQUEST, Manifest, write_atomically
 from rlhf.errors import InputError
-from rlhf.report.results import LABELS, REPORT, RESULTS
+from rlhf.report.results import CONFIG, LABELS, REPORT, RESULTS
 from rlhf.s3 import S3, Bucket
 from rlhf.stage import StageRequest
 
@@ -54,7 +54,7 @@ UNFINISHED = (
     *("model/model*.safetensors", "model/model.safetensors.index.json", "model/README.md"),
 )
 """What a stage that did not end may have left beside its request."""
-PUBLISHED = (REPORT, RESULTS, "config.json")
+PUBLISHED = (REPORT, RESULTS, CONFIG)
 JOBS = "labeling_jobs.json"
 """In a run's folder: the objects that `rlhf labels send` has put into S3, as a list of uris."""
 TRACKED = "tracker/*/events.out.tfevents.*"

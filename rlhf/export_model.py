@@ -14,7 +14,7 @@ from pathlib import Path
 from rlhf.artifacts import write_atomically
 from rlhf.config import ExportStage, RunConfig, SamplingConfig, part_of
 from rlhf.report.card import CARD, model_card
-from rlhf.report.results import RESULTS, Results
+from rlhf.report.results import CONFIG, RESULTS, Results
 from rlhf.stage import main
 
 FOLDER = "model"
@@ -73,7 +73,7 @@ def refresh_card(run: Path) -> None:
     """Write the card of the published model in the folder `run` again, from the results that lie there now."""
     if (run / FOLDER).is_dir():
         results = Results.model_validate_json((run / RESULTS).read_bytes())
-        config = RunConfig.model_validate_json((run / "config.json").read_bytes())
+        config = RunConfig.model_validate_json((run / CONFIG).read_bytes())
         write_atomically(run / FOLDER / CARD, model_card(results, part_of(config, ExportStage)))
 
 

@@ -167,6 +167,17 @@ class Bucket:
                 found["Key"].removeprefix(start): found["Size"] for page in pages for found in page.get("Contents", [])
             }
 
+    def folders(self) -> list[str]:
+        """Names of the prefixes right below this one, in order."""
+        start = f"{self.key('')}/".lstrip("/")
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=start, Delimiter="/")
+        with self.errors_told():
+            return [
+                found["Prefix"].removeprefix(start).rstrip("/")
+                for page in pages
+                for found in page.get("CommonPrefixes", [])
+            ]
+
     def abort_uploads(self, prefix: str) -> None:
         """Give up uploads in parts below `prefix/` that were never ended; their parts are kept and paid for."""
         start = f"{self.key(prefix)}/"

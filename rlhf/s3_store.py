@@ -35,7 +35,7 @@ from rlhf.artifacts import (
     write_atomically,
 )
 from rlhf.errors import InputError
-from rlhf.s3 import Bucket
+from rlhf.s3 import S3, Bucket
 from rlhf.s3_transfer import DamagedError, download, upload
 
 CACHE, CACHE_GB, DEFAULT_CACHE_GB = "RLHF_CACHE", "RLHF_CACHE_GB", "200"
@@ -51,6 +51,11 @@ GIGABYTE = 10**9
 def store_at(uri: str) -> S3Store:
     """The store of this process at a uri."""
     return S3Store(uri)
+
+
+def store_in(workspace: str) -> Store:
+    """The artifacts of a workspace, which is a folder or s3://bucket/prefix."""
+    return store_at(workspace) if workspace.startswith(S3) else Store(Path(workspace) / ARTIFACTS)
 
 
 class S3Store(Store):
@@ -155,13 +160,17 @@ class S3Store(Store):
         assert content is not None
         write_atomically(folder / IN_S3, content.decode())
 
-    def share(self, folder: Path, names: Iterable[str]) -> str:
+    def runs(self, published: str) -> list[str]:
+        """Names of the runs that have published a file of this name to S3."""
+        return [name for name in self.bucket.folders() if self.bucket.read(f"{name}/{published}") is not None]
+
+    def share(self, folder: Path, names: Iterable[str], /) -> str:
         """Put the named files of a run's folder where everybody finds them; returns the uri of that place."""
         for name in names:
             self.bucket.write(f"{folder.name}/{name}", (folder / name).read_bytes())
         return f"{self.bucket.uri}/{folder.name}"
 
-    def take(self, folder: Path, names: Iterable[str]) -> None:
+    def take(self, folder: Path, names: Iterable[str], /) -> None:
         """Bring the named files of a run's folder here, as far as they are there."""
         folder.mkdir(parents=True, exist_ok=True)
         for name in names:

@@ -18,6 +18,7 @@ from rlhf.planning.rates import BENCHMARK, read_benchmark
 from rlhf.report.lineage import device_of
 from rlhf.report.pictures import picture_uri
 from rlhf.report.results import (
+    CONFIG,
     LABELS,
     REPORT,
     RESULTS,
@@ -29,8 +30,6 @@ from rlhf.report.results import (
 )
 from rlhf.report.summary import figure_table, stage_table, summary
 from tasks.caching import Run, Submitted
-
-CONFIG = "config.json"
 
 
 class RunSummary(BaseModel):
@@ -59,14 +58,13 @@ def publish(run: Run, submitted: list[Submitted], results: Submitted, exported: 
     artifact, model = (run.store.folder(step.name, step.fingerprint) for step in (results, exported))
     report, figures = run.folder / REPORT, run.folder / RESULTS
     with run.store.at_hand([artifact, model]):
-        if run.shared:
-            run.shared.take(run.folder, [LABELS])
+        run.store.take(run.folder, [LABELS])
         with_stages(artifact, rows, figures, report)
         write_atomically(run.folder / CONFIG, run.config.model_dump_json(indent=2))
         place_model(model / FOLDER, run.folder / FOLDER)
         refresh_card(run.folder)
         show(Results.model_validate_json(figures.read_bytes()), read_evidence(artifact))
-    shared = run.shared.share(run.folder, [REPORT, RESULTS, CONFIG]) if run.shared else None
+    shared = run.store.share(run.folder, [REPORT, RESULTS, CONFIG])
     return RunSummary(report=report, results=figures, stages=rows, shared=shared)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -18,10 +19,13 @@ from rlhf.human_eval.manifest import read_items, read_key
 from rlhf.human_eval.output import OUTPUT_MANIFEST
 from rlhf.human_eval.output_reader import read_output
 from rlhf.report.human_evaluation import HumanEvaluation
-from rlhf.report.results import LABELS, REPORT, RESULTS, ImportedLabels, Results, read_labels, with_stages
+from rlhf.report.results import CONFIG, LABELS, REPORT, RESULTS, ImportedLabels, Results, read_labels, with_stages
+from rlhf.s3_store import store_in
 from rlhf.stage import read_jsonl
 
 EXPORT = "export_labeling_manifest"
+READ = ("generate_responses", "aggregate_results")
+"""Steps whose artifacts an import reads, beside that of the pairs."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class FinishedRun:
     """One run that `rlhf run` published."""
 
     folder: Path
+    """On this machine, as all that is read and written here."""
     store: Store
     results: Results
 
@@ -62,33 +67,48 @@ class Imported(NamedTuple):
     """Items without an answer."""
 
 
-def find_run(workspace: Path, name: str | None) -> FinishedRun:
-    """The run of that name in `workspace`, or the only one where no name is given.
+def find_run(workspace: str, name: str | None) -> FinishedRun:
+    """The run of that name in `workspace`, a folder or s3://bucket/prefix; the only one where no name is given.
 
     Raises InputError where there is none, or where several could be meant.
     """
-    names = sorted(path.parent.name for path in workspace.glob(f"*/{RESULTS}"))
+    store = store_in(workspace)
+    names = store.runs(RESULTS)
     if name is None and len(names) != 1:
         has = f"holds several runs ({', '.join(names)}); choose one with --run" if names else "holds no finished run"
         raise InputError(f"{workspace}: {has}; --workspace names another folder, `rlhf run` makes a run")
-    folder = workspace / (name or names[0])
-    if folder.name not in names:
-        raise InputError(f"{workspace}: no finished run {name}; there are {', '.join(names) or 'none'}")
+    chosen = name or names[0]
+    if chosen not in names:
+        raise InputError(f"{workspace}: no finished run {chosen}; there are {', '.join(names) or 'none'}")
+    folder = store.run_folder(chosen)
+    store.take(folder, [RESULTS, CONFIG, LABELS])
     try:
         results = Results.model_validate_json((folder / RESULTS).read_bytes())
     except ValidationError:
-        raise InputError(f"{folder / RESULTS}: not of this version; `rlhf run {folder.name}` writes it again") from None
-    run = FinishedRun(folder, Store(workspace / "artifacts"), results)
-    if problems := damage(run.pairs):
-        raise InputError(f"{'; '.join(problems)}; `rlhf run {folder.name}` makes it again")
-    return run
+        raise InputError(f"{folder / RESULTS}: not of this version; `rlhf run {chosen}` writes it again") from None
+    return FinishedRun(folder, store, results)
+
+
+@contextmanager
+def open_run(workspace: str, name: str | None) -> Iterator[FinishedRun]:
+    """What `find_run` finds, with the artifacts that human evaluation reads on this machine while the body runs.
+
+    Raises InputError too where the pairs are not as they were made.
+    """
+    run = find_run(workspace, name)
+    steps = [(stage.name.partition("[")[0], stage.fingerprint) for stage in run.results.stages]
+    read = [run.store.folder(step, fingerprint) for step, fingerprint in steps if step in READ]
+    with run.store.at_hand([run.pairs, *read]):
+        if problems := damage(run.pairs):
+            raise InputError(f"{'; '.join(problems)}; `rlhf run {run.folder.name}` makes it again")
+        yield run
 
 
 def import_labels(run: FinishedRun, source: str | None, *, partial: bool) -> Imported:
     """Read labels, unblind them and write results and report of `run` again; nothing else runs.
 
-    Without a `source` the labels are the page's.  Raises InputError, and changes nothing, where anything is wrong
-    (IncompleteError where something is only missing); with `partial` only where nothing is left.
+    Without a `source` the labels are those of this machine's page.  Raises InputError, and changes nothing, where
+    anything is wrong (IncompleteError where something is only missing); with `partial` only where nothing is left.
     """
     place = source or str(_own_output(run) / OUTPUT_MANIFEST)
     items, key = read_items(run.pairs), read_key(run.pairs)
@@ -122,13 +142,14 @@ def import_labels(run: FinishedRun, source: str | None, *, partial: bool) -> Imp
 
 
 def refresh(run: FinishedRun) -> None:
-    """Write results.json, report.html and model card of the run with what people said."""
+    """Write results.json, report.html and model card of the run with what people said; in S3 too if it is there."""
     fingerprint = next(stage.fingerprint for stage in run.results.stages if stage.name == "aggregate_results")
     artifact = run.store.folder("aggregate_results", fingerprint)
     if problems := damage(artifact):
         raise InputError(f"{'; '.join(problems)}; `rlhf run {run.folder.name}` makes it again")
     with_stages(artifact, run.results.stages, run.folder / RESULTS, run.folder / REPORT)
     refresh_card(run.folder)
+    run.store.share(run.folder, [name for name in (LABELS, REPORT, RESULTS) if (run.folder / name).exists()])
 
 
 def _own_output(run: FinishedRun) -> Path:

@@ -23,6 +23,7 @@ RESULTS = "results.json"
 EVIDENCE = "evidence.json"
 REPORT = "report.html"
 LABELS = "human_evaluation.json"
+CONFIG = "config.json"
 """What people said of a run, beside its results: written when labels are imported, read whenever results are."""
 
 

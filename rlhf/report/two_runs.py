@@ -13,9 +13,8 @@ from rlhf.artifacts import Store
 from rlhf.errors import InputError
 from rlhf.report.page import FOLDER, make_environment, number, signed
 from rlhf.report.record import Difference, Mean
-from rlhf.report.results import EVIDENCE, RESULTS, Evidence, Plot, Results
+from rlhf.report.results import CONFIG, EVIDENCE, RESULTS, Evidence, Plot, Results
 
-CONFIG = "config.json"
 MISSING = "none"
 
 

@@ -33,7 +33,7 @@ def label(run: FinishedRun, count: int) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_the_report_completes_when_labels_arrive(run: FinishedRun) -> None:
-    workspace = run.folder.parent
+    workspace = str(run.folder.parent)
     assert collect_labels(workspace) == "pending"
     label(run, 2)
     assert collect_labels(workspace) == "pending"
@@ -53,7 +53,7 @@ def test_labels_that_are_wrong_fail_the_flow(run: FinishedRun, tmp_path: Path, m
     manifest.write_text(manifest.read_text() + json.dumps({"item": "feedface"}) + "\n")
     monkeypatch.setattr(read_labels, "retries", 0)
     with pytest.raises(InputError, match="line 5: unknown item"):
-        collect_labels(run.folder.parent, source=str(manifest))
+        collect_labels(str(run.folder.parent), source=str(manifest))
 
 
 def test_import_by_the_command_line(run: FinishedRun, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def finished_run(root: Path, prompts: int = 12) -> FinishedRun:
     folder = workspace / "fake"
     folder.mkdir()
     with_stages(artifact, [*stages, last], folder / RESULTS, folder / REPORT)
-    return find_run(workspace, None)
+    return find_run(str(workspace), None)
 
 
 def judgement(

@@ -13,7 +13,7 @@ from moto import mock_aws
 
 from rlhf.artifacts import STAT_CACHE
 from rlhf.errors import InputError
-from rlhf.human_eval.finished_run import FinishedRun, IncompleteError, find_run, import_labels, refresh
+from rlhf.human_eval.finished_run import FinishedRun, IncompleteError, find_run, import_labels, open_run, refresh
 from rlhf.human_eval.labels import Labels
 from rlhf.human_eval.manifest import read_items, read_key
 from rlhf.human_eval.output_reader import read_output
@@ -101,7 +101,7 @@ def test_labels_stay_when_the_report_is_written_again(run: FinishedRun, manifest
 def test_importing_again_changes_no_byte(run: FinishedRun, manifest: Path) -> None:
     import_labels(run, str(manifest.parents[2]), partial=False)
     before = state(run)
-    import_labels(find_run(run.folder.parent, "fake"), str(manifest), partial=False)
+    import_labels(find_run(str(run.folder.parent), "fake"), str(manifest), partial=False)
     after = state(run)
     assert after["results.json"] == before["results.json"]
     assert after["report.html"] == before["report.html"]
@@ -220,8 +220,11 @@ def test_the_key_itself_must_be_whole(run: FinishedRun) -> None:
     content = key.read_text()
     key.write_text(content.replace('"a": "sft", "b": "rlhf"', '"a": "rlhf", "b": "sft"'))
     try:
-        with pytest.raises(InputError, match="sha256 differs from the manifest"):
-            find_run(run.folder.parent, None)
+        with (
+            pytest.raises(InputError, match="sha256 differs from the manifest"),
+            open_run(str(run.folder.parent), None),
+        ):
+            pass
     finally:
         key.write_text(content)
 
@@ -321,11 +324,11 @@ def test_without_a_source_the_page_s_answers_are_made_whole_and_imported(run: Fi
 
 
 def test_runs_are_found_and_missed_by_name(run: FinishedRun, tmp_path: Path) -> None:
-    workspace = run.folder.parent
+    workspace = str(run.folder.parent)
     assert find_run(workspace, "fake").comparison == run.comparison
     with pytest.raises(InputError, match="no finished run other; there are fake"):
         find_run(workspace, "other")
     with pytest.raises(InputError, match="holds no finished run"):
-        find_run(tmp_path, None)
+        find_run(str(tmp_path), None)
     with pytest.raises(InputError, match="no finished run"):
         find_run(workspace, "../artifacts")

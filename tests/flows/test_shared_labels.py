@@ -1,0 +1,145 @@
+"""Labels and reports of runs that lie in S3: on machines that never saw them, and for all of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import boto3
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app
+from flows.human_labels import collect_labels
+from rlhf.errors import InputError
+from rlhf.human_eval.finished_run import FinishedRun
+from rlhf.human_eval.manifest import read_items
+from rlhf.report.results import CONFIG, REPORT, RESULTS
+from rlhf.s3 import Bucket
+from rlhf.s3_store import S3Store, store_at
+from tests.human_eval.finished import finished_run, judgement, write_output
+from tests.report.test_two_runs import publish
+from tests.s3_server import s3_server
+
+
+@pytest.fixture
+def uri() -> Iterator[str]:
+    with s3_server():
+        bucket = f"bucket-{uuid4().hex}"
+        boto3.client("s3").create_bucket(Bucket=bucket)
+        yield f"s3://{bucket}/team"
+        store_at.cache_clear()
+
+
+@pytest.fixture
+def machine(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], S3Store]:
+    """Be the machine of that name from now on, with a cache of its own."""
+
+    def become(name: str) -> S3Store:
+        monkeypatch.setenv("RLHF_CACHE", str(tmp_path / "caches" / name))
+        store_at.cache_clear()
+        return store_at(uri)
+
+    return become
+
+
+def upload(workspace: Path, store: S3Store) -> None:
+    """Bring the finished runs of a folder to S3, as `rlhf run` does."""
+    for folder in (workspace / "artifacts").glob("*/*"):
+        here = store.folder(folder.parent.name, folder.name)
+        here.parent.mkdir(parents=True, exist_ok=True)
+        here.symlink_to(folder)
+        store.publish(folder.parent.name, folder.name)
+    for results in workspace.glob(f"*/{RESULTS}"):
+        names = [name for name in (REPORT, RESULTS, CONFIG) if results.with_name(name).exists()]
+        store.share(results.parent, names)
+
+
+@pytest.fixture
+def run(machine: Callable[[str], S3Store], tmp_path: Path) -> FinishedRun:
+    """A run in S3 that nobody has labelled, made on this machine."""
+    run = finished_run(tmp_path, prompts=4)
+    upload(run.folder.parent, machine("maker"))
+    return run
+
+
+@pytest.fixture
+def labels(run: FinishedRun, tmp_path: Path) -> Path:
+    """All pairs labelled, in Ground Truth's layout."""
+    return write_output(run, tmp_path / "output", [judgement(item.item) for item in read_items(run.pairs)])
+
+
+def invoke(*arguments: str) -> str:
+    """What a command prints."""
+    done = CliRunner().invoke(app, arguments)
+    if done.exception is not None:
+        raise done.exception
+    return done.output
+
+
+def status(uri: str) -> str:
+    content = Bucket(uri).read(f"fake/{RESULTS}")
+    assert content is not None
+    return str(json.loads(content)["human_evaluation"]["status"])
+
+
+def test_labels_imported_on_one_machine_are_in_the_report_on_every_other(
+    uri: str, machine: Callable[[str], S3Store], labels: Path
+) -> None:
+    machine("importer")
+    assert "4 of 4 pairs labelled" in invoke("labels", "import", str(labels), "--workspace", uri)
+    assert status(uri) == "complete"
+    reader = machine("reader")
+    assert f"report: {reader.run_folder('fake') / REPORT}" in invoke("report", "--workspace", uri)
+    assert (reader.run_folder("fake") / REPORT).read_bytes() == Bucket(uri).read(f"fake/{REPORT}")
+    assert json.loads((reader.run_folder("fake") / RESULTS).read_bytes())["human_evaluation"]["labelled"] == 4
+
+
+def test_an_import_that_was_not_shared_is_made_again(
+    uri: str, machine: Callable[[str], S3Store], labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine("importer")
+    with monkeypatch.context() as broken:
+        broken.setattr(Bucket, "write", refuse)
+        with pytest.raises(InputError, match="out of order"):
+            invoke("labels", "import", str(labels), "--workspace", uri)
+    assert status(uri) == "pending"
+    invoke("labels", "import", str(labels), "--workspace", uri)
+    assert status(uri) == "complete"
+
+
+def refuse(_bucket: Bucket, _key: str, _content: bytes) -> None:
+    raise InputError("S3 is out of order")
+
+
+@pytest.mark.usefixtures("run")
+def test_pairs_are_packed_where_only_s3_has_them(uri: str, machine: Callable[[str], S3Store], tmp_path: Path) -> None:
+    machine("packer")
+    invoke("labels", "package", str(tmp_path / "package"), "--workspace", uri, "--run", "fake")
+    assert len((tmp_path / "package" / "manifest.jsonl").read_text().splitlines()) == 4
+    with pytest.raises(InputError, match=r"s3://.*/team: no finished run fale; there are fake$"):
+        invoke("labels", "package", str(tmp_path / "package"), "--workspace", uri, "--run", "fale")
+
+
+def test_two_runs_in_s3_are_compared(uri: str, machine: Callable[[str], S3Store], tmp_path: Path) -> None:
+    publish(tmp_path / "made", "small", effect=0.2, steps=20)
+    publish(tmp_path / "made", "large", effect=1.0, steps=40)
+    upload(tmp_path / "made", machine("maker"))
+    expected = invoke("report", "--compare", "small", "large", "--workspace", str(tmp_path / "made"))
+    reader = machine("reader")
+    found = invoke("report", "--compare", "small", "large", "--workspace", uri)
+    assert found.partition("comparison:")[0] == expected.partition("comparison:")[0]
+    assert (reader.workspace / "compare-small-large.html").read_text() == (
+        tmp_path / "made" / "compare-small-large.html"
+    ).read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_the_flow_waits_for_labels_of_a_run_in_s3(uri: str, machine: Callable[[str], S3Store], labels: Path) -> None:
+    machine("worker")
+    assert collect_labels(uri) == "pending"
+    assert collect_labels(uri, "fake", source=str(labels)) == "complete"
+    assert status(uri) == "complete"
