@@ -14,9 +14,12 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 from unittest import mock
+from uuid import uuid4
 
 import boto3
 from moto.server import ThreadedMotoServer
+
+from rlhf.s3_store import store_at
 
 Fault = Literal["reset", "403", "500", "503", "truncated", "wrong byte", "hang"]
 CODES = {"403": "AccessDenied", "500": "InternalError", "503": "SlowDown"}
@@ -37,6 +40,15 @@ def s3_server(*buckets: str) -> Iterator[str]:
             yield address
         finally:
             server.stop()
+
+
+@contextmanager
+def shared_workspace() -> Iterator[str]:
+    """The uri of an empty place in a server of its own, of which this process knows nothing afterwards."""
+    bucket = f"bucket-{uuid4().hex}"
+    with s3_server(bucket):
+        yield f"s3://{bucket}/team/rlhf"
+    store_at.cache_clear()
 
 
 @contextmanager

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from uuid import uuid4
 
-import boto3
 import pytest
 from typer.testing import CliRunner
 
@@ -21,16 +19,13 @@ from rlhf.s3 import Bucket
 from rlhf.s3_store import S3Store, store_at
 from tests.human_eval.finished import finished_run, judgement, write_output
 from tests.report.test_two_runs import publish
-from tests.s3_server import s3_server
+from tests.s3_server import shared_workspace
 
 
 @pytest.fixture
 def uri() -> Iterator[str]:
-    with s3_server():
-        bucket = f"bucket-{uuid4().hex}"
-        boto3.client("s3").create_bucket(Bucket=bucket)
-        yield f"s3://{bucket}/team"
-        store_at.cache_clear()
+    with shared_workspace() as made:
+        yield made
 
 
 @pytest.fixture
@@ -119,7 +114,7 @@ def test_pairs_are_packed_where_only_s3_has_them(uri: str, machine: Callable[[st
     machine("packer")
     invoke("labels", "package", str(tmp_path / "package"), "--workspace", uri, "--run", "fake")
     assert len((tmp_path / "package" / "manifest.jsonl").read_text().splitlines()) == 4
-    with pytest.raises(InputError, match=r"s3://.*/team: no finished run fale; there are fake$"):
+    with pytest.raises(InputError, match=r"s3://.*/rlhf: no finished run fale; there are fake$"):
         invoke("labels", "package", str(tmp_path / "package"), "--workspace", uri, "--run", "fale")
 
 

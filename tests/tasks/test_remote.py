@@ -5,9 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from uuid import uuid4
 
-import boto3
 import pytest
 
 from rlhf.artifacts import MANIFEST
@@ -16,7 +14,7 @@ from rlhf.s3 import Bucket
 from rlhf.s3_store import store_at
 from tasks import launch, remote
 from tasks.caching import Run
-from tests.s3_server import s3_server
+from tests.s3_server import shared_workspace
 from tests.tasks.test_caching import Stages, final_states
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -49,11 +47,8 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Left:
 
 @pytest.fixture
 def uri() -> Iterator[str]:
-    with s3_server():
-        bucket = f"bucket-{uuid4().hex}"
-        boto3.client("s3").create_bucket(Bucket=bucket)
-        yield f"s3://{bucket}/rlhf"
-        store_at.cache_clear()
+    with shared_workspace() as made:
+        yield made
 
 
 @pytest.fixture
