@@ -253,7 +253,7 @@ def test_two_processes_go_on_after_a_kill(inputs: dict[str, Path], tmp_path: Pat
 
 @pytest.mark.slow
 def test_killed_ten_times_at_any_moment(inputs: dict[str, Path], tmp_path: Path, stages: Stages) -> None:
-    config = settings(steps=4, checkpoint_every=2)
+    config = settings(steps=6, checkpoint_every=2)
     request = write_request(tmp_path / "request.json", "train_ppo", config, inputs)
     expected, output = undisturbed_and_killed(stages, "rlhf.train_ppo", request, tmp_path)
     assert_same_run(output, expected)
