@@ -25,6 +25,8 @@ from rlhf.profiles import load_profile
 from tests.e2e.cli import SMALL, free_port
 
 METRICS = "metrics.jsonl"
+PATIENCE = 1200.0
+"""Seconds for a run of the shrunk quickstart to end, on a machine that has much else to do."""
 CPU_STEPS = ("rlhf.prepare_data", "rlhf.export_labeling_manifest", "rlhf.aggregate_results", "rlhf.export_model")
 """Stages that need no accelerator; all others belong on the GPU pool."""
 
@@ -103,7 +105,7 @@ class Site:
         with self.client as client:
             return client.read_flow_run(run)
 
-    def ended(self, run: UUID, seconds: float = 600) -> State[object]:
+    def ended(self, run: UUID, seconds: float = PATIENCE) -> State[object]:
         """The final state of a run."""
         wait_for(lambda: is_final(self.run(run)), seconds, f"run {run} to end")
         state = self.run(run).state

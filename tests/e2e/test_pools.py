@@ -21,7 +21,7 @@ from prefect.client.schemas.schedules import IntervalSchedule
 
 from rlhf.artifacts import digest
 from tests.e2e.cli import CommandLine
-from tests.e2e.site import CPU_STEPS, METRICS, Site, is_final, site, untimed, wait_for
+from tests.e2e.site import CPU_STEPS, METRICS, PATIENCE, Site, is_final, site, untimed, wait_for
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -39,7 +39,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A site on which the shrunk quickstart has run once."""
     with site(tmp_path_factory.mktemp("site")) as made:
-        state = made.ended(made.begin(), 600)
+        state = made.ended(made.begin())
         assert state.is_completed(), state
         yield made
 
@@ -161,7 +161,7 @@ def test_whatever_is_killed_a_retry_ends_in_the_same_bytes(
         lambda: any(process.module == "rlhf.score_toxicity" for process in running.processes()), 300, "a GPU stage"
     )
     kill(running, run)
-    state = running.ended(run, LOST_SECONDS if kill is kill_cpu_machine else 600)
+    state = running.ended(run, LOST_SECONDS if kill is kill_cpu_machine else PATIENCE)
     for _ in range(2):
         if not state.is_completed():
             running.retry(run)

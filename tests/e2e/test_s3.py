@@ -27,7 +27,7 @@ URI = "s3://models/team/rlhf"
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A site whose workers have caches of their own, on which the shrunk quickstart has run once."""
     with s3_server("models"), site(tmp_path_factory.mktemp("site"), URI) as made:
-        state = made.ended(made.begin(), 900)
+        state = made.ended(made.begin())
         assert state.is_completed(), state
         yield made
 
