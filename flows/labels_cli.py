@@ -94,7 +94,7 @@ def send(
     """Create a Ground Truth labeling job for a private work team."""
     from pydantic import ValidationError
 
-    from rlhf.cleaning import record_objects
+    from rlhf.cleaning import JOBS, record_objects
     from rlhf.errors import InputError
     from rlhf.human_eval.finished_run import open_run
     from rlhf.human_eval.ground_truth import LabelingJob, start_job, uploaded
@@ -104,7 +104,9 @@ def send(
     except ValidationError as error:
         raise InputError("; ".join(f"{part['loc'][0]}: {part['msg']}" for part in error.errors())) from None
     with open_run(workspace, run) as found:
+        found.store.take(found.folder, [JOBS])
         typer.echo(start_job(found.pairs, job))
         record_objects(found.folder, uploaded(job))
+        found.store.share(found.folder, [JOBS])
     done = f"{job.prefix}/{job.name} --workspace {workspace} --run {found.folder.name}"
     typer.echo(f"when it is done: rlhf labels import {done}")

@@ -33,9 +33,8 @@ def report(run: RunFolder = None, workspace: Storage = "runs", compare: Compare 
 def _write_again(workspace: str, run: Path | None) -> Path:
     from rlhf.human_eval.finished_run import open_run, refresh
 
-    if run is not None and run.is_dir():
-        workspace, run = str(run.absolute().parent), Path(run.absolute().name)
-    with open_run(workspace, None if run is None else str(run)) as found:
+    place, name = (workspace, None) if run is None else _located(workspace, run)
+    with open_run(place, name) as found:
         refresh(found)
     return found.folder / "report.html"
 
@@ -46,11 +45,21 @@ def _folder(workspace: str, given: Path) -> Iterator[Path]:
     from rlhf.human_eval.finished_run import open_run
     from rlhf.s3 import S3
 
-    if not workspace.startswith(S3):
-        yield given if given.is_dir() else Path(workspace) / given
+    place, name = _located(workspace, given)
+    if not place.startswith(S3):
+        yield Path(place) / name
         return
-    with open_run(workspace, str(given)) as found:
+    with open_run(place, name) as found:
         yield found.folder
+
+
+def _located(workspace: str, given: Path) -> tuple[str, str]:
+    """Workspace and name of a run: given by its folder, or by its name alone, as all in S3 are."""
+    from rlhf.s3 import S3
+
+    if given.is_dir() and not workspace.startswith(S3):
+        return str(given.absolute().parent), given.absolute().name
+    return workspace, str(given)
 
 
 def _write_comparison(first: Path, second: Path) -> None:

@@ -18,7 +18,8 @@ def replayable(function: Callable[[], Tensor], device: torch.device) -> Callable
     if device.type != "cuda":
         return function
     # Once outside the graph, on another stream: what libraries do in their first call cannot be recorded.
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # untyped in torch
+    make_stream: Callable[[torch.device], torch.cuda.Stream] = torch.cuda.Stream  # untyped in torch
+    stream = make_stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
         function()

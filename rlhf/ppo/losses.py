@@ -8,6 +8,7 @@ that of openai/lm-human-preferences@cbfd210, lm_human_preferences/train_policy.p
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -27,9 +28,8 @@ class Loss(NamedTuple):
 
 def token_logprobs(logits_TV: Tensor, token_T: Tensor) -> Tensor:
     """Log-probability [T] of each token in nats, in float32 at least."""
-    # torch's stubs leave Function.apply untyped.
-    logprob_T: Tensor = _TokenLogprobs.apply(_precise(logits_TV), token_T)  # type: ignore[no-untyped-call]
-    return logprob_T
+    apply: Callable[[Tensor, Tensor], Tensor] = _TokenLogprobs.apply  # untyped in torch
+    return apply(_precise(logits_TV), token_T)
 
 
 class _TokenLogprobs(torch.autograd.Function):

@@ -11,6 +11,7 @@ most weights would never move.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -47,8 +48,9 @@ class Optimizer:
         self.begun = False
         """Whether there are moments: the same on every process."""
         for name, parameter in trained.items():
-            hook = partial(self._take_gradient, name)
-            parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]  # untyped in torch
+            # Untyped in torch.
+            register: Callable[[Callable[[Tensor], None]], object] = parameter.register_post_accumulate_grad_hook
+            register(partial(self._take_gradient, name))
 
     @property
     def bytes(self) -> int:

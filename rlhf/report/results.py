@@ -22,8 +22,8 @@ from rlhf.report.toxicity import ToxicityFigures
 RESULTS = "results.json"
 EVIDENCE = "evidence.json"
 REPORT = "report.html"
-LABELS = "human_evaluation.json"
 CONFIG = "config.json"
+LABELS = "human_evaluation.json"
 """What people said of a run, beside its results: written when labels are imported, read whenever results are."""
 
 

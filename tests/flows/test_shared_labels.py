@@ -6,18 +6,22 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import boto3
 import pytest
+from botocore.stub import Stubber
 from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.human_labels import collect_labels
 from rlhf.errors import InputError
 from rlhf.human_eval.finished_run import FinishedRun
+from rlhf.human_eval.ground_truth import request_of, uploaded
 from rlhf.human_eval.manifest import read_items
 from rlhf.report.results import CONFIG, REPORT, RESULTS
 from rlhf.s3 import Bucket
 from rlhf.s3_store import S3Store, store_at
 from tests.human_eval.finished import finished_run, judgement, write_output
+from tests.human_eval.test_ground_truth import ARN, JOB
 from tests.report.test_two_runs import publish
 from tests.s3_server import shared_workspace
 
@@ -116,6 +120,33 @@ def test_pairs_are_packed_where_only_s3_has_them(uri: str, machine: Callable[[st
     assert len((tmp_path / "package" / "manifest.jsonl").read_text().splitlines()) == 4
     with pytest.raises(InputError, match=r"s3://.*/rlhf: no finished run fale; there are fake$"):
         invoke("labels", "package", str(tmp_path / "package"), "--workspace", uri, "--run", "fale")
+
+
+@pytest.mark.usefixtures("run")
+def test_what_was_sent_to_ground_truth_goes_with_the_run_from_any_machine(
+    uri: str, machine: Callable[[str], S3Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine("sender")
+    storage, sagemaker = boto3.client("s3"), boto3.client("sagemaker")
+    storage.create_bucket(Bucket="labels")
+    job = ("--name", JOB.name, "--role", JOB.role, "--workteam", JOB.workteam)
+    with Stubber(sagemaker) as stub, monkeypatch.context() as aws:  # moto has no labeling jobs
+        stub.add_response("create_labeling_job", {"LabelingJobArn": ARN}, request_of(JOB))
+        aws.setattr(boto3, "client", {"s3": storage, "sagemaker": sagemaker}.__getitem__)
+        assert ARN in invoke("labels", "send", JOB.prefix, *job, "--workspace", uri)
+    machine("cleaner")
+    listed = invoke("clean", "--workspace", uri, "--run", "fake")
+    assert all(f"remove   {name}\n" in listed for name in uploaded(JOB))
+
+
+@pytest.mark.usefixtures("run")
+def test_a_folder_that_bears_the_name_of_a_run_in_s3_is_not_meant(
+    uri: str, machine: Callable[[str], S3Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fake").mkdir()
+    monkeypatch.chdir(tmp_path)
+    reader = machine("reader")
+    assert f"report: {reader.run_folder('fake') / REPORT}" in invoke("report", "fake", "--workspace", uri)
 
 
 def test_two_runs_in_s3_are_compared(uri: str, machine: Callable[[str], S3Store], tmp_path: Path) -> None:
