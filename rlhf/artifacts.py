@@ -11,6 +11,7 @@ import ast
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -19,6 +20,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+import rlhf
 from rlhf.config import DEMONSTRATION, HUB, Settings
 from rlhf.errors import InputError
 
@@ -35,6 +37,8 @@ LOCATIONS = {
     "toxicity": ("prompts", "checkpoint", "checkpoint_config"),
 }
 """Settings that name a place: what lies there enters the fingerprint as an input, the place itself does not."""
+SETTINGS_MODULES = ("rlhf.config", "rlhf.stage_config")
+"""Modules whose source is not part of any fingerprint."""
 
 
 class FileRecord(BaseModel):
@@ -96,18 +100,25 @@ def fingerprint_of(step: str, config: Settings, inputs: Mapping[str, str], modul
 
 @cache
 def source_digest(module: str) -> str:
-    """sha256 over the source of `module` and of every module of this package that it imports, directly or not."""
-    package = Path(__file__).parent
+    """sha256 over the code of `module` and of every module of this package that it imports, directly or not.
+
+    Code is the syntax tree: comments, layout and docstrings do not count.  The minor version of Python does, since the
+    tree differs between versions.  Raises LookupError if there is no such module.
+    """
+    package = Path(rlhf.__file__).parent
     pending, sources = [module], {}
     while pending:
         name = pending.pop()
-        path = _module_file(package, name)
-        if path is None or name in sources:
+        if name in sources:
             continue
-        sources[name], imported = _source(path)
-        pending.extend(imported)
-    sources.pop("rlhf.config", None)  # its values are in the fingerprint
-    return digest(sources)
+        path = _module_file(package, name)
+        if path is None:
+            raise LookupError(f"{name}: no such module below {package}")
+        sources[name], imported = _code(path)
+        pending.extend(found for found, is_module in imported if is_module or _module_file(package, found))
+    for settings in SETTINGS_MODULES:  # their values are in the fingerprint
+        sources.pop(settings, None)
+    return digest([sys.version_info[:2], sources])
 
 
 def _module_file(package: Path, name: str) -> Path | None:
@@ -117,19 +128,29 @@ def _module_file(package: Path, name: str) -> Path | None:
 
 
 @cache
-def _source(path: Path) -> tuple[str, tuple[str, ...]]:
-    """sha256 of a module's source, and what it imports of this package: parsed once for all steps that run it."""
-    source = path.read_bytes()
-    return hashlib.sha256(source).hexdigest(), tuple(_imports(source))
+def _code(path: Path) -> tuple[str, tuple[tuple[str, bool], ...]]:
+    """sha256 of a module's code, and what it imports of this package: parsed once for all stages that run it."""
+    tree = ast.parse(path.read_bytes())
+    imported = tuple(_imports(tree))
+    return hashlib.sha256(ast.dump(_WithoutDocstrings().visit(tree)).encode()).hexdigest(), imported
 
 
-def _imports(source: bytes) -> Iterator[str]:
-    for node in ast.walk(ast.parse(source)):
+class _WithoutDocstrings(ast.NodeTransformer):
+    """Drops every string that stands alone: it has no effect, wherever it is."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        """The node, or None if it is such a string."""
+        return None if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str) else node
+
+
+def _imports(tree: ast.Module) -> Iterator[tuple[str, bool]]:
+    """Names that a module imports of this package, and whether each must be a module."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "rlhf":
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            yield node.module, True
+            yield from ((f"{node.module}.{alias.name}", False) for alias in node.names)
         elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "rlhf")
+            yield from ((alias.name, True) for alias in node.names if alias.name.split(".")[0] == "rlhf")
 
 
 def artifact_files(folder: Path) -> Iterator[Path]:

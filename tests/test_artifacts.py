@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import rlhf
 from rlhf import artifacts
 from rlhf.artifacts import (
     damage,
@@ -17,6 +22,8 @@ from rlhf.artifacts import (
 )
 from rlhf.config import DataStage, RunConfig, SftStage, part_of
 from rlhf.errors import InputError
+from tasks import steps
+from tasks.caching import Step
 from tests.artifacts import finish
 
 
@@ -123,13 +130,73 @@ def test_built_in_places_are_told_apart() -> None:
     assert data_fingerprint("/a") == data_fingerprint("/b")
 
 
-def test_a_fingerprint_changes_with_an_indirectly_imported_source(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = artifacts.source_digest("rlhf.stage")
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of this package's sources that fingerprints are made of while a test changes it."""
+    copy = tmp_path / "rlhf"
+    shutil.copytree(Path(rlhf.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(rlhf, "__file__", str(copy / "__init__.py"))
+    forget_sources()
+    yield copy
+    forget_sources()
+
+
+def forget_sources() -> None:
     artifacts.source_digest.cache_clear()
-    real = artifacts._source
-    monkeypatch.setattr(artifacts, "_source", lambda path: ("changed", ()) if path.name == "errors.py" else real(path))
-    assert artifacts.source_digest("rlhf.stage") != before
-    artifacts.source_digest.cache_clear()
+    artifacts._code.cache_clear()
+
+
+def stage_digests() -> dict[str, str]:
+    forget_sources()
+    stages = [value for value in vars(steps).values() if isinstance(value, Step)]
+    assert len(stages) == 11
+    return {stage.name: artifacts.source_digest(stage.module) for stage in stages}
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert old in source
+    path.write_text(source.replace(old, new), encoding="utf-8")
+
+
+def test_docstrings_comments_and_layout_of_any_module_leave_all_fingerprints_as_they_are(package: Path) -> None:
+    before = stage_digests()
+    for path in package.rglob("*.py"):
+        tree = ast.parse(path.read_bytes())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+                node.value.value = "Reworded."
+        path.write_text(f"# a comment\n{ast.unparse(tree)}\n", encoding="utf-8")
+    assert stage_digests() == before
+
+
+def test_a_change_of_the_ppo_loss_concerns_ppo_alone(package: Path) -> None:
+    before = stage_digests()
+    edit(package / "ppo" / "losses.py", "0.5 *", "0.25 *")
+    after = stage_digests()
+    assert {name for name in before if before[name] != after[name]} == {"train_ppo"}
+
+
+def test_a_module_that_every_stage_imports_indirectly_concerns_every_stage(package: Path) -> None:
+    before = stage_digests()
+    edit(package / "errors.py", "str(error)", "repr(error)")
+    assert not set(before.values()) & set(stage_digests().values())
+
+
+def test_an_unknown_module_has_no_fingerprint(package: Path) -> None:
+    with pytest.raises(LookupError, match=r"rlhf\.train_sfd: no such module"):
+        artifacts.source_digest("rlhf.train_sfd")
+    (package / "errors.py").unlink()
+    forget_sources()
+    with pytest.raises(LookupError, match=r"rlhf\.errors: no such module"):
+        artifacts.source_digest("rlhf.train_sft")
+
+
+def test_a_fingerprint_changes_with_the_minor_version_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = stage_digests()
+    monkeypatch.setattr(sys, "version_info", (3, 99, 1))
+    assert not set(before.values()) & set(stage_digests().values())
+    forget_sources()
 
 
 def test_external_fingerprints_follow_content_and_names(tmp_path: Path) -> None:
