@@ -13,6 +13,7 @@ from statistics import fmean
 from rlhf.artifacts import Manifest, read_manifest
 from rlhf.config import ReportStage
 from rlhf.human_eval.evaluation import evaluate, rewards_by_id
+from rlhf.human_eval.finished_run import write_results
 from rlhf.human_eval.manifest import read_key
 from rlhf.report.comparison import ANSWERS, HELD_OUT, AnswerRow, Compared, HeldOutRow, KlResults, PolicyResults
 from rlhf.report.evidence import Rows, collect_evidence
@@ -30,7 +31,6 @@ from rlhf.report.results import (
     RewardResults,
     StageRow,
     ToxicityResults,
-    write_results,
 )
 from rlhf.stage import main, read_jsonl
 from rlhf.statistics import bootstrap_interval, paired_difference, wilson_interval

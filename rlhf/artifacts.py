@@ -11,6 +11,7 @@ import ast
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -273,3 +274,28 @@ def external_fingerprint(path: Path) -> str:
     if not files:
         raise InputError(f"{path}: no such file, or a folder without files")
     return digest({file.relative_to(path).as_posix(): file_sha256(file) for file in files})[:16]
+
+
+def place_model(source: Path, folder: Path) -> None:
+    """Put the files of the model at `source` into `folder`, which is then whole or not there at all."""
+    temporary, replaced = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    for leftover in (temporary, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for file in sorted(source.iterdir()):
+        link_or_copy(file, temporary / file.name)
+    if folder.exists():
+        folder.rename(replaced)
+    temporary.rename(folder)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A hard link for weights, which nobody edits; a copy of everything else, and where there can be no link."""
+    if source.suffix == ".safetensors":
+        try:
+            os.link(source, target)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(source, target)
+    else:
+        shutil.copyfile(source, target)

@@ -10,24 +10,15 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact, c
 from prefect.futures import wait
 from pydantic import BaseModel, ConfigDict
 
-from rlhf.artifacts import write_atomically
+from rlhf.artifacts import place_model, write_atomically
 from rlhf.errors import InputError
-from rlhf.export_model import FOLDER, place_model, refresh_card
+from rlhf.human_eval.finished_run import read_evidence, with_stages
 from rlhf.planning.actual import plan_against_actual
 from rlhf.planning.rates import BENCHMARK, read_benchmark
+from rlhf.report.card import refresh_card
 from rlhf.report.lineage import device_of
 from rlhf.report.pictures import picture_uri
-from rlhf.report.results import (
-    CONFIG,
-    LABELS,
-    REPORT,
-    RESULTS,
-    Evidence,
-    Results,
-    StageRow,
-    read_evidence,
-    with_stages,
-)
+from rlhf.report.results import CONFIG, LABELS, MODEL, REPORT, RESULTS, Evidence, Results, StageRow
 from rlhf.report.summary import figure_table, stage_table, summary
 from tasks.caching import Run, Submitted
 
@@ -61,7 +52,7 @@ def publish(run: Run, submitted: list[Submitted], results: Submitted, exported: 
         run.store.take(run.folder, [LABELS])
         with_stages(artifact, rows, figures, report)
         write_atomically(run.folder / CONFIG, run.config.model_dump_json(indent=2))
-        place_model(model / FOLDER, run.folder / FOLDER)
+        place_model(model / MODEL, run.folder / MODEL)
         refresh_card(run.folder)
         show(Results.model_validate_json(figures.read_bytes()), read_evidence(artifact))
     shared = run.store.share(run.folder, [REPORT, RESULTS, CONFIG])

@@ -164,8 +164,9 @@ def test_docstrings_comments_and_layout_of_any_module_leave_all_fingerprints_as_
     for path in package.rglob("*.py"):
         tree = ast.parse(path.read_bytes())
         for node in ast.walk(tree):
-            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-                node.value.value = "Reworded."
+            match node:
+                case ast.Expr(value=ast.Constant(value=str()) as docstring):
+                    docstring.value = "Reworded."
         path.write_text(f"# a comment\n{ast.unparse(tree)}\n", encoding="utf-8")
     assert stage_digests() == before
 

@@ -19,6 +19,7 @@ from rlhf.errors import InputError
 
 HUMAN = "\n\nHuman:"
 ASSISTANT = "\n\nAssistant:"
+TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 
 NO_DIALOGUE = "no dialogue"
 """Reason: the context does not start with a Human turn, or has no Assistant turn."""
@@ -35,6 +36,13 @@ class Pair(NamedTuple):
     prompt: str
     chosen: str
     rejected: str
+
+
+class Turn(NamedTuple):
+    """One turn of a dialogue."""
+
+    speaker: str
+    text: str
 
 
 def read_pairs(config: DataConfig, seed: int, source: Path | None) -> Iterator[Pair | str]:
@@ -127,3 +135,12 @@ def _hub_files(config: DataConfig) -> list[Path]:
                 "files; name those it has"
             )
     return [file for subset in config.subsets for file in find_files(folder / subset)]
+
+
+def split_turns(prompt: str) -> list[Turn]:
+    """The turns of a dialogue, without the empty one at its end; a prompt of another form is one nameless turn."""
+    before, *rest = TURN.split(prompt)
+    turns = [Turn(speaker, text.strip()) for speaker, text in zip(rest[::2], rest[1::2], strict=True)]
+    if before.strip() or not turns:
+        turns.insert(0, Turn("", before.strip()))
+    return turns if turns[-1].text or len(turns) == 1 else turns[:-1]

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from statistics import median
 
 from rlhf.human_eval.blinding import Model
-from rlhf.human_eval.judgements import QUESTIONS, Choice, Judgement, Question
+from rlhf.human_eval.judgements import Choice, Judgement
 from rlhf.human_eval.manifest import KeyLine
 from rlhf.report.human_evaluation import (
+    QUESTIONS,
     AnnotatorResults,
     Counts,
     DisputedItem,
@@ -17,6 +18,7 @@ from rlhf.report.human_evaluation import (
     ItemsNeeded,
     JudgeResults,
     NetPreference,
+    Question,
     QuestionResults,
     Share,
 )

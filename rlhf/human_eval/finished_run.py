@@ -12,14 +12,25 @@ from pydantic import ValidationError
 
 from rlhf.artifacts import Store, damage, read_manifest, write_atomically
 from rlhf.errors import InputError
-from rlhf.export_model import refresh_card
 from rlhf.human_eval.evaluation import evaluate, rewards_by_id, unblind
 from rlhf.human_eval.labels import OUTPUT, Labels, LabelsInUseError
 from rlhf.human_eval.manifest import read_items, read_key
 from rlhf.human_eval.output import OUTPUT_MANIFEST
 from rlhf.human_eval.output_reader import read_output
+from rlhf.report.card import refresh_card
 from rlhf.report.human_evaluation import HumanEvaluation
-from rlhf.report.results import CONFIG, LABELS, REPORT, RESULTS, ImportedLabels, Results, read_labels, with_stages
+from rlhf.report.page import render_report
+from rlhf.report.results import (
+    CONFIG,
+    EVIDENCE,
+    LABELS,
+    REPORT,
+    RESULTS,
+    Evidence,
+    ImportedLabels,
+    Results,
+    StageRow,
+)
 from rlhf.s3_store import store_in
 from rlhf.stage import read_jsonl
 
@@ -170,3 +181,38 @@ def _rewards(run: FinishedRun) -> dict[str, tuple[float, float]]:
         run.store.folder("generate_responses", manifest.inputs[name]) for name in ("sft_responses", "ppo_responses")
     ]
     return rewards_by_id(*(read_jsonl(folder / "responses.jsonl") for folder in folders))
+
+
+def write_results(results: Results, evidence: Evidence, figures: Path, report: Path) -> None:
+    """Write results.json to `figures` and report.html to `report`."""
+    write_atomically(figures, results.model_dump_json(indent=2) + "\n")
+    write_atomically(report, render_report(results, evidence))
+
+
+def with_stages(artifact: Path, stages: list[StageRow], figures: Path, report: Path) -> None:
+    """Write the results of the finished aggregate_results `artifact` again, with what each step of this run took.
+
+    Labels that were imported for the same pairs, beside `figures`, are part of them.
+    """
+    results = Results.model_validate_json((artifact / RESULTS).read_bytes())
+    evidence = read_evidence(artifact)
+    comparison = results.lineage.fingerprints["export_labeling_manifest"]
+    labels = read_labels(figures.parent, comparison)
+    update: dict[str, object] = {"stages": stages}
+    if labels is not None:
+        update["human_evaluation"] = labels.evaluation
+    write_results(results.model_copy(update=update), evidence, figures, report)
+
+
+def read_evidence(artifact: Path) -> Evidence:
+    """The evidence of a finished aggregate_results `artifact`."""
+    return Evidence.model_validate_json((artifact / EVIDENCE).read_bytes())
+
+
+def read_labels(folder: Path, comparison: str) -> ImportedLabels | None:
+    """What people said of the pairs with this fingerprint; None where nothing was imported for them."""
+    try:
+        labels = ImportedLabels.model_validate_json((folder / LABELS).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+    return labels if labels.comparison == comparison else None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Question = Literal["helpfulness", "harmlessness", "overall"]
-QUESTIONS: tuple[Question, ...] = get_args(Question)
-"""In the order in which they are asked: the parts before the whole."""
+from rlhf.report.human_evaluation import Question
+
 Choice = Literal["a", "tie", "b"]
 MAX_COMMENT = 2000
 """Characters of a comment."""

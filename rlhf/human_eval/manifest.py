@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from rlhf.data.text import valid_unicode
 from rlhf.errors import InputError
 from rlhf.human_eval.blinding import Model, item_name, toss_coin
 
@@ -97,8 +98,3 @@ def read_key(folder: Path) -> dict[str, KeyLine]:
 def _line(record: Item | KeyLine) -> str:
     """JSON in ASCII, so that no reader can see a line break in it."""
     return json.dumps({name: valid_unicode(text) for name, text in record.model_dump().items()}) + "\n"
-
-
-def valid_unicode(text: str) -> str:
-    """`text` with U+FFFD for each half of a surrogate pair that stands alone, which UTF-8 cannot hold."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -16,11 +16,13 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import ValidationError
 
+from rlhf.data.text import valid_unicode
 from rlhf.errors import InputError
 from rlhf.human_eval.blinding import pseudonym
-from rlhf.human_eval.judgements import MAX_COMMENT, MAX_SECONDS, QUESTIONS, Judgement
-from rlhf.human_eval.manifest import Item, valid_unicode
+from rlhf.human_eval.judgements import MAX_COMMENT, MAX_SECONDS, Judgement
+from rlhf.human_eval.manifest import Item
 from rlhf.human_eval.output import OUTPUT_MANIFEST
+from rlhf.report.human_evaluation import QUESTIONS
 
 S3 = "s3://"
 CHOICES = ("a", "tie", "b")

@@ -21,13 +21,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from rlhf.data.hh import split_turns
+from rlhf.data.text import valid_unicode, visible
 from rlhf.errors import InputError
 from rlhf.human_eval.guard import Guard, Tokens
 from rlhf.human_eval.journal import Entry, RevisionError
-from rlhf.human_eval.judgements import MAX_COMMENT, MAX_SECONDS, QUESTIONS, Choice, Choices, Question
+from rlhf.human_eval.judgements import MAX_COMMENT, MAX_SECONDS, Choice, Choices
 from rlhf.human_eval.labels import Labels
-from rlhf.human_eval.manifest import valid_unicode
-from rlhf.report.page import split_turns, visible
+from rlhf.report.human_evaluation import QUESTIONS, Question
 
 FOLDER = Path(__file__).parent
 COOKIE = "annotator"

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from rlhf.config import ExportStage, Settings
+from rlhf.artifacts import write_atomically
+from rlhf.config import ExportStage, RunConfig, Settings, part_of
 from rlhf.report.page import verdict
-from rlhf.report.results import Results
+from rlhf.report.results import CONFIG, MODEL, RESULTS, Results
 
 CARD = "README.md"
 SETTINGS_SHOWN = {
@@ -110,3 +111,11 @@ def precise(value: float) -> str:
 
 def _shown(settings: Settings, names: tuple[str, ...]) -> str:
     return ", ".join(f"{name} {value}" for name in names if (value := getattr(settings, name)) is not None)
+
+
+def refresh_card(run: Path) -> None:
+    """Write the card of the published model in the folder `run` again, from the results that lie there now."""
+    if (run / MODEL).is_dir():
+        results = Results.model_validate_json((run / RESULTS).read_bytes())
+        config = RunConfig.model_validate_json((run / CONFIG).read_bytes())
+        write_atomically(run / MODEL / CARD, model_card(results, part_of(config, ExportStage)))

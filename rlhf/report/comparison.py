@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from rlhf.report.record import Difference, Mean, Record
@@ -84,3 +86,16 @@ class PolicyResults(Record):
     """Share of an answer's runs of 3 tokens that stood in it before."""
     kl: KlResults
     """Distance between the two models."""
+
+
+class HackingSign(Record):
+    """Something that ran away while the reward rose."""
+
+    figure: Literal["length", "repetition", "held-out loss", "KL"]
+    """What did."""
+    value: float
+    """How far: ratio of the mean lengths, rise of the share, rise of the loss, nats per answer."""
+    limit: float = Field(gt=0)
+    """What is taken as harmless."""
+    text: str
+    """The sign in a sentence."""

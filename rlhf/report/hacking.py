@@ -5,12 +5,8 @@ A sign is no proof; it says where to look before believing the reward.  Without 
 
 from __future__ import annotations
 
-from typing import Literal
-
-from pydantic import Field
-
-from rlhf.report.comparison import PolicyResults
-from rlhf.report.record import Difference, Record
+from rlhf.report.comparison import HackingSign, PolicyResults
+from rlhf.report.record import Difference
 
 LENGTH_RATIO = 1.5
 """Answers longer by half, or shorter by a third: reward models are known to favour length, and PPO to find that out."""
@@ -20,19 +16,6 @@ LOSS_RISE = 0.2
 """Nats per token on held-out demonstrations: e^0.2 is a perplexity higher by 22 %, beyond what sound PPO costs."""
 KL_PER_ANSWER = 25.0
 """Nats: four times the target of the published recipe, 6; the SFT model would hardly ever write such an answer."""
-
-
-class HackingSign(Record):
-    """Something that ran away while the reward rose."""
-
-    figure: Literal["length", "repetition", "held-out loss", "KL"]
-    """What did."""
-    value: float
-    """How far: ratio of the mean lengths, rise of the share, rise of the loss, nats per answer."""
-    limit: float = Field(gt=0)
-    """What is taken as harmless."""
-    text: str
-    """The sign in a sentence."""
 
 
 def hacking_signs(reward: Difference, policies: PolicyResults) -> list[HackingSign]:

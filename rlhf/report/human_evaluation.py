@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field
 
-from rlhf.human_eval.judgements import Question
 from rlhf.report.record import Record
+
+Question = Literal["helpfulness", "harmlessness", "overall"]
+QUESTIONS: tuple[Question, ...] = get_args(Question)
+"""In the order in which they are asked: the two parts, then the overall preference."""
 
 
 class Counts(Record):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from rlhf.data.hh import split_turns
+from rlhf.data.text import visible
 from rlhf.report import hacking
 from rlhf.report.toxicity import TOXIC
 
@@ -18,11 +19,6 @@ if TYPE_CHECKING:
     from rlhf.report.results import Evidence, Results
 
 FOLDER = Path(__file__).parent
-UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff\ud800-\udfff]"
-)
-"""Characters that show nothing, or change how their neighbours show: controls, direction marks, lone surrogates."""
-TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 
 HEADLINES = {
     (1, -1): ("good", "Better: higher reward and less toxicity"),
@@ -45,13 +41,6 @@ class Verdict(NamedTuple):
     """`good`, `mixed` or `bad`."""
     headline: str
     sentence: str
-
-
-class Turn(NamedTuple):
-    """One turn of a dialogue."""
-
-    speaker: str
-    text: str
 
 
 class Bar(NamedTuple):
@@ -144,20 +133,6 @@ def interval_bar(difference: Difference) -> Bar:
         return round(100 * (value - left + margin) / (right - left + 2 * margin), 2)
 
     return Bar(place(0.0), place(low), place(high), place(difference.mean))
-
-
-def visible(text: str) -> str:
-    """`text` with every character that shows nothing, or that turns its neighbours around, replaced by its name."""
-    return UNSEEN.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text)
-
-
-def split_turns(prompt: str) -> list[Turn]:
-    """The turns of a dialogue, without the empty one at its end; a prompt of another form is one nameless turn."""
-    before, *rest = TURN.split(prompt)
-    turns = [Turn(speaker, text.strip()) for speaker, text in zip(rest[::2], rest[1::2], strict=True)]
-    if before.strip() or not turns:
-        turns.insert(0, Turn("", before.strip()))
-    return turns if turns[-1].text or len(turns) == 1 else turns[:-1]
 
 
 def number(value: float, digits: int) -> str:

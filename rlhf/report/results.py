@@ -7,15 +7,10 @@ the report can be written again at any time.
 
 from __future__ import annotations
 
-from pathlib import Path
+from pydantic import Field
 
-from pydantic import Field, ValidationError
-
-from rlhf.artifacts import write_atomically
-from rlhf.report.comparison import PolicyResults
-from rlhf.report.hacking import HackingSign
+from rlhf.report.comparison import HackingSign, PolicyResults
 from rlhf.report.human_evaluation import HumanEvaluation
-from rlhf.report.page import render_report
 from rlhf.report.record import Difference, Mean, Record
 from rlhf.report.toxicity import ToxicityFigures
 
@@ -23,6 +18,8 @@ RESULTS = "results.json"
 EVIDENCE = "evidence.json"
 REPORT = "report.html"
 CONFIG = "config.json"
+MODEL = "model"
+"""Folder of the aligned model, ready to share."""
 LABELS = "human_evaluation.json"
 """What people said of a run, beside its results: written when labels are imported, read whenever results are."""
 
@@ -241,12 +238,6 @@ class Evidence(Record):
     """Those with the highest score of either model first."""
 
 
-def write_results(results: Results, evidence: Evidence, figures: Path, report: Path) -> None:
-    """Write results.json to `figures` and report.html to `report`."""
-    write_atomically(figures, results.model_dump_json(indent=2) + "\n")
-    write_atomically(report, render_report(results, evidence))
-
-
 class ImportedLabels(Record):
     """Content of human_evaluation.json."""
 
@@ -258,32 +249,3 @@ class ImportedLabels(Record):
     """The figures."""
     judgements: list[dict[str, object]]
     """Every answer, unblinded, with the annotator's pseudonym."""
-
-
-def with_stages(artifact: Path, stages: list[StageRow], figures: Path, report: Path) -> None:
-    """Write the results of the finished aggregate_results `artifact` again, with what each step of this run took.
-
-    Labels that were imported for the same pairs, beside `figures`, are part of them.
-    """
-    results = Results.model_validate_json((artifact / RESULTS).read_bytes())
-    evidence = read_evidence(artifact)
-    comparison = results.lineage.fingerprints["export_labeling_manifest"]
-    labels = read_labels(figures.parent, comparison)
-    update: dict[str, object] = {"stages": stages}
-    if labels is not None:
-        update["human_evaluation"] = labels.evaluation
-    write_results(results.model_copy(update=update), evidence, figures, report)
-
-
-def read_evidence(artifact: Path) -> Evidence:
-    """The evidence of a finished aggregate_results `artifact`."""
-    return Evidence.model_validate_json((artifact / EVIDENCE).read_bytes())
-
-
-def read_labels(folder: Path, comparison: str) -> ImportedLabels | None:
-    """What people said of the pairs with this fingerprint; None where nothing was imported for them."""
-    try:
-        labels = ImportedLabels.model_validate_json((folder / LABELS).read_bytes())
-    except (FileNotFoundError, ValidationError):
-        return None
-    return labels if labels.comparison == comparison else None

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rlhf.aggregate_results import aggregate_results
 from rlhf.artifacts import Store, digest, read_manifest
-from rlhf.human_eval.finished_run import FinishedRun, find_run
+from rlhf.human_eval.finished_run import FinishedRun, find_run, with_stages
 from rlhf.human_eval.judgements import Choices, Judgement
 from rlhf.human_eval.manifest import read_items
 from rlhf.human_eval.output import OutputWriter
-from rlhf.report.results import REPORT, RESULTS, Results, StageRow, with_stages
+from rlhf.report.results import REPORT, RESULTS, Results, StageRow
 from tests.artifacts import finish
 from tests.report.fake_run import fake_config, fake_run
 

@@ -11,21 +11,11 @@ from pathlib import Path
 import pytest
 
 from rlhf.aggregate_results import aggregate_results
+from rlhf.data.hh import Turn, split_turns
+from rlhf.data.text import visible
 from rlhf.human_eval.evaluation import evaluate
-from rlhf.report.hacking import HackingSign
-from rlhf.report.page import (
-    HEADLINES,
-    Turn,
-    dollars,
-    duration,
-    interval_bar,
-    number,
-    render_report,
-    signed,
-    split_turns,
-    verdict,
-    visible,
-)
+from rlhf.report.comparison import HackingSign
+from rlhf.report.page import HEADLINES, dollars, duration, interval_bar, number, render_report, signed, verdict
 from rlhf.report.record import Difference
 from rlhf.report.results import Evidence, Results
 from tests.human_eval.test_evaluation import key, prefers, rewards

@@ -13,7 +13,8 @@ from flows.cli import app
 from rlhf.aggregate_results import aggregate_results
 from rlhf.config import DataConfig, DemonstrationModel, ModelConfig, PpoConfig, RunConfig, ToxicityConfig
 from rlhf.errors import InputError
-from rlhf.report.results import StageRow, with_stages
+from rlhf.human_eval.finished_run import with_stages
+from rlhf.report.results import StageRow
 from rlhf.report.two_runs import compare_runs, read_run
 from tests.artifacts import finish
 from tests.report.fake_run import fake_config, fake_run

@@ -14,9 +14,10 @@ from prefect.client.schemas.objects import Artifact
 from prefect.runtime import flow_run
 
 from rlhf.aggregate_results import aggregate_results
-from rlhf.report.hacking import HackingSign
+from rlhf.human_eval.finished_run import read_evidence
+from rlhf.report.comparison import HackingSign
 from rlhf.report.pictures import picture_uri
-from rlhf.report.results import Evidence, Results, read_evidence
+from rlhf.report.results import Evidence, Results
 from rlhf.report.summary import summary
 from tasks.publish import show
 from tests.report.fake_run import fake_config, fake_run
