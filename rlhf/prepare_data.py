@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf.artifacts import write_atomically
 from rlhf.config import DataConfig, DataStage
-from rlhf.data.hh import Pair, read_pairs
+from rlhf.data.dialogues import Pair, read_pairs
 from rlhf.data.splits import Splits, content_id, split_pairs
 from rlhf.encoding import SEAM, encode_prompt, load_tokenizer
 from rlhf.errors import InputError

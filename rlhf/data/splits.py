@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rlhf.artifacts import digest
-from rlhf.data.hh import Pair, first_human_turn
+from rlhf.data.dialogues import Pair, first_human_turn
 from rlhf.errors import InputError
 
 NEAR_TEST = "near-copy of a test prompt"

@@ -14,7 +14,7 @@ from rlhf.artifacts import digest
 from rlhf.config import DEMONSTRATION, HUB, ToxicityConfig
 from rlhf.data.demonstration import demonstration_toxicity_prompts
 from rlhf.data.hub import download_dataset
-from rlhf.data.lines import Row, UnreadableLineError, find_files, read_rows, text_field
+from rlhf.data.readers import Row, UnreadableLineError, find_files, read_rows, text_field
 from rlhf.errors import InputError
 
 HUB_FILE = "prompts.jsonl"

@@ -21,7 +21,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from rlhf.data.hh import split_turns
+from rlhf.data.dialogues import split_turns
 from rlhf.data.text import valid_unicode, visible
 from rlhf.errors import InputError
 from rlhf.human_eval.guard import Guard, Tokens

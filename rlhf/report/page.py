@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from rlhf.data.hh import split_turns
+from rlhf.data.dialogues import split_turns
 from rlhf.data.text import visible
 from rlhf.report import hacking
 from rlhf.report.toxicity import TOXIC

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.config import DEMONSTRATION, DataConfig
-from rlhf.data.hh import Pair, first_human_turn, join_answers, read_file, read_pairs, split_dialogues
+from rlhf.data.dialogues import Pair, first_human_turn, join_answers, read_file, read_pairs, split_dialogues
 from rlhf.errors import InputError
 from tests.data.files import dialogue, hh_row, shared, write_rows
 

@@ -11,7 +11,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from rlhf.config import DataConfig, ToxicityConfig
 from rlhf.data import hub
-from rlhf.data.hh import Pair, read_pairs
+from rlhf.data.dialogues import Pair, read_pairs
 from rlhf.data.toxicity_prompts import read_toxicity_prompts
 from rlhf.errors import InputError
 from tests.data.files import hh_row, write_rows

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.data.lines import Row, UnreadableLineError, find_files, read_rows, text_field
+from rlhf.data.readers import Row, UnreadableLineError, find_files, read_rows, text_field
 from rlhf.errors import InputError
 from tests.data.files import write_rows
 

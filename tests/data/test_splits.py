@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf.data.hh import Pair
+from rlhf.data.dialogues import Pair
 from rlhf.data.splits import NearCopies, Splits, comparable, content_id, shingles, split_pairs
 from rlhf.errors import InputError
 from tests.data.files import dialogue

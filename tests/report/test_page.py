@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.aggregate_results import aggregate_results
-from rlhf.data.hh import Turn, split_turns
+from rlhf.data.dialogues import Turn, split_turns
 from rlhf.data.text import visible
 from rlhf.human_eval.evaluation import evaluate
 from rlhf.report.comparison import HackingSign

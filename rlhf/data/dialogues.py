@@ -14,7 +14,7 @@ from typing import NamedTuple
 from rlhf.config import DEMONSTRATION, HUB, DataConfig
 from rlhf.data.demonstration import demonstration_pairs
 from rlhf.data.hub import download_dataset
-from rlhf.data.lines import SUFFIXES, Row, UnreadableLineError, find_files, read_rows, text_field
+from rlhf.data.readers import SUFFIXES, Row, UnreadableLineError, find_files, read_rows, text_field
 from rlhf.errors import InputError
 
 HUMAN = "\n\nHuman:"
