@@ -10,11 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from rlhf.config import ResponsesStage
-from rlhf.encoding import encode_prompt, load_tokenizer
-from rlhf.models import load_causal_lm
+from rlhf.models.loading import load_causal_lm
+from rlhf.models.reward_model import RewardModel
+from rlhf.models.sampling import generate, row_seed
+from rlhf.models.tokenization import encode_prompt, load_tokenizer
 from rlhf.processes import gather_rows, start_processes
-from rlhf.reward_model import RewardModel
-from rlhf.sampling import generate, row_seed
 from rlhf.stage import is_main_process, main, progress, read_jsonl, write_jsonl
 
 

@@ -18,8 +18,8 @@ from rlhf.artifacts import write_atomically
 from rlhf.config import DataConfig, DataStage
 from rlhf.data.dialogues import Pair, read_pairs
 from rlhf.data.splits import Splits, content_id, split_pairs
-from rlhf.encoding import SEAM, encode_prompt, load_tokenizer
 from rlhf.errors import InputError
+from rlhf.models.tokenization import SEAM, encode_prompt, load_tokenizer
 from rlhf.stage import main, note, progress, write_jsonl
 
 DUPLICATE = "duplicate"

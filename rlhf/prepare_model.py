@@ -28,10 +28,10 @@ from transformers import (
 )
 
 from rlhf.config import ModelStage
-from rlhf.demonstration_model import train_demonstration_model
-from rlhf.encoding import load_tokenizer
 from rlhf.errors import InputError, user_message
-from rlhf.models import Dtype, load_causal_lm, save_model
+from rlhf.models.demonstration_model import train_demonstration_model
+from rlhf.models.loading import Dtype, load_causal_lm, save_model
+from rlhf.models.tokenization import load_tokenizer
 from rlhf.stage import is_main_process, main, note
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"

@@ -13,10 +13,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config import ToxicityConfig, ToxicityStage
 from rlhf.data.toxicity_prompts import ToxicityPrompt, read_toxicity_prompts
-from rlhf.encoding import encode_prompt, load_tokenizer
-from rlhf.models import load_causal_lm
+from rlhf.models.loading import load_causal_lm
+from rlhf.models.sampling import context_tokens, generate, row_seed
+from rlhf.models.tokenization import encode_prompt, load_tokenizer
 from rlhf.processes import gather_rows, start_processes, wait_for_all
-from rlhf.sampling import context_tokens, generate, row_seed
 from rlhf.stage import is_main_process, main, progress
 from rlhf.toxicity.classifier import Classifier, load_classifier, score_texts
 from rlhf.toxicity.continuations import CONTINUATIONS, Continuation, append_rows, each_continuation, finished_rows

@@ -13,9 +13,11 @@ from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from rlhf.config import PpoConfig, PpoStage
-from rlhf.encoding import load_tokenizer
 from rlhf.errors import InputError
-from rlhf.models import load_causal_lm, save_model
+from rlhf.models.loading import load_causal_lm, save_model
+from rlhf.models.reward_model import RewardModel
+from rlhf.models.sampling import require_room, row_seed
+from rlhf.models.tokenization import load_tokenizer
 from rlhf.ppo.device_memory import cache_bytes_per_token, cache_room, parameter_bytes
 from rlhf.ppo.kl import KlController
 from rlhf.ppo.loop import train
@@ -26,8 +28,6 @@ from rlhf.ppo.prompts import read_prompts
 from rlhf.ppo.run import Run
 from rlhf.ppo.trunk import split_model
 from rlhf.processes import start_processes, wait_for_all
-from rlhf.reward_model import RewardModel
-from rlhf.sampling import require_room, row_seed
 from rlhf.stage import is_main_process, main
 from rlhf.tracking import tracked
 

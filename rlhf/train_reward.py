@@ -17,10 +17,10 @@ from trl import RewardConfig, RewardTrainer
 
 from rlhf.artifacts import write_atomically
 from rlhf.config import RewardStage
-from rlhf.encoding import encode_answer, encode_prompt, load_tokenizer
-from rlhf.models import load_reward_model, new_reward_model, save_model
+from rlhf.models.loading import load_reward_model, new_reward_model, save_model
+from rlhf.models.reward_model import RewardModel
+from rlhf.models.tokenization import encode_answer, encode_prompt, load_tokenizer
 from rlhf.reward_evaluation import evaluate_margins
-from rlhf.reward_model import RewardModel
 from rlhf.stage import is_main_process, main, progress, write_jsonl
 from rlhf.tracking import tracked
 from rlhf.trl_training import (

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
 from rlhf.config import SftStage
-from rlhf.encoding import encode_answer, encode_prompt, load_tokenizer
-from rlhf.models import load_causal_lm, save_model
+from rlhf.models.loading import load_causal_lm, save_model
+from rlhf.models.tokenization import encode_answer, encode_prompt, load_tokenizer
 from rlhf.stage import is_main_process, main, read_jsonl
 from rlhf.tracking import tracked
 from rlhf.trl_training import (

@@ -34,7 +34,7 @@ from transformers import (
 from rlhf.artifacts import CHECKPOINTS, write_atomically
 from rlhf.config import TrainingConfig
 from rlhf.errors import InputError
-from rlhf.models import Dtype
+from rlhf.models.loading import Dtype
 from rlhf.stage import is_main_process, progress, read_jsonl
 from rlhf.tracking import track
 

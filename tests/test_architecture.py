@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
-from rlhf.architecture import gptj, read_architecture
 from rlhf.errors import InputError
+from rlhf.models.sizes import gptj, read_architecture
 from tests.tiny_models import Architecture, tiny_model
 
 

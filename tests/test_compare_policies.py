@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 from rlhf import compare_policies as stage
 from rlhf.compare_policies import Dialogue, Models, answer_kl, compare_policies, place_logprobs
 from rlhf.config import ComparisonStage, ModelConfig, RunConfig, ToxicityConfig, part_of
-from rlhf.encoding import encode_answer, encode_prompt, load_tokenizer
 from rlhf.errors import InputError
-from rlhf.models import load_causal_lm
+from rlhf.models.loading import load_causal_lm
+from rlhf.models.tokenization import encode_answer, encode_prompt, load_tokenizer
 from rlhf.stage import read_jsonl, write_jsonl
 from tests.stage_runs import tiny_inputs, write_request
 from tests.stages import Stages

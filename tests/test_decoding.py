@@ -17,11 +17,11 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from rlhf import decoding, sampling
 from rlhf.config import SamplingConfig
-from rlhf.cuda_graph import replayable
-from rlhf.decoding import CPU_WINDOW
-from rlhf.encoding import load_tokenizer
-from rlhf.models import load_causal_lm
-from rlhf.sampling import Completion, generate
+from rlhf.models.cuda_graph import replayable
+from rlhf.models.decoder import CPU_WINDOW
+from rlhf.models.loading import load_causal_lm
+from rlhf.models.sampling import Completion, generate
+from rlhf.models.tokenization import load_tokenizer
 from tests.tiny_models import Architecture, tiny_model, tiny_tokenizer
 
 ARCHITECTURES: tuple[Architecture, ...] = ("gptj", "gpt_neox", "llama", "gpt2", "qwen2")

@@ -14,10 +14,10 @@ from transformers import PreTrainedTokenizerFast
 
 from rlhf.config import DemonstrationModel, ModelConfig, ModelStage
 from rlhf.data.demonstration import demonstration_corpus
-from rlhf.demonstration_model import PAD, learning_rate, new_model, pack, train_tokenizer
-from rlhf.encoding import load_tokenizer
 from rlhf.errors import InputError
-from rlhf.models import load_causal_lm
+from rlhf.models.demonstration_model import PAD, learning_rate, new_model, pack, train_tokenizer
+from rlhf.models.loading import load_causal_lm
+from rlhf.models.tokenization import load_tokenizer
 from tests.stage_runs import write_request
 from tests.stages import Stages
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from rlhf.encoding import decode_answer, encode_answer, encode_prompt
+from rlhf.models.tokenization import decode_answer, encode_answer, encode_prompt
 from tests.tiny_models import CORPUS, END, tiny_tokenizer
 
 PROMPT = "\n\nHuman: What can I cook?\n\nAssistant:"

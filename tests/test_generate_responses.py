@@ -9,8 +9,8 @@ import pytest
 from rlhf import generate_responses
 from rlhf.artifacts import read_manifest
 from rlhf.config import ModelConfig, ResponsesConfig, ResponsesStage, SamplingConfig
-from rlhf.encoding import encode_answer, load_tokenizer
-from rlhf.reward_model import RewardModel
+from rlhf.models.reward_model import RewardModel
+from rlhf.models.tokenization import encode_answer, load_tokenizer
 from rlhf.stage import read_jsonl, write_jsonl
 from tests.ppo.tiny_run import write_inputs
 from tests.stage_runs import write_request

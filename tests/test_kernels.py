@@ -10,10 +10,10 @@ import torch
 from transformers import GPTJConfig, GPTJForCausalLM, PreTrainedModel
 
 from rlhf.config import SamplingConfig
-from rlhf.encoding import load_tokenizer
-from rlhf.kernels import use_fast_kernels
-from rlhf.models import load_causal_lm, save_model
-from rlhf.sampling import generate
+from rlhf.models.kernels import use_fast_kernels
+from rlhf.models.loading import load_causal_lm, save_model
+from rlhf.models.sampling import generate
+from rlhf.models.tokenization import load_tokenizer
 from tests.tiny_models import tiny_model
 
 

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerBase
 
-from rlhf.encoding import load_tokenizer
 from rlhf.errors import InputError
-from rlhf.models import load_causal_lm, load_reward_model, new_reward_model, save_model
+from rlhf.models.loading import load_causal_lm, load_reward_model, new_reward_model, save_model
+from rlhf.models.tokenization import load_tokenizer
 from tests.tiny_models import Architecture, tiny_model, tiny_tokenizer
 
 IDS = torch.tensor([[5, 6, 7, 8]])

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from rlhf.config import DEMONSTRATION, DataConfig, DataStage
-from rlhf.encoding import encode_answer, encode_prompt
 from rlhf.errors import InputError
+from rlhf.models.tokenization import encode_answer, encode_prompt
 from rlhf.prepare_data import count_answer_tokens, count_prompt_tokens, prepare_data
 from rlhf.stage import read_jsonl
 from tests.data.files import dialogue, hh_row, shared, write_rows

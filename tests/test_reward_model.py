@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from rlhf.errors import InputError
-from rlhf.models import new_reward_model, save_model
-from rlhf.reward_model import RewardModel
+from rlhf.models.loading import new_reward_model, save_model
+from rlhf.models.reward_model import RewardModel
 from tests.tiny_models import CONTEXT, Architecture, tiny_model
 
 PROMPTS = ["\n\nHuman: What can I cook?\n\nAssistant:", "\n\nHuman: Hi\n\nAssistant:", "\n\nHuman: Why?\n\nAssistant:"]

@@ -13,10 +13,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config import SamplingConfig
-from rlhf.encoding import decode_answer, encode_prompt, load_tokenizer
 from rlhf.errors import InputError
-from rlhf.models import load_causal_lm
-from rlhf.sampling import draw_tokens, generate, row_seed
+from rlhf.models.loading import load_causal_lm
+from rlhf.models.sampling import draw_tokens, generate, row_seed
+from rlhf.models.tokenization import decode_answer, encode_prompt, load_tokenizer
 from tests.tiny_models import CONTEXT, Architecture, tiny_model
 
 ARCHITECTURES: tuple[Architecture, ...] = ("gptj", "gpt_neox", "llama", "gpt2", "qwen2")

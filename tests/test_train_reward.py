@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf.config import ModelConfig, RewardConfig, RewardStage
-from rlhf.encoding import load_tokenizer
 from rlhf.errors import InputError
-from rlhf.models import new_reward_model, save_model
-from rlhf.reward_model import RewardModel
+from rlhf.models.loading import new_reward_model, save_model
+from rlhf.models.reward_model import RewardModel
+from rlhf.models.tokenization import load_tokenizer
 from rlhf.stage import read_jsonl
 from rlhf.train_reward import train_reward
 from tests.stage_runs import tiny_inputs, write_request

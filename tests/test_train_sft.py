@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from trl import SFTConfig, SFTTrainer
 
 from rlhf.config import ModelConfig, SftConfig, SftStage
-from rlhf.encoding import encode_answer, encode_prompt, load_tokenizer
 from rlhf.errors import InputError
-from rlhf.models import load_causal_lm
+from rlhf.models.loading import load_causal_lm
+from rlhf.models.tokenization import encode_answer, encode_prompt, load_tokenizer
 from rlhf.stage import read_jsonl
 from rlhf.train_sft import encode_rows, train_sft
 from rlhf.trl_training import held_out_rows, training_arguments

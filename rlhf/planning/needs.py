@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from rlhf.architecture import Architecture
 from rlhf.config import TrainingConfig
+from rlhf.models.sizes import Architecture
 from rlhf.planning.setting import TOXICITY_PROMPT_TOKENS, Setting
 from rlhf.ppo.memory import FLOAT32, LOGIT_COPIES, PASSING_WIDTHS, SAVED_WIDTHS
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from rlhf.architecture import Architecture
+from rlhf.models.sizes import Architecture
 from rlhf.planning.needs import DISK_BANDWIDTH, FORMULAS, Need, block_flop, draw, output_flop
 from rlhf.planning.setting import Setting
 from rlhf.ppo.memory import (

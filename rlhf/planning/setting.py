@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf.architecture import Architecture, gptj, read_architecture
 from rlhf.config import DEMONSTRATION, HUB, DataConfig, ModelConfig, RunConfig
 from rlhf.errors import InputError
+from rlhf.models.sizes import Architecture, gptj, read_architecture
 from rlhf.planning.machines import Machine
 from rlhf.planning.rates import Rates, rates_of
 

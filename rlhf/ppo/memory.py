@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from rlhf.architecture import Architecture, gptj
+from rlhf.models.sizes import Architecture, gptj
 
 GPU_SHARE = 0.75
 """Of a GPU's memory, what standing tensors and the decoding cache may take; the rest is for what passes through."""

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from rlhf.models.sampling import Completion
 from rlhf.processes import sum_over_processes
-from rlhf.sampling import Completion
 
 NGRAM = 3
 """Tokens in a row whose return within an answer counts as repetition."""

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from rlhf.encoding import encode_prompt
 from rlhf.errors import InputError
-from rlhf.sampling import row_seed
+from rlhf.models.sampling import row_seed
+from rlhf.models.tokenization import encode_prompt
 from rlhf.stage import read_jsonl
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from rlhf.models.sampling import Completion
 from rlhf.ppo.losses import token_entropies, token_logprobs
 from rlhf.ppo.policy import Batch, Policy
-from rlhf.sampling import Completion
 
 
 @dataclass(frozen=True)

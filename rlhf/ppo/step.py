@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rlhf.config import PpoConfig
 from rlhf.errors import InputError
+from rlhf.models.sampling import Completion, row_seed
 from rlhf.ppo.advantages import estimate_advantages, shape_rewards, whiten
 from rlhf.ppo.kl import answer_kl
 from rlhf.ppo.losses import ppo_loss, token_logprobs
@@ -25,7 +26,6 @@ from rlhf.ppo.prompts import Prompt, prompt_numbers
 from rlhf.ppo.rollout import Estimates, Rollouts, estimate, minibatch_rows
 from rlhf.ppo.run import Run
 from rlhf.processes import sum_over_processes
-from rlhf.sampling import Completion, row_seed
 
 Minibatches = list[list[int]]
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf.errors import InputError
-from rlhf.kernels import block_at, runs_at_places
+from rlhf.models.kernels import block_at, runs_at_places
 from rlhf.stage import note
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)

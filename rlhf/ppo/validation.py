@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rlhf.models.sampling import Completion, row_seed
 from rlhf.ppo.kl import answer_kl
 from rlhf.ppo.metrics import answer_sums, means
 from rlhf.ppo.prompts import Prompt
 from rlhf.ppo.rollout import estimate
 from rlhf.ppo.run import Run
-from rlhf.sampling import Completion, row_seed
 
 
 def validate(run: Run, step: int) -> dict[str, float]:

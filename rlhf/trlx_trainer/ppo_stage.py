@@ -8,8 +8,8 @@ from pathlib import Path
 from rlhf.artifacts import write_atomically
 from rlhf.config import PpoStage
 from rlhf.errors import InputError
-from rlhf.models import Dtype
-from rlhf.reward_model import RewardModel
+from rlhf.models.loading import Dtype
+from rlhf.models.reward_model import RewardModel
 from rlhf.stage import is_main_process, note, read_jsonl
 from rlhf.step_log import StepLog
 from rlhf.trlx_trainer.checkpoints import Checkpoints

@@ -1,4 +1,4 @@
-"""The reward model of rlhf.reward_model, with the transformers that trlx needs."""
+"""The reward model of rlhf.models.reward_model, with the transformers that trlx needs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Self
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from rlhf.encoding import load_tokenizer
 from rlhf.errors import InputError
-from rlhf.models import Dtype
-from rlhf.reward_model import RewardModel
+from rlhf.models.loading import Dtype
+from rlhf.models.reward_model import RewardModel
+from rlhf.models.tokenization import load_tokenizer
 
 TOLERANCE: dict[Dtype, float] = {"float32": 1e-3, "bfloat16": 0.1}
 """By which the score of a chosen answer may differ from the one that train_reward measured, and that relative too."""

@@ -13,9 +13,9 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config import ResponsesConfig
-from rlhf.encoding import encode_prompt, load_tokenizer
-from rlhf.models import load_causal_lm
-from rlhf.sampling import generate, row_seed
+from rlhf.models.loading import load_causal_lm
+from rlhf.models.sampling import generate, row_seed
+from rlhf.models.tokenization import encode_prompt, load_tokenizer
 from tests.benchmarks.measure import Gauge, Measured, tell
 from tests.benchmarks.work import as_published
 

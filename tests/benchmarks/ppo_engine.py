@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from rlhf.decoding import Decoder
+from rlhf.models.decoder import Decoder
 from rlhf.ppo.run import Run
 from rlhf.ppo.step import run_step
 from rlhf.processes import start_processes

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from rlhf.config import ModelConfig, PpoConfig, PpoStage, SamplingConfig
-from rlhf.models import Dtype
+from rlhf.models.loading import Dtype
 from rlhf.stage import write_jsonl
 from tests.benchmarks.measure import CPU
 

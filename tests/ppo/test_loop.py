@@ -15,7 +15,7 @@ from rlhf import train_ppo
 from rlhf.artifacts import file_sha256
 from rlhf.config import PpoStage
 from rlhf.errors import InputError
-from rlhf.models import load_causal_lm
+from rlhf.models.loading import load_causal_lm
 from rlhf.ppo import loop
 from rlhf.ppo.loop import EXIT_TERMINATED
 from rlhf.ppo.run import Run

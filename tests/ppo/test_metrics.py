@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from rlhf.models.sampling import Completion
 from rlhf.ppo.metrics import answer_sums, explained_variance, means, model_flops_utilization, repetition
-from rlhf.sampling import Completion
 from rlhf.step_log import StepLog
 
 

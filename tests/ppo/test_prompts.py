@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.encoding import encode_prompt
 from rlhf.errors import InputError
+from rlhf.models.tokenization import encode_prompt
 from rlhf.ppo.prompts import prompt_numbers, read_prompts
 from rlhf.stage import write_jsonl
 from tests.tiny_models import tiny_tokenizer

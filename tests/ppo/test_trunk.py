@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from rlhf.errors import InputError
-from rlhf.models import load_causal_lm
+from rlhf.models.loading import load_causal_lm
 from rlhf.ppo.losses import token_logprobs
 from rlhf.ppo.policy import Policy, make_value_head
 from rlhf.ppo.trunk import split_model

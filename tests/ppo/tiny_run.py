@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from rlhf.config import ModelConfig, PpoConfig, PpoStage, SamplingConfig
-from rlhf.encoding import load_tokenizer
+from rlhf.models.tokenization import load_tokenizer
 from rlhf.stage import write_jsonl
 from tests.tiny_models import Architecture, tiny_model
 

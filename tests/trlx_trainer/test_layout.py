@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlhf.encoding import load_tokenizer
 from rlhf.errors import InputError
-from rlhf.models import load_causal_lm
+from rlhf.models.loading import load_causal_lm
+from rlhf.models.tokenization import load_tokenizer
 from rlhf.trlx_trainer.layout import (
     WEIGHTS,
     old_config,

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from rlhf.config import ModelConfig, PpoConfig, PpoStage, SamplingConfig, SftConfig, SftStage
-from rlhf.models import load_causal_lm, new_reward_model, save_model
-from rlhf.reward_model import RewardModel
-from rlhf.sampling import generate
+from rlhf.models.loading import load_causal_lm, new_reward_model, save_model
+from rlhf.models.reward_model import RewardModel
+from rlhf.models.sampling import generate
 from rlhf.stage import read_jsonl, write_jsonl
 from rlhf.train_sft import train_sft
 from tests.stage_runs import tiny_inputs, write_request

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.encoding import encode_answer, encode_prompt, load_tokenizer
 from rlhf.errors import InputError
-from rlhf.models import Dtype, load_reward_model
+from rlhf.models.loading import Dtype, load_reward_model
+from rlhf.models.tokenization import encode_answer, encode_prompt, load_tokenizer
 
 
 class RewardModel:

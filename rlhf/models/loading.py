@@ -1,7 +1,7 @@
 """Models and tokenizers in folders of transformers layout: how every stage reads and writes them.
 
 Nothing is downloaded here, no code from a model folder is run, and weights are safetensors; the one exception is
-`rlhf.pickled_reward`.
+`rlhf.models.pickled_reward_model`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from rlhf.encoding import load_tokenizer
 from rlhf.errors import InputError, brief
-from rlhf.kernels import use_fast_kernels
-from rlhf.pickled_reward import find_pickle, read_pickled_reward_model
+from rlhf.models.kernels import use_fast_kernels
+from rlhf.models.pickled_reward_model import find_pickle, read_pickled_reward_model
+from rlhf.models.tokenization import load_tokenizer
 
 Dtype = Literal["float32", "bfloat16"]
 HEAD = "score.weight"
@@ -47,7 +47,7 @@ def load_reward_model(folder: Path, dtype: Dtype, base: Path | None = None) -> P
     """The reward model in `folder`, in evaluation mode, on the CPU: sequence classification with one label.
 
     Its bias-free head `score` makes the score of a text from the last hidden state of the text's last token.
-    `folder` may also hold a pickle (see `rlhf.pickled_reward`), whose configuration is that of `base` where the folder
+    `folder` may also hold a pickle (see `rlhf.models.pickled_reward_model`), whose configuration is that of `base` where the folder
     has none.  Raises InputError where the model is of another kind, or where its head was never trained.
     """
     if (pickle := find_pickle(folder)) is not None:

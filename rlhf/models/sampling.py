@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config import SamplingConfig
-from rlhf.decoding import Decoder
-from rlhf.encoding import decode_answer, decode_answers
 from rlhf.errors import InputError
+from rlhf.models.decoder import Decoder
+from rlhf.models.tokenization import decode_answer, decode_answers
 
 NOT_DRAWN = -1
 """Fills the places after a row's last token."""

@@ -34,7 +34,7 @@ class Architecture:
     output_parameters: int
     """Of the output layer; 0 where it is the embeddings."""
     skipped_weights: int = 0
-    """Of the last block's matrices, those that PPO's engine leaves out at prompt tokens (rlhf.kernels.block_at)."""
+    """Of the last block's matrices, those that PPO's engine leaves out at prompt tokens (rlhf.models.kernels.block_at)."""
 
     @property
     def parameters(self) -> int:

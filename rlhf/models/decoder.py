@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from rlhf.cuda_graph import replayable
+from rlhf.models.cuda_graph import replayable
 
 FIXED_SHAPES = ("gpt2", "gpt_neox", "gptj", "llama", "mistral", "qwen2", "qwen3")
 """Model types that take a ready mask, so that a step's shapes need not grow with every token."""

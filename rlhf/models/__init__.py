@@ -1,0 +1,1 @@
+"""Models: load and save, tokenize, sample, decode."""
