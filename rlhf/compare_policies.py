@@ -23,12 +23,12 @@ from rlhf.errors import InputError
 from rlhf.models.loading import load_causal_lm
 from rlhf.models.sampling import context_tokens
 from rlhf.models.tokenization import encode_answer, encode_prompt, load_tokenizer
-from rlhf.ppo.metrics import repetition
 from rlhf.processes import gather_rows, start_processes
 from rlhf.report.comparison import ANSWERS, HELD_OUT, AnswerRow, AnswerText, HeldOutRow
 from rlhf.stage import is_main_process, main, progress, read_jsonl, write_jsonl
 from rlhf.toxicity.classifier import load_classifier, score_texts
 from rlhf.toxicity.continuations import TOXICITY
+from rlhf.training.ppo.metrics import repetition
 
 ROWS_AT_ONCE = 8
 """Rows of which both models' log-probabilities over the whole vocabulary are held at once."""
@@ -129,7 +129,7 @@ def answer_kl(models: Models, batch: Sequence[Dialogue]) -> list[float]:
     """KL(RLHF || SFT) of each answer in nats: summed over the places at which a token was drawn, never negative.
 
     At each place the sum over the whole vocabulary, given what stands before it in the RLHF model's answer.  That has
-    the mean of the estimate from drawn tokens alone (rlhf.ppo.kl), where these are drawn at temperature 1, with much
+    the mean of the estimate from drawn tokens alone (rlhf.training.ppo.kl), where these are drawn at temperature 1, with much
     less noise.
     """
     rlhf_BRV, mask_BR = place_logprobs(models.rlhf, batch)

@@ -18,18 +18,18 @@ from rlhf.models.loading import load_causal_lm, save_model
 from rlhf.models.reward_model import RewardModel
 from rlhf.models.sampling import require_room, row_seed
 from rlhf.models.tokenization import load_tokenizer
-from rlhf.ppo.device_memory import cache_bytes_per_token, cache_room, parameter_bytes
-from rlhf.ppo.kl import KlController
-from rlhf.ppo.loop import train
-from rlhf.ppo.moments import RunningMoments
-from rlhf.ppo.optimizer import Optimizer
-from rlhf.ppo.policy import Policy, make_value_head
-from rlhf.ppo.prompts import read_prompts
-from rlhf.ppo.run import Run
-from rlhf.ppo.trunk import split_model
 from rlhf.processes import start_processes, wait_for_all
 from rlhf.stage import is_main_process, main
 from rlhf.tracking import tracked
+from rlhf.training.ppo.context import Run
+from rlhf.training.ppo.device_memory import cache_bytes_per_token, cache_room, parameter_bytes
+from rlhf.training.ppo.kl import KlController
+from rlhf.training.ppo.loop import train
+from rlhf.training.ppo.optimizer import Optimizer
+from rlhf.training.ppo.policy import Policy, make_value_head
+from rlhf.training.ppo.prompts import read_prompts
+from rlhf.training.ppo.score_scaling import RunningMoments
+from rlhf.training.ppo.trunk import split_model
 
 
 def body(config: PpoStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:

@@ -23,7 +23,7 @@ from rlhf.models.tokenization import encode_answer, encode_prompt, load_tokenize
 from rlhf.reward_evaluation import evaluate_margins
 from rlhf.stage import is_main_process, main, progress, write_jsonl
 from rlhf.tracking import tracked
-from rlhf.trl_training import (
+from rlhf.training.trl_trainer import (
     EncodedRow,
     held_out_rows,
     read_rows,

@@ -18,7 +18,7 @@ from rlhf.models.loading import load_causal_lm, save_model
 from rlhf.models.tokenization import encode_answer, encode_prompt, load_tokenizer
 from rlhf.stage import is_main_process, main, read_jsonl
 from rlhf.tracking import tracked
-from rlhf.trl_training import (
+from rlhf.training.trl_trainer import (
     METRICS,
     EncodedRow,
     held_out_rows,

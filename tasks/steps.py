@@ -24,9 +24,9 @@ prepare_data = Step(
     accelerator=False,
     downloads=lambda run: run.data.source == HUB,
 )
-train_sft = Step("train_sft", "rlhf.train_sft", config.SftStage, trlx_module="rlhf.trlx_trainer.train_sft")
+train_sft = Step("train_sft", "rlhf.train_sft", config.SftStage, trlx_module="rlhf.training.trlx_trainer.train_sft")
 train_reward = Step("train_reward", "rlhf.train_reward", config.RewardStage)
-train_ppo = Step("train_ppo", "rlhf.train_ppo", config.PpoStage, trlx_module="rlhf.trlx_trainer.train_ppo")
+train_ppo = Step("train_ppo", "rlhf.train_ppo", config.PpoStage, trlx_module="rlhf.training.trlx_trainer.train_ppo")
 generate_responses = Step("generate_responses", "rlhf.generate_responses", config.ResponsesStage)
 score_toxicity = Step(
     "score_toxicity",

@@ -8,7 +8,7 @@ from pathlib import Path
 from rlhf.errors import InputError
 
 ROOT = Path(__file__).parent.parent
-MODULES = "rlhf.trlx_trainer."
+MODULES = "rlhf.training.trlx_trainer."
 """Stages below this package run there."""
 BUILT = ROOT / ".trlx-venv" / "bin" / "python"
 """Where `make trlx-env` puts it."""

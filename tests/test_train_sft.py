@@ -17,7 +17,7 @@ from rlhf.models.loading import load_causal_lm
 from rlhf.models.tokenization import encode_answer, encode_prompt, load_tokenizer
 from rlhf.stage import read_jsonl
 from rlhf.train_sft import encode_rows, train_sft
-from rlhf.trl_training import held_out_rows, training_arguments
+from rlhf.training.trl_trainer import held_out_rows, training_arguments
 from tests.stage_runs import tiny_inputs, write_request
 from tests.stages import Stages, assert_same_files, undisturbed_and_killed
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.config import SftConfig
-from rlhf.trl_training import clear_torn, newest_checkpoint, total_steps, training_order
+from rlhf.training.trl_trainer import clear_torn, newest_checkpoint, total_steps, training_order
 
 
 @pytest.mark.parametrize(

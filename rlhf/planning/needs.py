@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from rlhf.config import TrainingConfig
 from rlhf.models.sizes import Architecture
 from rlhf.planning.setting import TOXICITY_PROMPT_TOKENS, Setting
-from rlhf.ppo.memory import FLOAT32, LOGIT_COPIES, PASSING_WIDTHS, SAVED_WIDTHS
+from rlhf.training.ppo.memory import FLOAT32, LOGIT_COPIES, PASSING_WIDTHS, SAVED_WIDTHS
 
 RECOMPUTE_FROM_PARAMETERS = 1_000_000_000
-"""As rlhf.trl_training: larger models compute activations again in place of keeping them."""
+"""As rlhf.training.trl_trainer: larger models compute activations again in place of keeping them."""
 DISK_BANDWIDTH = 1e9
 """Bytes per second.  Assumed: gp3 at its limit, or local NVMe behind a file system."""
 DOWNLOAD_BANDWIDTH = 0.2e9
@@ -120,7 +120,7 @@ def training_files(setting: Setting, parameters: int, steps: int, settings: Trai
 
 
 def training_steps(settings: TrainingConfig, rows: int) -> int:
-    """Optimizer steps, as rlhf.trl_training counts them."""
+    """Optimizer steps, as rlhf.training.trl_trainer counts them."""
     steps = math.ceil(settings.epochs * rows / settings.batch_size)
     return steps if settings.max_steps is None else min(steps, settings.max_steps)
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from rlhf.models.sizes import Architecture
 from rlhf.planning.needs import DISK_BANDWIDTH, FORMULAS, Need, block_flop, draw, output_flop
 from rlhf.planning.setting import Setting
-from rlhf.ppo.memory import (
+from rlhf.training.ppo.memory import (
     FLOAT32,
     LOGIT_COPIES,
     PASSING_WIDTHS,

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from rlhf.config import PpoStage
 from rlhf.stage import main
-from rlhf.trlx_trainer.versions import require_right_versions
+from rlhf.training.trlx_trainer.versions import require_right_versions
 
 
 def body(config: PpoStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:
     """Train and write the best model."""
     require_right_versions()
-    from rlhf.trlx_trainer.ppo_stage import train
+    from rlhf.training.trlx_trainer.run_ppo import train
 
     return train(config, inputs, output)
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from rlhf.config import SftStage
 from rlhf.stage import main
-from rlhf.trlx_trainer.versions import require_right_versions
+from rlhf.training.trlx_trainer.versions import require_right_versions
 
 
 def body(config: SftStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:
     """Fine-tune and write the model."""
     require_right_versions()
-    from rlhf.trlx_trainer.sft_stage import train
+    from rlhf.training.trlx_trainer.run_sft import train
 
     return train(config, inputs, output)
 

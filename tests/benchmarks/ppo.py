@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from rich.table import Table
 
-from rlhf.ppo.memory import PpoMemory, cpu_cache_room, decode_rows, ppo_memory_bytes
+from rlhf.training.ppo.memory import PpoMemory, cpu_cache_room, decode_rows, ppo_memory_bytes
 from tests.benchmarks.measure import Measured, best, matmul_peak, run_child
 from tests.benchmarks.part import Options, Result
 from tests.benchmarks.work import Work, make_inputs

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from rlhf.models.decoder import Decoder
-from rlhf.ppo.run import Run
-from rlhf.ppo.step import run_step
 from rlhf.processes import start_processes
 from rlhf.train_ppo import make_run
+from rlhf.training.ppo.context import Run
+from rlhf.training.ppo.step import run_step
 from tests.benchmarks.measure import Gauge, Measured, tell, timed
 from tests.benchmarks.work import read_work, stage_inputs
 

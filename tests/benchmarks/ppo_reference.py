@@ -20,12 +20,12 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rlhf.models.reward_model import RewardModel
 from rlhf.models.tokenization import load_tokenizer
-from rlhf.ppo.advantages import estimate_advantages, shape_rewards, whiten
-from rlhf.ppo.losses import ppo_loss
-from rlhf.ppo.policy import make_value_head
-from rlhf.ppo.trunk import split_model
 from rlhf.processes import start_processes
 from rlhf.stage import read_jsonl
+from rlhf.training.ppo.advantages import estimate_advantages, shape_rewards, whiten
+from rlhf.training.ppo.losses import ppo_loss
+from rlhf.training.ppo.policy import make_value_head
+from rlhf.training.ppo.trunk import split_model
 from tests.benchmarks.measure import Gauge, Measured, tell
 from tests.benchmarks.work import Work, as_published, read_work
 

@@ -15,12 +15,12 @@ from trlx.trainer import register_trainer
 
 from rlhf.stage import read_jsonl
 from rlhf.step_log import StepLog
-from rlhf.trlx_trainer.checkpoints import Checkpoints
-from rlhf.trlx_trainer.layout import write_old_layout
-from rlhf.trlx_trainer.ppo import PpoRun, PpoTrainer, train_by_ppo
-from rlhf.trlx_trainer.processes import prepare_processes
-from rlhf.trlx_trainer.scoring import Scorer
-from rlhf.trlx_trainer.settings import ppo_settings
+from rlhf.training.trlx_trainer.checkpoints import Checkpoints
+from rlhf.training.trlx_trainer.conversion import write_old_layout
+from rlhf.training.trlx_trainer.launch import prepare_processes
+from rlhf.training.trlx_trainer.ppo_trainer import PpoRun, PpoTrainer, train_by_ppo
+from rlhf.training.trlx_trainer.reward_model import Scorer
+from rlhf.training.trlx_trainer.trlx_config import ppo_settings
 from tests.benchmarks.measure import Gauge, Measured, tell
 from tests.benchmarks.work import read_work
 

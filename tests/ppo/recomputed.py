@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from rlhf.ppo.rollout import Rollouts
-from rlhf.ppo.trunk import Split
+from rlhf.training.ppo.rollout import Rollouts
+from rlhf.training.ppo.trunk import Split
 
 
 def run_trunk(split: Split, prompts: list[list[int]], answers: list[list[int]]) -> Rollouts:

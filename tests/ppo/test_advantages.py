@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlhf.ppo.advantages import estimate_advantages, shape_rewards, whiten
-from rlhf.ppo.kl import answer_kl
+from rlhf.training.ppo.advantages import estimate_advantages, shape_rewards, whiten
+from rlhf.training.ppo.kl import answer_kl
 
 
 def tensor(values: object) -> Tensor:

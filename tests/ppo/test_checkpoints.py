@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from rlhf.ppo.checkpoints import STATE, WEIGHTS, Checkpoints, Measured, State
-from rlhf.ppo.optimizer import Optimizer, share_out
+from rlhf.training.ppo.checkpoints import STATE, WEIGHTS, Checkpoints, Measured, State
+from rlhf.training.ppo.optimizer import Optimizer, share_out
 
 WEIGHT = {"weight": torch.tensor([1 / 3, 2.0])}
 

@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf.ppo.advantages import estimate_advantages, shape_rewards, whiten
-from rlhf.ppo.kl import KlController, answer_kl
-from rlhf.ppo.losses import ppo_loss, token_logprobs
-from rlhf.ppo.moments import RunningMoments, scale_scores
+from rlhf.training.ppo.advantages import estimate_advantages, shape_rewards, whiten
+from rlhf.training.ppo.kl import KlController, answer_kl
+from rlhf.training.ppo.losses import ppo_loss, token_logprobs
+from rlhf.training.ppo.score_scaling import RunningMoments, scale_scores
 
 GOLDEN = Path(os.environ.get("TRLX_GOLDEN", Path(__file__).parent.parent / "golden" / "trlx-ppo.json"))
 CASES: dict[str, Any] = json.loads(GOLDEN.read_text())["cases"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rlhf.ppo.kl import KlController, answer_kl
+from rlhf.training.ppo.kl import KlController, answer_kl
 
 
 def test_equal_models_have_kl_exactly_0() -> None:

@@ -16,11 +16,11 @@ from rlhf.artifacts import file_sha256
 from rlhf.config import PpoStage
 from rlhf.errors import InputError
 from rlhf.models.loading import load_causal_lm
-from rlhf.ppo import loop
-from rlhf.ppo.loop import EXIT_TERMINATED
-from rlhf.ppo.run import Run
-from rlhf.ppo.step import run_step
 from rlhf.stage import read_jsonl
+from rlhf.training.ppo import loop
+from rlhf.training.ppo.context import Run
+from rlhf.training.ppo.loop import EXIT_TERMINATED
+from rlhf.training.ppo.step import run_step
 from tests.ppo.tiny_run import settings, write_inputs
 from tests.stage_runs import write_request
 from tests.stages import ROOT, Stages, undisturbed_and_killed
@@ -163,7 +163,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(
 ) -> None:
     run_body(settings(), inputs, tmp_path / "expected")
     with monkeypatch.context() as patch:
-        patch.setattr("rlhf.ppo.checkpoints._sync", _fail_from_the_third_checkpoint())
+        patch.setattr("rlhf.training.ppo.checkpoints._sync", _fail_from_the_third_checkpoint())
         with pytest.raises(OSError, match="No space left"):
             run_body(settings(), inputs, tmp_path / "output")
     run_body(settings(), inputs, tmp_path / "output")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf.ppo.losses import Loss, ppo_loss, token_entropies, token_logprobs
+from rlhf.training.ppo.losses import Loss, ppo_loss, token_entropies, token_logprobs
 
 
 def loss_of(

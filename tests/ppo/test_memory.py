@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.models.sizes import gptj
-from rlhf.ppo.memory import decode_rows, gpu_cache_room, ppo_memory, ppo_memory_bytes
+from rlhf.training.ppo.memory import decode_rows, gpu_cache_room, ppo_memory, ppo_memory_bytes
 from tests.benchmarks.measure import run_child
 from tests.benchmarks.ppo import ENGINE, memory_of
 from tests.benchmarks.work import Work, make_inputs

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from rlhf.models.sampling import Completion
-from rlhf.ppo.metrics import answer_sums, explained_variance, means, model_flops_utilization, repetition
 from rlhf.step_log import StepLog
+from rlhf.training.ppo.metrics import answer_sums, explained_variance, means, model_flops_utilization, repetition
 
 
 def test_repetition_is_the_share_of_ngrams_that_came_before() -> None:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf.ppo.moments import RunningMoments, scale_scores
+from rlhf.training.ppo.score_scaling import RunningMoments, scale_scores
 
 BATCHES = st.lists(st.lists(st.floats(-100, 100), min_size=1, max_size=6), min_size=1, max_size=6)
 

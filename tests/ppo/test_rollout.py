@@ -16,9 +16,9 @@ from rlhf.config import SamplingConfig
 from rlhf.models.loading import load_causal_lm
 from rlhf.models.sampling import generate
 from rlhf.models.tokenization import load_tokenizer
-from rlhf.ppo.policy import Batch, Policy, make_value_head
-from rlhf.ppo.rollout import estimate, keep_rollouts, minibatch_rows
-from rlhf.ppo.trunk import split_model
+from rlhf.training.ppo.policy import Batch, Policy, make_value_head
+from rlhf.training.ppo.rollout import estimate, keep_rollouts, minibatch_rows
+from rlhf.training.ppo.trunk import split_model
 from tests.ppo.recomputed import run_trunk
 from tests.tiny_models import WIDTH, Architecture, tiny_model
 

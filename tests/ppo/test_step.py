@@ -15,12 +15,12 @@ from rlhf.errors import InputError
 from rlhf.models.reward_model import RewardModel
 from rlhf.models.sampling import Completion
 from rlhf.models.tokenization import encode_prompt
-from rlhf.ppo import step as step_module
-from rlhf.ppo.losses import Loss, ppo_loss
-from rlhf.ppo.run import Run
-from rlhf.ppo.step import Trained, refuse_distance, refuse_divergence, run_step
 from rlhf.processes import start_processes
 from rlhf.train_ppo import make_run
+from rlhf.training.ppo import step as step_module
+from rlhf.training.ppo.context import Run
+from rlhf.training.ppo.losses import Loss, ppo_loss
+from rlhf.training.ppo.step import Trained, refuse_distance, refuse_divergence, run_step
 from tests.ppo.tiny_run import settings, write_inputs
 from tests.tiny_models import copy_with_another_tokenizer
 

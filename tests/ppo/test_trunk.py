@@ -20,9 +20,9 @@ from transformers import (
 
 from rlhf.errors import InputError
 from rlhf.models.loading import load_causal_lm
-from rlhf.ppo.losses import token_logprobs
-from rlhf.ppo.policy import Policy, make_value_head
-from rlhf.ppo.trunk import split_model
+from rlhf.training.ppo.losses import token_logprobs
+from rlhf.training.ppo.policy import Policy, make_value_head
+from rlhf.training.ppo.trunk import split_model
 from tests.ppo.recomputed import run_trunk
 from tests.tiny_models import LAYERS, WIDTH, Architecture, tiny_model
 

@@ -34,7 +34,7 @@ def test_a_stage_of_trlx_runs_by_its_python(tmp_path: Path, monkeypatch: pytest.
     python = tmp_path / "python"
     python.touch()
     monkeypatch.setenv("TRLX_PYTHON", str(python))
-    assert steps.train_ppo.trlx_module == "rlhf.trlx_trainer.train_ppo"
+    assert steps.train_ppo.trlx_module == "rlhf.training.trlx_trainer.train_ppo"
     assert stage_command(job(steps.train_ppo.trlx_module))[0] == str(python)
     assert stage_command(job(steps.train_ppo.module))[0] == sys.executable
 
@@ -43,7 +43,7 @@ def test_on_gpus_it_runs_under_the_published_deepspeed(tmp_path: Path, monkeypat
     python = tmp_path / "python"
     python.touch()
     monkeypatch.setenv("TRLX_PYTHON", str(python))
-    command = stage_command(job("rlhf.trlx_trainer.train_ppo", accelerate="fsdp", processes=7))
+    command = stage_command(job("rlhf.training.trlx_trainer.train_ppo", accelerate="fsdp", processes=7))
     config = Path(command[command.index("--config_file") + 1])
     settings = yaml.safe_load(config.read_text())
     assert (settings["distributed_type"], settings["mixed_precision"]) == ("DEEPSPEED", "bf16")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from rlhf.errors import InputError
 from rlhf.models.loading import load_causal_lm
 from rlhf.models.tokenization import load_tokenizer
-from rlhf.trlx_trainer.layout import (
+from rlhf.training.trlx_trainer.conversion import (
     WEIGHTS,
     old_config,
     old_tokenizer_config,

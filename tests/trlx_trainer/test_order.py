@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlhf.trlx_trainer.order import PromptRow, Sample, training_samples, whole_chunks
+from rlhf.training.trlx_trainer.batching import PromptRow, Sample, training_samples, whole_chunks
 
 
 def test_every_epoch_is_shuffled_anew_and_whole() -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf.ppo.metrics import repetition as our_repetition
 from rlhf.step_log import StepLog
-from rlhf.trlx_trainer.checkpoints import Checkpoints, Moments, State
-from rlhf.trlx_trainer.records import (
+from rlhf.training.ppo.metrics import repetition as our_repetition
+from rlhf.training.trlx_trainer.checkpoints import Checkpoints, Moments, State
+from rlhf.training.trlx_trainer.metrics import (
     Answers,
     cut_answer,
     repetition,

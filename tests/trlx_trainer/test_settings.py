@@ -9,7 +9,7 @@ import pytest
 from rlhf.config import PpoConfig, SamplingConfig, SftConfig
 from rlhf.errors import InputError
 from rlhf.profiles import load_profile
-from rlhf.trlx_trainer.settings import ppo_settings, sft_settings, updates_per_step
+from rlhf.training.trlx_trainer.trlx_config import ppo_settings, sft_settings, updates_per_step
 
 MODEL, CHECKPOINTS = Path("model"), Path("checkpoints")
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 
 from rlhf.errors import InputError
-from rlhf.trlx_trainer.versions import refuse_accelerate, refuse_gap, refuse_transformers, require_right_versions
+from rlhf.training.trlx_trainer.versions import (
+    refuse_accelerate,
+    refuse_gap,
+    refuse_transformers,
+    require_right_versions,
+)
 
 
 @pytest.mark.parametrize("version", ["4.27.1", "4.41.2", "4.9.0"])

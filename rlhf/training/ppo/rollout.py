@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from rlhf.models.sampling import Completion
-from rlhf.ppo.losses import token_entropies, token_logprobs
-from rlhf.ppo.policy import Batch, Policy
+from rlhf.training.ppo.losses import token_entropies, token_logprobs
+from rlhf.training.ppo.policy import Batch, Policy
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
-from rlhf.ppo.memory import cpu_cache_room, gpu_cache_room
+from rlhf.training.ppo.memory import cpu_cache_room, gpu_cache_room
 
 
 @torch.no_grad()

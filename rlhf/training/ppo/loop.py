@@ -11,15 +11,15 @@ from types import FrameType
 import torch
 
 from rlhf.artifacts import write_atomically
-from rlhf.ppo.checkpoints import Checkpoints, Measured, State
-from rlhf.ppo.moments import RunningMoments
-from rlhf.ppo.run import Run
-from rlhf.ppo.step import run_step
-from rlhf.ppo.validation import validate
 from rlhf.processes import sum_over_processes, wait_for_all
 from rlhf.stage import is_main_process, note, progress
 from rlhf.step_log import StepLog
 from rlhf.tracking import track
+from rlhf.training.ppo.checkpoints import Checkpoints, Measured, State
+from rlhf.training.ppo.context import Run
+from rlhf.training.ppo.score_scaling import RunningMoments
+from rlhf.training.ppo.step import run_step
+from rlhf.training.ppo.validation import validate
 
 EXIT_TERMINATED = 128 + signal.SIGTERM
 

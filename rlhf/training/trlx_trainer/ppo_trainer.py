@@ -24,18 +24,18 @@ from rlhf.config import PpoConfig
 from rlhf.errors import InputError
 from rlhf.stage import is_main_process, note, progress
 from rlhf.step_log import StepLog
-from rlhf.trlx_trainer.checkpoints import Moments, State
-from rlhf.trlx_trainer.order import PromptRow, whole_chunks
-from rlhf.trlx_trainer.recorded import Recorded, Resumable
-from rlhf.trlx_trainer.records import (
+from rlhf.training.trlx_trainer.batching import PromptRow, whole_chunks
+from rlhf.training.trlx_trainer.checkpoints import Moments, State
+from rlhf.training.trlx_trainer.metrics import (
     Answers,
     cut_answer,
     rollout_figures,
     speed_figures,
     trained_figures,
 )
-from rlhf.trlx_trainer.settings import STOP_SEQUENCES, updates_per_step
-from rlhf.trlx_trainer.versions import refuse_gap
+from rlhf.training.trlx_trainer.trainer_mixin import Recorded, Resumable
+from rlhf.training.trlx_trainer.trlx_config import STOP_SEQUENCES, updates_per_step
+from rlhf.training.trlx_trainer.versions import refuse_gap
 
 Reward = Callable[[list[str], list[str], list[float]], list[float]]
 """Scores of prompts, answers and their baselines."""

@@ -12,13 +12,13 @@ from transformers import PreTrainedTokenizerBase
 from rlhf.config import PpoConfig
 from rlhf.models.reward_model import RewardModel
 from rlhf.models.sampling import Completion, generate
-from rlhf.ppo.kl import KlController
-from rlhf.ppo.memory import decode_rows
-from rlhf.ppo.moments import RunningMoments
-from rlhf.ppo.optimizer import Optimizer
-from rlhf.ppo.policy import Policy
-from rlhf.ppo.prompts import Prompt
-from rlhf.ppo.rollout import Rollouts, keep_rollouts
+from rlhf.training.ppo.kl import KlController
+from rlhf.training.ppo.memory import decode_rows
+from rlhf.training.ppo.optimizer import Optimizer
+from rlhf.training.ppo.policy import Policy
+from rlhf.training.ppo.prompts import Prompt
+from rlhf.training.ppo.rollout import Rollouts, keep_rollouts
+from rlhf.training.ppo.score_scaling import RunningMoments
 
 CPU_SCORE_BATCH = 8
 """Answers scored at once on a CPU, where more are no faster and their activations no longer fit its cache."""

@@ -10,12 +10,12 @@ from rlhf.config import SftStage
 from rlhf.errors import InputError
 from rlhf.stage import is_main_process, note, read_jsonl
 from rlhf.step_log import StepLog
-from rlhf.trlx_trainer.checkpoints import Checkpoints
-from rlhf.trlx_trainer.layout import write_old_layout, write_trained
-from rlhf.trlx_trainer.order import Sample, training_samples
-from rlhf.trlx_trainer.processes import prepare_processes, require_room
-from rlhf.trlx_trainer.settings import sft_settings
-from rlhf.trlx_trainer.sft import SftRun, fine_tune
+from rlhf.training.trlx_trainer.batching import Sample, training_samples
+from rlhf.training.trlx_trainer.checkpoints import Checkpoints
+from rlhf.training.trlx_trainer.conversion import write_old_layout, write_trained
+from rlhf.training.trlx_trainer.launch import prepare_processes, require_room
+from rlhf.training.trlx_trainer.sft_trainer import SftRun, fine_tune
+from rlhf.training.trlx_trainer.trlx_config import sft_settings
 
 METRICS = "metrics.jsonl"
 SEAM_TOKENS = 8

@@ -18,9 +18,9 @@ from trlx.trainer.accelerate_sft_trainer import AccelerateSFTTrainer
 from rlhf.errors import InputError
 from rlhf.stage import progress
 from rlhf.step_log import StepLog
-from rlhf.trlx_trainer.checkpoints import State
-from rlhf.trlx_trainer.order import Sample
-from rlhf.trlx_trainer.recorded import OF_UPDATE, Recorded, Resumable
+from rlhf.training.trlx_trainer.batching import Sample
+from rlhf.training.trlx_trainer.checkpoints import State
+from rlhf.training.trlx_trainer.trainer_mixin import OF_UPDATE, Recorded, Resumable
 
 LOG_EVERY = 5
 """Optimizer steps between two rows of metrics; there is one at every measurement too."""

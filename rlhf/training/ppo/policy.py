@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rlhf.ppo.trunk import Body, Split
+from rlhf.training.ppo.trunk import Body, Split
 
 
 class Batch(NamedTuple):

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from rlhf.models.sampling import Completion, row_seed
-from rlhf.ppo.kl import answer_kl
-from rlhf.ppo.metrics import answer_sums, means
-from rlhf.ppo.prompts import Prompt
-from rlhf.ppo.rollout import estimate
-from rlhf.ppo.run import Run
+from rlhf.training.ppo.context import Run
+from rlhf.training.ppo.kl import answer_kl
+from rlhf.training.ppo.metrics import answer_sums, means
+from rlhf.training.ppo.prompts import Prompt
+from rlhf.training.ppo.rollout import estimate
 
 
 def validate(run: Run, step: int) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from rlhf.stage import is_main_process
-from rlhf.trlx_trainer.checkpoints import Checkpoints, State
+from rlhf.training.trlx_trainer.checkpoints import Checkpoints, State
 
 OF_UPDATE = "learning_rate_group_0"
 """A figure that trlx logs after each optimizer step and nowhere else."""

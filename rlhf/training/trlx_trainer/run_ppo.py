@@ -12,13 +12,13 @@ from rlhf.models.loading import Dtype
 from rlhf.models.reward_model import RewardModel
 from rlhf.stage import is_main_process, note, read_jsonl
 from rlhf.step_log import StepLog
-from rlhf.trlx_trainer.checkpoints import Checkpoints
-from rlhf.trlx_trainer.layout import write_old_layout, write_trained
-from rlhf.trlx_trainer.order import PromptRow
-from rlhf.trlx_trainer.ppo import PpoRun, train_by_ppo
-from rlhf.trlx_trainer.processes import prepare_processes, require_room, reward_device
-from rlhf.trlx_trainer.scoring import Scorer, require_same_scores
-from rlhf.trlx_trainer.settings import ppo_settings, updates_per_step
+from rlhf.training.trlx_trainer.batching import PromptRow
+from rlhf.training.trlx_trainer.checkpoints import Checkpoints
+from rlhf.training.trlx_trainer.conversion import write_old_layout, write_trained
+from rlhf.training.trlx_trainer.launch import prepare_processes, require_room, reward_device
+from rlhf.training.trlx_trainer.ppo_trainer import PpoRun, train_by_ppo
+from rlhf.training.trlx_trainer.reward_model import Scorer, require_same_scores
+from rlhf.training.trlx_trainer.trlx_config import ppo_settings, updates_per_step
 
 METRICS, MEASUREMENTS, SUMMARY = "metrics.jsonl", "validation.jsonl", "summary.json"
 COMPARED = 8

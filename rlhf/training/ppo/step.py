@@ -15,17 +15,17 @@ from torch import Tensor
 from rlhf.config import PpoConfig
 from rlhf.errors import InputError
 from rlhf.models.sampling import Completion, row_seed
-from rlhf.ppo.advantages import estimate_advantages, shape_rewards, whiten
-from rlhf.ppo.kl import answer_kl
-from rlhf.ppo.losses import ppo_loss, token_logprobs
-from rlhf.ppo.metrics import Clock, answer_sums, explained_variance, means, model_flops_utilization
-from rlhf.ppo.moments import scale_scores
-from rlhf.ppo.optimizer import Optimizer
-from rlhf.ppo.policy import Policy
-from rlhf.ppo.prompts import Prompt, prompt_numbers
-from rlhf.ppo.rollout import Estimates, Rollouts, estimate, minibatch_rows
-from rlhf.ppo.run import Run
 from rlhf.processes import sum_over_processes
+from rlhf.training.ppo.advantages import estimate_advantages, shape_rewards, whiten
+from rlhf.training.ppo.context import Run
+from rlhf.training.ppo.kl import answer_kl
+from rlhf.training.ppo.losses import ppo_loss, token_logprobs
+from rlhf.training.ppo.metrics import Clock, answer_sums, explained_variance, means, model_flops_utilization
+from rlhf.training.ppo.optimizer import Optimizer
+from rlhf.training.ppo.policy import Policy
+from rlhf.training.ppo.prompts import Prompt, prompt_numbers
+from rlhf.training.ppo.rollout import Estimates, Rollouts, estimate, minibatch_rows
+from rlhf.training.ppo.score_scaling import scale_scores
 
 Minibatches = list[list[int]]
 
