@@ -32,7 +32,7 @@ from rlhf.report.results import (
     StageRow,
     ToxicityResults,
 )
-from rlhf.stage import main, read_jsonl
+from rlhf.runtime.stage import main, read_jsonl
 from rlhf.statistics import bootstrap_interval, paired_difference, wilson_interval
 from rlhf.toxicity.continuations import CONTINUATIONS, Continuation, read_continuations
 from rlhf.toxicity.figures import toxicity_figures

@@ -8,7 +8,7 @@ from rlhf.artifacts import file_sha256
 from rlhf.config import LabelingStage
 from rlhf.human_eval.blinding import blinding_secret
 from rlhf.human_eval.manifest import Pair, blind, write_comparison
-from rlhf.stage import main, read_jsonl
+from rlhf.runtime.stage import main, read_jsonl
 
 RESPONSES = "responses.jsonl"
 

@@ -13,7 +13,7 @@ from rlhf.artifacts import place_model, write_atomically
 from rlhf.config import ExportStage, SamplingConfig
 from rlhf.report.card import CARD, model_card
 from rlhf.report.results import MODEL, RESULTS, Results
-from rlhf.stage import main
+from rlhf.runtime.stage import main
 
 GENERATION = "generation_config.json"
 

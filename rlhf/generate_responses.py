@@ -14,8 +14,8 @@ from rlhf.models.loading import load_causal_lm
 from rlhf.models.reward_model import RewardModel
 from rlhf.models.sampling import generate, row_seed
 from rlhf.models.tokenization import encode_prompt, load_tokenizer
-from rlhf.processes import gather_rows, start_processes
-from rlhf.stage import is_main_process, main, progress, read_jsonl, write_jsonl
+from rlhf.runtime.distributed import gather_rows, start_processes
+from rlhf.runtime.stage import is_main_process, main, progress, read_jsonl, write_jsonl
 
 
 def body(config: ResponsesStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:

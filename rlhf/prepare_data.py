@@ -20,7 +20,7 @@ from rlhf.data.dialogues import Pair, read_pairs
 from rlhf.data.splits import Splits, content_id, split_pairs
 from rlhf.errors import InputError
 from rlhf.models.tokenization import SEAM, encode_prompt, load_tokenizer
-from rlhf.stage import main, note, progress, write_jsonl
+from rlhf.runtime.stage import main, note, progress, write_jsonl
 
 DUPLICATE = "duplicate"
 PROMPT_TOO_LONG = "prompt too long"

@@ -18,9 +18,9 @@ from rlhf.models.loading import load_causal_lm, save_model
 from rlhf.models.reward_model import RewardModel
 from rlhf.models.sampling import require_room, row_seed
 from rlhf.models.tokenization import load_tokenizer
-from rlhf.processes import start_processes, wait_for_all
-from rlhf.stage import is_main_process, main
-from rlhf.tracking import tracked
+from rlhf.runtime.distributed import start_processes, wait_for_all
+from rlhf.runtime.stage import is_main_process, main
+from rlhf.runtime.trackers import tracked
 from rlhf.training.ppo.context import Run
 from rlhf.training.ppo.device_memory import cache_bytes_per_token, cache_room, parameter_bytes
 from rlhf.training.ppo.kl import KlController

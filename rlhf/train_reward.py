@@ -21,8 +21,8 @@ from rlhf.models.loading import load_reward_model, new_reward_model, save_model
 from rlhf.models.reward_model import RewardModel
 from rlhf.models.tokenization import encode_answer, encode_prompt, load_tokenizer
 from rlhf.reward_evaluation import evaluate_margins
-from rlhf.stage import is_main_process, main, progress, write_jsonl
-from rlhf.tracking import tracked
+from rlhf.runtime.stage import is_main_process, main, progress, write_jsonl
+from rlhf.runtime.trackers import tracked
 from rlhf.training.trl_trainer import (
     EncodedRow,
     held_out_rows,

@@ -16,8 +16,8 @@ from trl import SFTConfig, SFTTrainer
 from rlhf.config import SftStage
 from rlhf.models.loading import load_causal_lm, save_model
 from rlhf.models.tokenization import encode_answer, encode_prompt, load_tokenizer
-from rlhf.stage import is_main_process, main, read_jsonl
-from rlhf.tracking import tracked
+from rlhf.runtime.stage import is_main_process, main, read_jsonl
+from rlhf.runtime.trackers import tracked
 from rlhf.training.trl_trainer import (
     METRICS,
     EncodedRow,

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict
 from rlhf.artifacts import LOG, REQUEST, write_atomically
 from rlhf.config import ComputeConfig
 from rlhf.errors import InputError
-from rlhf.stage import TRACKER, TRACKER_FOLDER, StageRequest
+from rlhf.runtime.stage import TRACKER, TRACKER_FOLDER, StageRequest
 from tasks.processes import kill_after, signal_group, start_group
 from tasks.trlx_environment import ON_GPUS, ROOT, runs_there, trlx_python
 

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 from rlhf.config import Settings
-from rlhf.stage import StageInput, StageRequest, write_jsonl
+from rlhf.runtime.stage import StageInput, StageRequest, write_jsonl
 from tests.tiny_models import Architecture, tiny_model
 
 WORDS = ["rice", "eggs", "lock", "sky", "blue", "air", "light", "red", "help", "cook", "fried"]

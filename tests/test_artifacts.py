@@ -101,7 +101,7 @@ def test_unfinished_work_is_no_part_of_an_artifact(tmp_path: Path) -> None:
 
 
 def sft_fingerprint(config: RunConfig, inputs: dict[str, str] | None = None) -> str:
-    return fingerprint_of("train_sft", part_of(config, SftStage), inputs or {"data": "d"}, "rlhf.stage")
+    return fingerprint_of("train_sft", part_of(config, SftStage), inputs or {"data": "d"}, "rlhf.runtime.stage")
 
 
 def with_change(**parts: dict[str, object]) -> RunConfig:
@@ -124,7 +124,7 @@ def test_where_an_input_lies_does_not_matter() -> None:
 def test_built_in_places_are_told_apart() -> None:
     def data_fingerprint(source: str) -> str:
         config = part_of(with_change(data={"source": source}), DataStage)
-        return fingerprint_of("prepare_data", config, {}, "rlhf.stage")
+        return fingerprint_of("prepare_data", config, {}, "rlhf.runtime.stage")
 
     assert data_fingerprint("hub") != data_fingerprint("demonstration")
     assert data_fingerprint("/a") == data_fingerprint("/b")

@@ -16,7 +16,7 @@ from rlhf.config import ComparisonStage, ModelConfig, RunConfig, ToxicityConfig,
 from rlhf.errors import InputError
 from rlhf.models.loading import load_causal_lm
 from rlhf.models.tokenization import encode_answer, encode_prompt, load_tokenizer
-from rlhf.stage import read_jsonl, write_jsonl
+from rlhf.runtime.stage import read_jsonl, write_jsonl
 from tests.stage_runs import tiny_inputs, write_request
 from tests.stages import Stages
 from tests.tiny_models import tiny_model

@@ -17,7 +17,7 @@ from rlhf.config import DEMONSTRATION, DataConfig, DataStage
 from rlhf.errors import InputError
 from rlhf.models.tokenization import encode_answer, encode_prompt
 from rlhf.prepare_data import count_answer_tokens, count_prompt_tokens, prepare_data
-from rlhf.stage import read_jsonl
+from rlhf.runtime.stage import read_jsonl
 from tests.data.files import dialogue, hh_row, shared, write_rows
 from tests.tiny_models import tiny_tokenizer
 

@@ -9,9 +9,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rlhf.config import ModelConfig, RunConfig, SftConfig, SftStage, part_of
 from rlhf.errors import InputError
-from rlhf.stage import TRACKER, TRACKER_FOLDER, read_jsonl
-from rlhf.step_log import StepLog
-from rlhf.tracking import track, tracked
+from rlhf.runtime.metrics_log import StepLog
+from rlhf.runtime.stage import TRACKER, TRACKER_FOLDER, read_jsonl
+from rlhf.runtime.trackers import track, tracked
 from rlhf.train_sft import train_sft
 from tests.stage_runs import tiny_inputs
 
@@ -80,7 +80,7 @@ def test_without_a_tracker_nothing_is_written(tmp_path: Path, monkeypatch: pytes
 def test_a_tracker_that_is_not_installed_is_named(
     name: str, tensorboard: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rlhf.tracking.tracking.get_available_trackers", lambda: ["tensorboard"])
+    monkeypatch.setattr("rlhf.runtime.trackers.tracking.get_available_trackers", lambda: ["tensorboard"])
     monkeypatch.setenv(TRACKER, name)
     with pytest.raises(InputError, match=rf"compute\.tracker \({name}\) .* pip install {name}"), tracked(CONFIG):
         pass

@@ -16,7 +16,7 @@ from rlhf.errors import InputError
 from rlhf.models.loading import new_reward_model, save_model
 from rlhf.models.reward_model import RewardModel
 from rlhf.models.tokenization import load_tokenizer
-from rlhf.stage import read_jsonl
+from rlhf.runtime.stage import read_jsonl
 from rlhf.train_reward import train_reward
 from tests.stage_runs import tiny_inputs, write_request
 from tests.stages import Stages, assert_same_files, undisturbed_and_killed

@@ -15,7 +15,7 @@ from rlhf.config import ModelConfig, SftConfig, SftStage
 from rlhf.errors import InputError
 from rlhf.models.loading import load_causal_lm
 from rlhf.models.tokenization import encode_answer, encode_prompt, load_tokenizer
-from rlhf.stage import read_jsonl
+from rlhf.runtime.stage import read_jsonl
 from rlhf.train_sft import encode_rows, train_sft
 from rlhf.training.trl_trainer import held_out_rows, training_arguments
 from tests.stage_runs import tiny_inputs, write_request

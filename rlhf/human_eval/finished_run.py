@@ -31,8 +31,8 @@ from rlhf.report.results import (
     Results,
     StageRow,
 )
+from rlhf.runtime.stage import read_jsonl
 from rlhf.s3_store import store_in
-from rlhf.stage import read_jsonl
 
 EXPORT = "export_labeling_manifest"
 READ = ("generate_responses", "aggregate_results")

@@ -25,7 +25,7 @@ from rlhf.artifacts import CHECKPOINTS
 from rlhf.config import DemonstrationModel
 from rlhf.data.demonstration import demonstration_corpus
 from rlhf.errors import InputError
-from rlhf.stage import progress, write_jsonl
+from rlhf.runtime.stage import progress, write_jsonl
 
 END_OF_TEXT, PAD = "<|endoftext|>", "<|pad|>"
 LOG_EVERY = 10

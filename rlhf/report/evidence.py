@@ -18,7 +18,7 @@ from rlhf.report.plots import (
     plot_toxicity_difference,
 )
 from rlhf.report.results import AnswerPair, ContinuationPair, Evidence, Measurement, Results
-from rlhf.stage import read_jsonl
+from rlhf.runtime.stage import read_jsonl
 from rlhf.toxicity.continuations import Continuation
 
 MOST_TOXIC = 20

@@ -35,8 +35,8 @@ from rlhf.artifacts import CHECKPOINTS, write_atomically
 from rlhf.config import TrainingConfig
 from rlhf.errors import InputError
 from rlhf.models.loading import Dtype
-from rlhf.stage import is_main_process, progress, read_jsonl
-from rlhf.tracking import track
+from rlhf.runtime.stage import is_main_process, progress, read_jsonl
+from rlhf.runtime.trackers import track
 
 METRICS = "metrics.jsonl"
 COMPLETE = "complete"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rlhf.config import SftStage
-from rlhf.stage import main
+from rlhf.runtime.stage import main
 from rlhf.training.trlx_trainer.versions import require_right_versions
 
 

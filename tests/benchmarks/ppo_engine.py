@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from rlhf.models.decoder import Decoder
-from rlhf.processes import start_processes
+from rlhf.runtime.distributed import start_processes
 from rlhf.train_ppo import make_run
 from rlhf.training.ppo.context import Run
 from rlhf.training.ppo.step import run_step

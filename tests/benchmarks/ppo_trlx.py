@@ -13,8 +13,8 @@ from typing import Any
 
 from trlx.trainer import register_trainer
 
-from rlhf.stage import read_jsonl
-from rlhf.step_log import StepLog
+from rlhf.runtime.metrics_log import StepLog
+from rlhf.runtime.stage import read_jsonl
 from rlhf.training.trlx_trainer.checkpoints import Checkpoints
 from rlhf.training.trlx_trainer.conversion import write_old_layout
 from rlhf.training.trlx_trainer.launch import prepare_processes

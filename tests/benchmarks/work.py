@@ -23,7 +23,7 @@ from transformers import (
 
 from rlhf.config import ModelConfig, PpoConfig, PpoStage, SamplingConfig
 from rlhf.models.loading import Dtype
-from rlhf.stage import write_jsonl
+from rlhf.runtime.stage import write_jsonl
 from tests.benchmarks.measure import CPU
 
 END = "<end>"

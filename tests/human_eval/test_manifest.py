@@ -14,7 +14,7 @@ from rlhf.export_labeling_manifest import export_labeling_manifest
 from rlhf.human_eval import manifest
 from rlhf.human_eval.blinding import Model, blinding_secret, item_name, toss_coin
 from rlhf.human_eval.manifest import Pair, blind, write_comparison
-from rlhf.stage import write_jsonl
+from rlhf.runtime.stage import write_jsonl
 
 PAIRS = [
     Pair(f"test-{n:03d}", f"\n\nHuman: Question {n}?\n\nAssistant:", f" One {n}.", f" Two {n}.") for n in range(200)

@@ -16,7 +16,7 @@ from rlhf.artifacts import file_sha256
 from rlhf.config import PpoStage
 from rlhf.errors import InputError
 from rlhf.models.loading import load_causal_lm
-from rlhf.stage import read_jsonl
+from rlhf.runtime.stage import read_jsonl
 from rlhf.training.ppo import loop
 from rlhf.training.ppo.context import Run
 from rlhf.training.ppo.loop import EXIT_TERMINATED

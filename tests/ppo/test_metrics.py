@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rlhf.models.sampling import Completion
-from rlhf.step_log import StepLog
+from rlhf.runtime.metrics_log import StepLog
 from rlhf.training.ppo.metrics import answer_sums, explained_variance, means, model_flops_utilization, repetition
 
 

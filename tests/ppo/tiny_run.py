@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from rlhf.config import ModelConfig, PpoConfig, PpoStage, SamplingConfig
 from rlhf.models.tokenization import load_tokenizer
-from rlhf.stage import write_jsonl
+from rlhf.runtime.stage import write_jsonl
 from tests.tiny_models import Architecture, tiny_model
 
 QUESTIONS = (

@@ -15,7 +15,7 @@ import pytest
 
 from rlhf.config import ComputeConfig
 from rlhf.errors import InputError
-from rlhf.stage import StageRequest
+from rlhf.runtime.stage import StageRequest
 from tasks.launch import (
     Listener,
     Progress,

@@ -23,7 +23,7 @@ from flows.deploy import deploy
 from rlhf.config import ComputeConfig
 from rlhf.errors import InputError
 from rlhf.profiles import load_profile
-from rlhf.stage import StageRequest
+from rlhf.runtime.stage import StageRequest
 from tasks import pool
 from tasks.launch import StageFailedError, StageJob
 from tasks.pool import NOBODY, run_on_pool

@@ -12,7 +12,7 @@ from rlhf.artifacts import fingerprint_of
 from rlhf.config import ComputeConfig, PpoStage, part_of
 from rlhf.errors import InputError
 from rlhf.profiles import load_profile
-from rlhf.stage import StageRequest
+from rlhf.runtime.stage import StageRequest
 from tasks import steps, trlx_environment
 from tasks.launch import StageJob, stage_command
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.artifacts import read_manifest
-from rlhf.stage import read_jsonl
+from rlhf.runtime.stage import read_jsonl
 from tests.e2e.cli import SMALL, CommandLine
 from tests.trlx_trainer.environment import needs_trlx
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf.step_log import StepLog
+from rlhf.runtime.metrics_log import StepLog
 from rlhf.training.ppo.metrics import repetition as our_repetition
 from rlhf.training.trlx_trainer.checkpoints import Checkpoints, Moments, State
 from rlhf.training.trlx_trainer.metrics import (

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rlhf.processes import sum_over_processes
+from rlhf.runtime.distributed import sum_over_processes
 
 WHITENING_EPSILON = 1e-8
 """Added to the variance."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rlhf.models.sampling import Completion
-from rlhf.processes import sum_over_processes
+from rlhf.runtime.distributed import sum_over_processes
 
 NGRAM = 3
 """Tokens in a row whose return within an answer counts as repetition."""

@@ -17,7 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from rlhf.processes import broadcast_from, sum_onto, sum_over_processes
+from rlhf.runtime.distributed import broadcast_from, sum_onto, sum_over_processes
 
 STATE_KEYS = ("exp_avg", "exp_avg_sq", "step")
 """What torch's AdamW remembers of a parameter."""

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf.errors import InputError
 from rlhf.models.sampling import row_seed
 from rlhf.models.tokenization import encode_prompt
-from rlhf.stage import read_jsonl
+from rlhf.runtime.stage import read_jsonl
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlhf.processes import sum_over_processes
+from rlhf.runtime.distributed import sum_over_processes
 
 LEAST_RELATIVE_DEVIATION = 1e-6
 """A deviation below this share of the mean is rounding: the values are all equal."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from rlhf.config import PpoConfig
 from rlhf.errors import InputError
 from rlhf.models.sampling import Completion, row_seed
-from rlhf.processes import sum_over_processes
+from rlhf.runtime.distributed import sum_over_processes
 from rlhf.training.ppo.advantages import estimate_advantages, shape_rewards, whiten
 from rlhf.training.ppo.context import Run
 from rlhf.training.ppo.kl import answer_kl

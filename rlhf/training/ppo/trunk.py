@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from rlhf.errors import InputError
 from rlhf.models.kernels import block_at, runs_at_places
-from rlhf.stage import note
+from rlhf.runtime.stage import note
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 

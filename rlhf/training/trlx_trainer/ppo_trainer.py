@@ -22,8 +22,8 @@ from trlx.utils.modeling import logprobs_of_labels
 
 from rlhf.config import PpoConfig
 from rlhf.errors import InputError
-from rlhf.stage import is_main_process, note, progress
-from rlhf.step_log import StepLog
+from rlhf.runtime.metrics_log import StepLog
+from rlhf.runtime.stage import is_main_process, note, progress
 from rlhf.training.trlx_trainer.batching import PromptRow, whole_chunks
 from rlhf.training.trlx_trainer.checkpoints import Moments, State
 from rlhf.training.trlx_trainer.metrics import (

@@ -10,8 +10,8 @@ from rlhf.config import PpoStage
 from rlhf.errors import InputError
 from rlhf.models.loading import Dtype
 from rlhf.models.reward_model import RewardModel
-from rlhf.stage import is_main_process, note, read_jsonl
-from rlhf.step_log import StepLog
+from rlhf.runtime.metrics_log import StepLog
+from rlhf.runtime.stage import is_main_process, note, read_jsonl
 from rlhf.training.trlx_trainer.batching import PromptRow
 from rlhf.training.trlx_trainer.checkpoints import Checkpoints
 from rlhf.training.trlx_trainer.conversion import write_old_layout, write_trained

@@ -8,8 +8,8 @@ from typing import cast
 
 from rlhf.config import SftStage
 from rlhf.errors import InputError
-from rlhf.stage import is_main_process, note, read_jsonl
-from rlhf.step_log import StepLog
+from rlhf.runtime.metrics_log import StepLog
+from rlhf.runtime.stage import is_main_process, note, read_jsonl
 from rlhf.training.trlx_trainer.batching import Sample, training_samples
 from rlhf.training.trlx_trainer.checkpoints import Checkpoints
 from rlhf.training.trlx_trainer.conversion import write_old_layout, write_trained

@@ -16,8 +16,8 @@ from trlx.trainer import register_trainer
 from trlx.trainer.accelerate_sft_trainer import AccelerateSFTTrainer
 
 from rlhf.errors import InputError
-from rlhf.stage import progress
-from rlhf.step_log import StepLog
+from rlhf.runtime.metrics_log import StepLog
+from rlhf.runtime.stage import progress
 from rlhf.training.trlx_trainer.batching import Sample
 from rlhf.training.trlx_trainer.checkpoints import State
 from rlhf.training.trlx_trainer.trainer_mixin import OF_UPDATE, Recorded, Resumable

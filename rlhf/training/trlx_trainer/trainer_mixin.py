@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rlhf.stage import is_main_process
+from rlhf.runtime.stage import is_main_process
 from rlhf.training.trlx_trainer.checkpoints import Checkpoints, State
 
 OF_UPDATE = "learning_rate_group_0"

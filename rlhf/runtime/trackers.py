@@ -16,7 +16,7 @@ from accelerate import tracking
 
 from rlhf.config import Settings
 from rlhf.errors import InputError
-from rlhf.stage import TRACKER, TRACKER_FOLDER, is_main_process
+from rlhf.runtime.stage import TRACKER, TRACKER_FOLDER, is_main_process
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from rlhf.artifacts import write_atomically
-from rlhf.stage import is_main_process
+from rlhf.runtime.stage import is_main_process
 
 
 def nobody(_row: Mapping[str, float], _log: str) -> None:

@@ -47,7 +47,7 @@ PACKAGES = (
 PROGRESS_SECONDS = 0.5
 """Least time between two progress lines of one phase."""
 TRACKER, TRACKER_FOLDER = "RLHF_TRACKER", "RLHF_TRACKER_FOLDER"
-"""Environment variables for rlhf.tracking: tensorboard, wandb or mlflow, and WORKSPACE/PROFILE/tracker/STEP."""
+"""Environment variables for rlhf.runtime.trackers: tensorboard, wandb or mlflow, and WORKSPACE/PROFILE/tracker/STEP."""
 
 StageT = TypeVar("StageT", bound=Settings)
 
