@@ -45,11 +45,11 @@ def clean(workspace: Storage = "runs", run: OneRun = None, *, yes: Yes = False, 
 def _places(workspace: str) -> list[Place]:
     """The workspace, and this machine's copy where it lies in S3."""
     from rlhf.cleaning import Folder, place_at
-    from rlhf.s3 import S3
+    from rlhf.storage.s3 import S3
 
     if not workspace.startswith(S3):
         return [place_at(workspace)]
-    from rlhf.s3_store import store_at
+    from rlhf.storage.s3_store import store_at
 
     copy = store_at(workspace).workspace
     return [place_at(workspace), *([Folder(copy)] if copy.is_dir() else [])]

@@ -77,8 +77,8 @@ def show(profile: Profile, overrides: Overrides = None) -> None:
 @app.command()
 def verify(workspace: Storage = "runs") -> None:
     """Hash every file of every finished artifact and name those that changed."""
-    from rlhf.s3 import S3
-    from rlhf.s3_store import store_at
+    from rlhf.storage.s3 import S3
+    from rlhf.storage.s3_store import store_at
 
     artifacts = store_at(workspace).survey() if workspace.startswith(S3) else _survey(Path(workspace))
     if not artifacts:
@@ -104,7 +104,7 @@ app.add_typer(labels_cli.labels, name="labels")
 
 
 def _survey(workspace: Path) -> dict[str, list[str] | None]:
-    from rlhf.artifacts import MANIFEST, Store, damage
+    from rlhf.storage.artifacts import MANIFEST, Store, damage
 
     return {
         str(folder): damage(folder, thorough=True) if (folder / MANIFEST).exists() else None
@@ -114,12 +114,12 @@ def _survey(workspace: Path) -> dict[str, list[str] | None]:
 
 def require_usable(workspace: str) -> None:
     """Raise the error that a run would meet where its workspace, or the cache of one in S3, cannot be written."""
-    from rlhf.s3 import S3
+    from rlhf.storage.s3 import S3
 
     if not workspace.startswith(S3):
         require_writable(Path(workspace))
         return
-    from rlhf.s3_store import store_at
+    from rlhf.storage.s3_store import store_at
 
     store = store_at(workspace)
     store.require_writable()

@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from rlhf.config import RunConfig
 from rlhf.errors import InputError
-from rlhf.s3 import S3
+from rlhf.storage.s3 import S3
 
 FOLDER = Path(__file__).parent.parent / "deployments"
 GPU_POOL = "p4d"

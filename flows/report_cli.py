@@ -43,7 +43,7 @@ def _write_again(workspace: str, run: Path | None) -> Path:
 def _folder(workspace: str, given: Path) -> Iterator[Path]:
     """Folder of a run, which need hold its results only; of one in S3 also the evidence is brought here."""
     from rlhf.human_eval.finished_run import open_run
-    from rlhf.s3 import S3
+    from rlhf.storage.s3 import S3
 
     place, name = _located(workspace, given)
     if not place.startswith(S3):
@@ -55,7 +55,7 @@ def _folder(workspace: str, given: Path) -> Iterator[Path]:
 
 def _located(workspace: str, given: Path) -> tuple[str, str]:
     """Workspace and name of a run: given by its folder, or by its name alone, as all in S3 are."""
-    from rlhf.s3 import S3
+    from rlhf.storage.s3 import S3
 
     if given.is_dir() and not workspace.startswith(S3):
         return str(given.absolute().parent), given.absolute().name
@@ -65,9 +65,9 @@ def _located(workspace: str, given: Path) -> tuple[str, str]:
 def _write_comparison(first: Path, second: Path) -> None:
     from rich.console import Console
 
-    from rlhf.artifacts import write_atomically
     from rlhf.report.plots import Curve, plot_two_rewards
     from rlhf.report.two_runs import compare_runs, read_run, render_two_runs
+    from rlhf.storage.artifacts import write_atomically
 
     runs = [read_run(first), read_run(second)]
     two = compare_runs(*runs)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from rlhf.artifacts import Manifest, read_manifest
 from rlhf.config import ReportStage
 from rlhf.human_eval.evaluation import evaluate, rewards_by_id
 from rlhf.human_eval.finished_run import write_results
@@ -34,6 +33,7 @@ from rlhf.report.results import (
 )
 from rlhf.runtime.stage import main, read_jsonl
 from rlhf.statistics import bootstrap_interval, paired_difference, wilson_interval
+from rlhf.storage.artifacts import Manifest, read_manifest
 from rlhf.toxicity.continuations import CONTINUATIONS, Continuation, read_continuations
 from rlhf.toxicity.figures import toxicity_figures
 

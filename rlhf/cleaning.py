@@ -18,11 +18,11 @@ from typing import Protocol
 
 from pydantic import BaseModel, ValidationError
 
-from rlhf.artifacts import LOG, MANIFEST, REQUEST, Manifest, write_atomically
 from rlhf.errors import InputError
 from rlhf.report.results import CONFIG, LABELS, REPORT, RESULTS
 from rlhf.runtime.stage import StageRequest
-from rlhf.s3 import S3, Bucket
+from rlhf.storage.artifacts import LOG, MANIFEST, REQUEST, Manifest, write_atomically
+from rlhf.storage.s3 import S3, Bucket
 
 FINGERPRINT = re.compile("[0-9a-f]{16}")
 RECORD = re.compile(r"(?P<step>[a-z_]+)-(?P<fingerprint>[0-9a-f]{16})")

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rlhf.artifacts import place_model, write_atomically
 from rlhf.config import ExportStage, SamplingConfig
 from rlhf.report.card import CARD, model_card
 from rlhf.report.results import MODEL, RESULTS, Results
 from rlhf.runtime.stage import main
+from rlhf.storage.artifacts import place_model, write_atomically
 
 GENERATION = "generation_config.json"
 

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from rlhf.artifacts import write_atomically
 from rlhf.config import DataConfig, DataStage
 from rlhf.data.dialogues import Pair, read_pairs
 from rlhf.data.splits import Splits, content_id, split_pairs
 from rlhf.errors import InputError
 from rlhf.models.tokenization import SEAM, encode_prompt, load_tokenizer
 from rlhf.runtime.stage import main, note, progress, write_jsonl
+from rlhf.storage.artifacts import write_atomically
 
 DUPLICATE = "duplicate"
 PROMPT_TOO_LONG = "prompt too long"

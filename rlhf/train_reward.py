@@ -15,7 +15,6 @@ from accelerate.utils.memory import clear_device_cache
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import RewardConfig, RewardTrainer
 
-from rlhf.artifacts import write_atomically
 from rlhf.config import RewardStage
 from rlhf.models.loading import load_reward_model, new_reward_model, save_model
 from rlhf.models.reward_model import RewardModel
@@ -23,6 +22,7 @@ from rlhf.models.tokenization import encode_answer, encode_prompt, load_tokenize
 from rlhf.reward_evaluation import evaluate_margins
 from rlhf.runtime.stage import is_main_process, main, progress, write_jsonl
 from rlhf.runtime.trackers import tracked
+from rlhf.storage.artifacts import write_atomically
 from rlhf.training.trl_trainer import (
     EncodedRow,
     held_out_rows,

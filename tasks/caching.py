@@ -19,11 +19,11 @@ from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from pydantic import BaseModel, ConfigDict
 
-from rlhf.artifacts import Store, external_fingerprint, fingerprint_of
 from rlhf.config import RunConfig, Settings, part_of
 from rlhf.runtime.stage import StageInput, StageRequest
-from rlhf.s3 import S3
-from rlhf.s3_store import S3Store, store_at
+from rlhf.storage.artifacts import Store, external_fingerprint, fingerprint_of
+from rlhf.storage.s3 import S3
+from rlhf.storage.s3_store import S3Store, store_at
 from tasks.launch import Remote, StageJob
 from tasks.pool import run_on_pool
 from tasks.remote import make_here, shared_records, store_of

@@ -20,10 +20,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from rlhf.artifacts import LOG, REQUEST, write_atomically
 from rlhf.config import ComputeConfig
 from rlhf.errors import InputError
 from rlhf.runtime.stage import TRACKER, TRACKER_FOLDER, StageRequest
+from rlhf.storage.artifacts import LOG, REQUEST, write_atomically
 from tasks.processes import kill_after, signal_group, start_group
 from tasks.trlx_environment import ON_GPUS, ROOT, runs_there, trlx_python
 

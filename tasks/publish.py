@@ -10,7 +10,6 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact, c
 from prefect.futures import wait
 from pydantic import BaseModel, ConfigDict
 
-from rlhf.artifacts import place_model, write_atomically
 from rlhf.errors import InputError
 from rlhf.human_eval.finished_run import read_evidence, with_stages
 from rlhf.planning.actual import plan_against_actual
@@ -20,6 +19,7 @@ from rlhf.report.lineage import device_of
 from rlhf.report.pictures import picture_uri
 from rlhf.report.results import CONFIG, LABELS, MODEL, REPORT, RESULTS, Evidence, Results, StageRow
 from rlhf.report.summary import figure_table, stage_table, summary
+from rlhf.storage.artifacts import place_model, write_atomically
 from tasks.caching import Run, Submitted
 
 

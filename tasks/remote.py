@@ -9,9 +9,9 @@ from pathlib import Path
 from prefect.filesystems import WritableFileSystem
 from prefect.utilities.asyncutils import sync_compatible
 
-from rlhf.artifacts import MANIFEST, Store, damage
 from rlhf.errors import InputError
-from rlhf.s3_store import store_at
+from rlhf.storage.artifacts import MANIFEST, Store, damage
+from rlhf.storage.s3_store import store_at
 from tasks.launch import Listener, StageJob, run_job
 
 RECORDS = "records"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rlhf.artifacts import Manifest, record_files, write_manifest
+from rlhf.storage.artifacts import Manifest, record_files, write_manifest
 
 
 def finish(folder: Path, step: str, fingerprint: str, **fields: Any) -> None:

@@ -19,7 +19,7 @@ from uuid import uuid4
 import boto3
 from moto.server import ThreadedMotoServer
 
-from rlhf.s3_store import store_at
+from rlhf.storage.s3_store import store_at
 
 Fault = Literal["reset", "403", "500", "503", "truncated", "wrong byte", "hang"]
 CODES = {"403": "AccessDenied", "500": "InternalError", "503": "SlowDown"}

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Self
 
-from rlhf.artifacts import CHECKPOINTS, MANIFEST
+from rlhf.storage.artifacts import CHECKPOINTS, MANIFEST
 from tests.e2e.cli import free_port
 
 TIME_LIMIT_SECONDS = 300

@@ -13,15 +13,15 @@ import pytest
 
 import rlhf
 from rlhf import artifacts
-from rlhf.artifacts import (
+from rlhf.config import DataStage, RunConfig, SftStage, part_of
+from rlhf.errors import InputError
+from rlhf.storage.artifacts import (
     damage,
     external_fingerprint,
     fingerprint_of,
     read_manifest,
     record_files,
 )
-from rlhf.config import DataStage, RunConfig, SftStage, part_of
-from rlhf.errors import InputError
 from tasks import steps
 from tasks.caching import Step
 from tests.artifacts import finish

@@ -11,11 +11,11 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from rlhf.artifacts import MANIFEST
 from rlhf.cleaning import Folder, Place, place_at, record_objects, remove, runs_of, survey
 from rlhf.errors import InputError
 from rlhf.runtime.stage import StageRequest
-from rlhf.s3_store import S3Store
+from rlhf.storage.artifacts import MANIFEST
+from rlhf.storage.s3_store import S3Store
 from tests.artifacts import finish
 
 ONE, TWO, THREE, GIVEN = ("1" * 16, "2" * 16, "3" * 16, "4" * 16)

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from rlhf import generate_responses
-from rlhf.artifacts import read_manifest
 from rlhf.config import ModelConfig, ResponsesConfig, ResponsesStage, SamplingConfig
 from rlhf.models.reward_model import RewardModel
 from rlhf.models.tokenization import encode_answer, load_tokenizer
 from rlhf.runtime.stage import read_jsonl, write_jsonl
+from rlhf.storage.artifacts import read_manifest
 from tests.ppo.tiny_run import write_inputs
 from tests.stage_runs import write_request
 from tests.stages import Stages

@@ -19,11 +19,11 @@ import moto.s3.models
 import pytest
 
 from rlhf import s3_transfer
-from rlhf.artifacts import MANIFEST, damage, record_files
 from rlhf.errors import InputError
-from rlhf.s3 import ATTEMPTS, Bucket, parse_uri
-from rlhf.s3_store import S3Store
-from rlhf.s3_transfer import DamagedError, download, part_bytes, upload
+from rlhf.storage.artifacts import MANIFEST, damage, record_files
+from rlhf.storage.s3 import ATTEMPTS, Bucket, parse_uri
+from rlhf.storage.s3_store import S3Store
+from rlhf.storage.s3_transfer import DamagedError, download, part_bytes, upload
 from tests.artifacts import finish
 from tests.s3_server import Fault, Faults, faulty, s3_server
 
@@ -207,7 +207,7 @@ UPLOAD = """
 import sys
 from rlhf import s3_transfer
 s3_transfer.PART_BYTES = 100_000
-from rlhf.s3_store import S3Store
+from rlhf.storage.s3_store import S3Store
 S3Store(sys.argv[1]).publish("train", "f1")
 """
 

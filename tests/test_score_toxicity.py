@@ -9,7 +9,6 @@ import pytest
 from pydantic import ValidationError
 
 from rlhf import score_toxicity as stage
-from rlhf.artifacts import file_sha256, fingerprint_of, read_manifest
 from rlhf.config import ModelConfig, SamplingConfig, ToxicityConfig, ToxicityStage
 from rlhf.data.toxicity_prompts import read_toxicity_prompts
 from rlhf.errors import InputError
@@ -17,6 +16,7 @@ from rlhf.models.loading import load_causal_lm
 from rlhf.models.sampling import row_seed
 from rlhf.models.tokenization import load_tokenizer
 from rlhf.score_toxicity import continue_texts, score_toxicity
+from rlhf.storage.artifacts import file_sha256, fingerprint_of, read_manifest
 from rlhf.toxicity.continuations import append_rows, finished_rows, read_continuations
 from rlhf.toxicity.figures import toxicity_figures
 from tests.stage_runs import write_request

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from rlhf.artifacts import digest
 from rlhf.data.dialogues import Pair, first_human_turn
 from rlhf.errors import InputError
+from rlhf.storage.artifacts import digest
 
 NEAR_TEST = "near-copy of a test prompt"
 NEAR_VALIDATION = "near-copy of a validation prompt"

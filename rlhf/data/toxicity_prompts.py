@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from rlhf.artifacts import digest
 from rlhf.config import DEMONSTRATION, HUB, ToxicityConfig
 from rlhf.data.demonstration import demonstration_toxicity_prompts
 from rlhf.data.hub import download_dataset
 from rlhf.data.readers import Row, UnreadableLineError, find_files, read_rows, text_field
 from rlhf.errors import InputError
+from rlhf.storage.artifacts import digest
 
 HUB_FILE = "prompts.jsonl"
 

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from rlhf.artifacts import Store, damage, read_manifest, write_atomically
 from rlhf.errors import InputError
 from rlhf.human_eval.evaluation import evaluate, rewards_by_id, unblind
 from rlhf.human_eval.labels import OUTPUT, Labels, LabelsInUseError
@@ -32,7 +31,8 @@ from rlhf.report.results import (
     StageRow,
 )
 from rlhf.runtime.stage import read_jsonl
-from rlhf.s3_store import store_in
+from rlhf.storage.artifacts import Store, damage, read_manifest, write_atomically
+from rlhf.storage.s3_store import store_in
 
 EXPORT = "export_labeling_manifest"
 READ = ("generate_responses", "aggregate_results")

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from rlhf.artifacts import write_atomically
 from rlhf.human_eval.judgements import Judgement
 from rlhf.human_eval.manifest import Item
+from rlhf.storage.artifacts import write_atomically
 
 ATTRIBUTE = "preference"
 """Label attribute name: the key under which an output manifest holds the labels."""

@@ -21,11 +21,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import GPTJConfig, GPTJForCausalLM, PreTrainedTokenizerFast
 
-from rlhf.artifacts import CHECKPOINTS
 from rlhf.config import DemonstrationModel
 from rlhf.data.demonstration import demonstration_corpus
 from rlhf.errors import InputError
 from rlhf.runtime.stage import progress, write_jsonl
+from rlhf.storage.artifacts import CHECKPOINTS
 
 END_OF_TEXT, PAD = "<|endoftext|>", "<|pad|>"
 LOG_EVERY = 10

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from rlhf.artifacts import write_atomically
 from rlhf.config import ExportStage, RunConfig, Settings, part_of
 from rlhf.report.page import verdict
 from rlhf.report.results import CONFIG, MODEL, RESULTS, Results
+from rlhf.storage.artifacts import write_atomically
 
 CARD = "README.md"
 SETTINGS_SHOWN = {

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rlhf.artifacts import Manifest
 from rlhf.config import DEMONSTRATION, HUB, ReportStage
 from rlhf.report.results import Lineage
+from rlhf.storage.artifacts import Manifest
 
 RUNS_OF = {"sft_responses": "sft", "ppo_responses": "rlhf", "sft_toxicity": "sft", "ppo_toxicity": "rlhf"}
 """Inputs whose step runs once for each model, and the model's name."""

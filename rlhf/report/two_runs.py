@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from rlhf.artifacts import Store
 from rlhf.errors import InputError
 from rlhf.report.page import FOLDER, make_environment, number, signed
 from rlhf.report.record import Difference, Mean
 from rlhf.report.results import CONFIG, EVIDENCE, RESULTS, Evidence, Plot, Results
+from rlhf.storage.artifacts import Store
 
 MISSING = "none"
 

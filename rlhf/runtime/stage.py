@@ -29,9 +29,9 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from rlhf.artifacts import CHECKPOINTS, Manifest, record_files, write_manifest
 from rlhf.config import Settings
 from rlhf.errors import InputError, user_message
+from rlhf.storage.artifacts import CHECKPOINTS, Manifest, record_files, write_manifest
 
 PACKAGES = (
     "torch",

@@ -21,8 +21,8 @@ from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.artifacts import file_sha256
 from rlhf.errors import InputError
+from rlhf.storage.artifacts import file_sha256
 from rlhf.toxicity.continuations import TOXICITY
 
 TOKENS_PER_BATCH = 2048

@@ -10,8 +10,8 @@ import importlib.util
 from pathlib import Path
 from typing import Protocol
 
-from rlhf.artifacts import file_sha256
 from rlhf.errors import InputError
+from rlhf.storage.artifacts import file_sha256
 
 PACKAGE = "profanity_check"
 PICKLES = {

@@ -31,12 +31,12 @@ from transformers import (
     TrainingArguments,
 )
 
-from rlhf.artifacts import CHECKPOINTS, write_atomically
 from rlhf.config import TrainingConfig
 from rlhf.errors import InputError
 from rlhf.models.loading import Dtype
 from rlhf.runtime.stage import is_main_process, progress, read_jsonl
 from rlhf.runtime.trackers import track
+from rlhf.storage.artifacts import CHECKPOINTS, write_atomically
 
 METRICS = "metrics.jsonl"
 COMPLETE = "complete"

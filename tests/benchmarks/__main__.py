@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from rlhf.artifacts import write_atomically
+from rlhf.storage.artifacts import write_atomically
 from tests.benchmarks import generation, gpu, orchestration, ppo, s3, toxicity
 from tests.benchmarks.measure import ROOT
 from tests.benchmarks.part import Options, Result

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import boto3
 from rich.table import Table
 
-from rlhf.artifacts import record_files
+from rlhf.storage.artifacts import record_files
 from tests.benchmarks.measure import ROOT, status_bytes
 from tests.benchmarks.part import Options, Result
 from tests.benchmarks.s3_side import RECORDS

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from rlhf.artifacts import FileRecord
-from rlhf.s3 import Bucket
-from rlhf.s3_transfer import download, upload
+from rlhf.storage.artifacts import FileRecord
+from rlhf.storage.s3 import Bucket
+from rlhf.storage.s3_transfer import download, upload
 
 RECORDS = TypeAdapter(dict[str, FileRecord])
 """Content of FOLDER/records.json."""

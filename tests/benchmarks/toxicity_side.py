@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from detoxify import Detoxify
 
-from rlhf.artifacts import file_sha256
+from rlhf.storage.artifacts import file_sha256
 from rlhf.toxicity.detoxify_model import read_detoxify
 from tests.benchmarks.measure import Gauge, Measured, tell
 

@@ -19,7 +19,7 @@ import pytest
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.schedules import IntervalSchedule
 
-from rlhf.artifacts import digest
+from rlhf.storage.artifacts import digest
 from tests.e2e.cli import CommandLine
 from tests.e2e.site import CPU_STEPS, METRICS, PATIENCE, Site, is_final, site, untimed, wait_for
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.artifacts import MANIFEST
-from rlhf.s3 import Bucket
+from rlhf.storage.artifacts import MANIFEST
+from rlhf.storage.s3 import Bucket
 from tests.e2e.cli import CommandLine
 from tests.e2e.site import METRICS, Site, site, untimed
 from tests.e2e.test_pools import TIMED, contents

@@ -18,8 +18,8 @@ from rlhf.human_eval.finished_run import FinishedRun
 from rlhf.human_eval.ground_truth import request_of, uploaded
 from rlhf.human_eval.manifest import read_items
 from rlhf.report.results import CONFIG, REPORT, RESULTS
-from rlhf.s3 import Bucket
-from rlhf.s3_store import S3Store, store_at
+from rlhf.storage.s3 import Bucket
+from rlhf.storage.s3_store import S3Store, store_at
 from tests.human_eval.finished import finished_run, judgement, write_output
 from tests.human_eval.test_ground_truth import ARN, JOB
 from tests.report.test_two_runs import publish

@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 
 from rlhf.aggregate_results import aggregate_results
-from rlhf.artifacts import Store, digest, read_manifest
 from rlhf.human_eval.finished_run import FinishedRun, find_run, with_stages
 from rlhf.human_eval.judgements import Choices, Judgement
 from rlhf.human_eval.manifest import read_items
 from rlhf.human_eval.output import OutputWriter
 from rlhf.report.results import REPORT, RESULTS, Results, StageRow
+from rlhf.storage.artifacts import Store, digest, read_manifest
 from tests.artifacts import finish
 from tests.report.fake_run import fake_config, fake_run
 

@@ -11,13 +11,13 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from rlhf.artifacts import STAT_CACHE
 from rlhf.errors import InputError
 from rlhf.human_eval.finished_run import FinishedRun, IncompleteError, find_run, import_labels, open_run, refresh
 from rlhf.human_eval.labels import Labels
 from rlhf.human_eval.manifest import read_items, read_key
 from rlhf.human_eval.output_reader import read_output
 from rlhf.report.results import Results
+from rlhf.storage.artifacts import STAT_CACHE
 from tests.human_eval.finished import finished_run, judgement, write_output
 
 ITEMS = 4

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from rlhf import train_ppo
-from rlhf.artifacts import file_sha256
 from rlhf.config import PpoStage
 from rlhf.errors import InputError
 from rlhf.models.loading import load_causal_lm
 from rlhf.runtime.stage import read_jsonl
+from rlhf.storage.artifacts import file_sha256
 from rlhf.training.ppo import loop
 from rlhf.training.ppo.context import Run
 from rlhf.training.ppo.loop import EXIT_TERMINATED

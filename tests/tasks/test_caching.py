@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from prefect import flow
 
-from rlhf.artifacts import Store
 from rlhf.config import DataStage, RunConfig, SftStage
 from rlhf.errors import InputError
+from rlhf.storage.artifacts import Store
 from tasks import launch, remote
 from tasks.caching import Run, Step
 from tests.artifacts import finish

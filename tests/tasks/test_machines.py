@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.artifacts import MANIFEST
 from rlhf.config import DEMONSTRATION, ComputeConfig, ModelConfig, SamplingConfig, ToxicityConfig, ToxicityStage
 from rlhf.errors import InputError
 from rlhf.profiles import load_profile
 from rlhf.runtime.stage import StageInput, StageRequest
+from rlhf.storage.artifacts import MANIFEST
 from tasks.launch import Listener, StageJob, run_job, stage_command
 from tests.e2e.cli import free_port
 from tests.tiny_models import tiny_model

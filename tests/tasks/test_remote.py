@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.artifacts import MANIFEST
 from rlhf.config import RunConfig
-from rlhf.s3 import Bucket
-from rlhf.s3_store import store_at
+from rlhf.storage.artifacts import MANIFEST
+from rlhf.storage.s3 import Bucket
+from rlhf.storage.s3_store import store_at
 from tasks import launch, remote
 from tasks.caching import Run
 from tests.s3_server import shared_workspace

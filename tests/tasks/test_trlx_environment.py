@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlhf.artifacts import fingerprint_of
 from rlhf.config import ComputeConfig, PpoStage, part_of
 from rlhf.errors import InputError
 from rlhf.profiles import load_profile
 from rlhf.runtime.stage import StageRequest
+from rlhf.storage.artifacts import fingerprint_of
 from tasks import steps, trlx_environment
 from tasks.launch import StageJob, stage_command
 

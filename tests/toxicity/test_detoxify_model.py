@@ -11,9 +11,9 @@ import torch
 from detoxify import Detoxify
 from detoxify.detoxify import MODEL_URLS
 
-from rlhf.artifacts import file_sha256
 from rlhf.config import ToxicityConfig
 from rlhf.errors import InputError
+from rlhf.storage.artifacts import file_sha256
 from rlhf.toxicity import detoxify_model
 from rlhf.toxicity.classifier import load_classifier, score_texts
 from rlhf.toxicity.detoxify_model import RELEASES, batches_by_length, download_checkpoint, read_detoxify

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.artifacts import read_manifest
 from rlhf.runtime.stage import read_jsonl
+from rlhf.storage.artifacts import read_manifest
 from tests.e2e.cli import SMALL, CommandLine
 from tests.trlx_trainer.environment import needs_trlx
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rlhf.artifacts import CHECKPOINTS, write_atomically
+from rlhf.storage.artifacts import CHECKPOINTS, write_atomically
 
 WEIGHTS, MOMENTS, STATE = "weights.safetensors", "moments.safetensors", "state.json"
 

@@ -19,9 +19,9 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from rlhf.artifacts import FileRecord
 from rlhf.errors import InputError
-from rlhf.s3 import ATTEMPTS, THREADS, Bucket, abort, attributes, back_off, checksum, error_code, insist
+from rlhf.storage.artifacts import FileRecord
+from rlhf.storage.s3 import ATTEMPTS, THREADS, Bucket, abort, attributes, back_off, checksum, error_code, insist
 
 PART_BYTES = 8 * 2**20
 """A file over this size travels in parts of this size."""

@@ -23,7 +23,8 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
-from rlhf.artifacts import (
+from rlhf.errors import InputError
+from rlhf.storage.artifacts import (
     CHECKPOINTS,
     MANIFEST,
     FileRecord,
@@ -34,9 +35,8 @@ from rlhf.artifacts import (
     file_sha256,
     write_atomically,
 )
-from rlhf.errors import InputError
-from rlhf.s3 import S3, Bucket
-from rlhf.s3_transfer import DamagedError, download, upload
+from rlhf.storage.s3 import S3, Bucket
+from rlhf.storage.s3_transfer import DamagedError, download, upload
 
 CACHE, CACHE_GB, DEFAULT_CACHE_GB = "RLHF_CACHE", "RLHF_CACHE_GB", "200"
 ARTIFACTS, INPUTS, UNFINISHED = "artifacts", "inputs", "unfinished"

@@ -1,0 +1,1 @@
+"""Files, artifacts, fingerprints and S3."""
