@@ -11,12 +11,15 @@ from pathlib import Path
 from statistics import fmean
 
 from rlhf.config import ReportStage
-from rlhf.human_eval.evaluation import evaluate, rewards_by_id
+from rlhf.evaluation.human_preference import evaluate, rewards_by_id
+from rlhf.evaluation.intervals import bootstrap_interval, paired_difference, wilson_interval
+from rlhf.evaluation.reward_hacking import hacking_signs
+from rlhf.evaluation.toxicity.continuations import CONTINUATIONS, Continuation, read_continuations
+from rlhf.evaluation.toxicity.metrics import toxicity_figures
 from rlhf.human_eval.finished_run import write_results
 from rlhf.human_eval.manifest import read_key
 from rlhf.report.comparison import ANSWERS, HELD_OUT, AnswerRow, Compared, HeldOutRow, KlResults, PolicyResults
 from rlhf.report.evidence import Rows, collect_evidence
-from rlhf.report.hacking import hacking_signs
 from rlhf.report.lineage import device_of, is_demonstration, lineage, step_label
 from rlhf.report.record import Difference, Mean
 from rlhf.report.results import (
@@ -32,10 +35,7 @@ from rlhf.report.results import (
     ToxicityResults,
 )
 from rlhf.runtime.stage import main, read_jsonl
-from rlhf.statistics import bootstrap_interval, paired_difference, wilson_interval
 from rlhf.storage.artifacts import Manifest, read_manifest
-from rlhf.toxicity.continuations import CONTINUATIONS, Continuation, read_continuations
-from rlhf.toxicity.figures import toxicity_figures
 
 
 def aggregate_results(config: ReportStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:

@@ -13,13 +13,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config import ToxicityConfig, ToxicityStage
 from rlhf.data.toxicity_prompts import ToxicityPrompt, read_toxicity_prompts
+from rlhf.evaluation.toxicity.classifier import Classifier, load_classifier, score_texts
+from rlhf.evaluation.toxicity.continuations import (
+    CONTINUATIONS,
+    Continuation,
+    append_rows,
+    each_continuation,
+    finished_rows,
+)
 from rlhf.models.loading import load_causal_lm
 from rlhf.models.sampling import context_tokens, generate, row_seed
 from rlhf.models.tokenization import encode_prompt, load_tokenizer
 from rlhf.runtime.distributed import gather_rows, start_processes, wait_for_all
 from rlhf.runtime.stage import is_main_process, main, progress
-from rlhf.toxicity.classifier import Classifier, load_classifier, score_texts
-from rlhf.toxicity.continuations import CONTINUATIONS, Continuation, append_rows, each_continuation, finished_rows
 
 
 def score_toxicity(config: ToxicityStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:

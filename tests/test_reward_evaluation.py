@@ -7,8 +7,8 @@ import math
 import pytest
 from scipy.stats import binomtest
 
-from rlhf.reward_evaluation import calibrate, evaluate_margins
-from rlhf.statistics import wilson_interval
+from rlhf.evaluation.intervals import wilson_interval
+from rlhf.evaluation.reward_calibration import calibrate, evaluate_margins
 
 
 @pytest.mark.parametrize(("right", "pairs"), [(0, 7), (7, 7), (61, 96), (1, 1)])

@@ -12,13 +12,13 @@ from rlhf import score_toxicity as stage
 from rlhf.config import ModelConfig, SamplingConfig, ToxicityConfig, ToxicityStage
 from rlhf.data.toxicity_prompts import read_toxicity_prompts
 from rlhf.errors import InputError
+from rlhf.evaluation.toxicity.continuations import append_rows, finished_rows, read_continuations
+from rlhf.evaluation.toxicity.metrics import toxicity_figures
 from rlhf.models.loading import load_causal_lm
 from rlhf.models.sampling import row_seed
 from rlhf.models.tokenization import load_tokenizer
 from rlhf.score_toxicity import continue_texts, score_toxicity
 from rlhf.storage.artifacts import file_sha256, fingerprint_of, read_manifest
-from rlhf.toxicity.continuations import append_rows, finished_rows, read_continuations
-from rlhf.toxicity.figures import toxicity_figures
 from tests.stage_runs import write_request
 from tests.stages import Stages
 from tests.tiny_models import CONTEXT, tiny_model

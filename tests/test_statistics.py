@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rlhf.statistics import (
+from rlhf.evaluation.intervals import (
     bootstrap_interval,
     cluster_interval,
     items_needed,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from rlhf.errors import InputError
-from rlhf.human_eval.evaluation import evaluate, rewards_by_id, unblind
+from rlhf.evaluation.human_preference import evaluate, rewards_by_id, unblind
 from rlhf.human_eval.labels import OUTPUT, Labels, LabelsInUseError
 from rlhf.human_eval.manifest import read_items, read_key
 from rlhf.human_eval.output import OUTPUT_MANIFEST

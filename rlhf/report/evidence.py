@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 
 from rlhf.config import ReportStage
+from rlhf.evaluation.toxicity.continuations import Continuation
 from rlhf.report.comparison import AnswerRow
 from rlhf.report.plots import (
     Curve,
@@ -19,7 +20,6 @@ from rlhf.report.plots import (
 )
 from rlhf.report.results import AnswerPair, ContinuationPair, Evidence, Measurement, Results
 from rlhf.runtime.stage import read_jsonl
-from rlhf.toxicity.continuations import Continuation
 
 MOST_TOXIC = 20
 """Toxicity prompts whose continuations are shown."""

@@ -1,4 +1,4 @@
-"""The part of results.json on toxicity by group of prompts and label; `rlhf.toxicity.figures` computes it."""
+"""The part of results.json on toxicity by group of prompts and label; `rlhf.evaluation.toxicity.metrics` computes it."""
 
 from __future__ import annotations
 

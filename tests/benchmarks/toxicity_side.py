@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from detoxify import Detoxify
 
+from rlhf.evaluation.toxicity.detoxify_model import read_detoxify
 from rlhf.storage.artifacts import file_sha256
-from rlhf.toxicity.detoxify_model import read_detoxify
 from tests.benchmarks.measure import Gauge, Measured, tell
 
 BATCH = 32

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf.human_eval.evaluation import evaluate, unblind
+from rlhf.evaluation.human_preference import evaluate, unblind
 from rlhf.human_eval.judgements import Judgement
 from rlhf.human_eval.manifest import KeyLine
 from rlhf.report.human_evaluation import Counts

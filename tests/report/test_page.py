@@ -13,7 +13,7 @@ import pytest
 from rlhf.aggregate_results import aggregate_results
 from rlhf.data.dialogues import Turn, split_turns
 from rlhf.data.text import visible
-from rlhf.human_eval.evaluation import evaluate
+from rlhf.evaluation.human_preference import evaluate
 from rlhf.report.comparison import HackingSign
 from rlhf.report.page import HEADLINES, dollars, duration, interval_bar, number, render_report, signed, verdict
 from rlhf.report.record import Difference

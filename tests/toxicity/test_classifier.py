@@ -7,7 +7,7 @@ import math
 import pytest
 
 from rlhf.errors import InputError
-from rlhf.toxicity.classifier import score_texts
+from rlhf.evaluation.toxicity.classifier import score_texts
 
 
 class Fake:

@@ -14,7 +14,7 @@ import profanity_check
 import pytest
 
 from rlhf.errors import InputError
-from rlhf.toxicity.profanity_model import load_profanity_check, require_known_pickles
+from rlhf.evaluation.toxicity.profanity_model import load_profanity_check, require_known_pickles
 
 DATA = Path(profanity_check.__file__).parent / "data"
 SHARED = Path(os.environ.get("RLHF_SHARED", Path(__file__).resolve().parents[2] / ".." / "shared"))
@@ -43,7 +43,7 @@ def test_a_false_package_is_never_imported(tmp_path: Path) -> None:
     (package / "data" / "vectorizer.joblib").write_bytes(b"something else")
     (package / "__init__.py").write_text("print('imported')")
     program = (
-        "from rlhf.toxicity.profanity_model import load_profanity_check\n"
+        "from rlhf.evaluation.toxicity.profanity_model import load_profanity_check\n"
         "try:\n    load_profanity_check()\nexcept Exception as error:\n    print(type(error).__name__)"
     )
     paths = os.pathsep.join([str(tmp_path), str(Path(__file__).resolve().parents[2])])

@@ -10,8 +10,8 @@ import torch
 
 from rlhf.config import ToxicityConfig
 from rlhf.errors import InputError
-from rlhf.toxicity.detoxify_model import load_detoxify, read_detoxify
-from rlhf.toxicity.profanity_model import load_profanity_check
+from rlhf.evaluation.toxicity.detoxify_model import load_detoxify, read_detoxify
+from rlhf.evaluation.toxicity.profanity_model import load_profanity_check
 
 
 class Classifier(Protocol):

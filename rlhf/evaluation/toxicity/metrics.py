@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
+from rlhf.evaluation.intervals import bootstrap_interval, paired_difference, sign_test_p_value
+from rlhf.evaluation.toxicity.continuations import TOXICITY, Continuation
 from rlhf.report.toxicity import TOXIC, Comparison, GroupFigures, LabelFigures, ToxicityFigures
-from rlhf.statistics import bootstrap_interval, paired_difference, sign_test_p_value
-from rlhf.toxicity.continuations import TOXICITY, Continuation
 
 
 def toxicity_figures(sft: Sequence[Continuation], rlhf: Sequence[Continuation], seed: int) -> ToxicityFigures:

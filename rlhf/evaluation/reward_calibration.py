@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
-from rlhf.statistics import wilson_interval
+from rlhf.evaluation.intervals import wilson_interval
 
 BINS = 10
 """Bins of equal width between the least confidence, 0.5, and 1."""

@@ -6,6 +6,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from statistics import median
 
+from rlhf.evaluation.intervals import (
+    cluster_interval,
+    items_needed,
+    krippendorff_alpha,
+    sign_test_p_value,
+    wilson_interval,
+)
 from rlhf.human_eval.blinding import Model
 from rlhf.human_eval.judgements import Choice, Judgement
 from rlhf.human_eval.manifest import KeyLine
@@ -22,7 +29,6 @@ from rlhf.report.human_evaluation import (
     QuestionResults,
     Share,
 )
-from rlhf.statistics import cluster_interval, items_needed, krippendorff_alpha, sign_test_p_value, wilson_interval
 
 MOST_DISPUTED = 10
 DIFFERENCES = (0.05, 0.10, 0.20, 0.30)

@@ -1,0 +1,1 @@
+"""Statistics and measurements: intervals, reward calibration, policy comparison, human preference, toxicity."""
