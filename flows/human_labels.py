@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow, task
 from prefect.logging import get_run_logger
 
-from rlhf.human_eval.finished_run import IncompleteError, find_run, import_labels, open_run
+from rlhf.labeling.finished_run import IncompleteError, find_run, import_labels, open_run
 
 
 @flow(name="collect-labels")

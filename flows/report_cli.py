@@ -31,7 +31,7 @@ def report(run: RunFolder = None, workspace: Storage = "runs", compare: Compare 
 
 
 def _write_again(workspace: str, run: Path | None) -> Path:
-    from rlhf.human_eval.finished_run import open_run, refresh
+    from rlhf.labeling.finished_run import open_run, refresh
 
     place, name = (workspace, None) if run is None else _located(workspace, run)
     with open_run(place, name) as found:
@@ -42,7 +42,7 @@ def _write_again(workspace: str, run: Path | None) -> Path:
 @contextmanager
 def _folder(workspace: str, given: Path) -> Iterator[Path]:
     """Folder of a run, which need hold its results only; of one in S3 also the evidence is brought here."""
-    from rlhf.human_eval.finished_run import open_run
+    from rlhf.labeling.finished_run import open_run
     from rlhf.storage.s3 import S3
 
     place, name = _located(workspace, given)

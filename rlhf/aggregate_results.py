@@ -16,8 +16,8 @@ from rlhf.evaluation.intervals import bootstrap_interval, paired_difference, wil
 from rlhf.evaluation.reward_hacking import hacking_signs
 from rlhf.evaluation.toxicity.continuations import CONTINUATIONS, Continuation, read_continuations
 from rlhf.evaluation.toxicity.metrics import toxicity_figures
-from rlhf.human_eval.finished_run import write_results
-from rlhf.human_eval.manifest import read_key
+from rlhf.labeling.finished_run import write_results
+from rlhf.labeling.manifest import read_key
 from rlhf.report.comparison import ANSWERS, HELD_OUT, AnswerRow, Compared, HeldOutRow, KlResults, PolicyResults
 from rlhf.report.evidence import Rows, collect_evidence
 from rlhf.report.lineage import device_of, is_demonstration, lineage, step_label

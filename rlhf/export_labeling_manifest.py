@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from rlhf.config import LabelingStage
-from rlhf.human_eval.blinding import blinding_secret
-from rlhf.human_eval.manifest import Pair, blind, write_comparison
+from rlhf.labeling.blinding import blinding_secret
+from rlhf.labeling.manifest import Pair, blind, write_comparison
 from rlhf.runtime.stage import main, read_jsonl
 from rlhf.storage.artifacts import file_sha256
 

@@ -11,7 +11,7 @@ from prefect.futures import wait
 from pydantic import BaseModel, ConfigDict
 
 from rlhf.errors import InputError
-from rlhf.human_eval.finished_run import read_evidence, with_stages
+from rlhf.labeling.finished_run import read_evidence, with_stages
 from rlhf.planning.actual import plan_against_actual
 from rlhf.planning.rates import BENCHMARK, read_benchmark
 from rlhf.report.card import refresh_card

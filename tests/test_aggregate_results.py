@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from rlhf.aggregate_results import aggregate_results
 from rlhf.evaluation.toxicity.continuations import read_continuations
-from rlhf.human_eval.finished_run import with_stages
+from rlhf.labeling.finished_run import with_stages
 from rlhf.report import results as schema
 from rlhf.report.results import Results, StageRow
 from rlhf.runtime.stage import read_jsonl
@@ -193,7 +193,7 @@ def test_every_field_of_the_schema_is_described() -> None:
 
 def test_report_and_blinding_need_neither_torch_nor_matplotlib() -> None:
     program = (
-        "import sys, rlhf.report.results, rlhf.human_eval.labels, rlhf.human_eval.page\n"
+        "import sys, rlhf.report.results, rlhf.labeling.session, rlhf.labeling.server\n"
         "print([name for name in ('torch', 'matplotlib', 'scipy', 'transformers', 'prefect') if name in sys.modules])"
     )
     root = Path(__file__).resolve().parents[1]

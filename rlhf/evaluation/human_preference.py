@@ -13,9 +13,9 @@ from rlhf.evaluation.intervals import (
     sign_test_p_value,
     wilson_interval,
 )
-from rlhf.human_eval.blinding import Model
-from rlhf.human_eval.judgements import Choice, Judgement
-from rlhf.human_eval.manifest import KeyLine
+from rlhf.labeling.blinding import Model
+from rlhf.labeling.judgements import Choice, Judgement
+from rlhf.labeling.manifest import KeyLine
 from rlhf.report.human_evaluation import (
     QUESTIONS,
     AnnotatorResults,

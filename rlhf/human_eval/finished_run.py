@@ -12,10 +12,10 @@ from pydantic import ValidationError
 
 from rlhf.errors import InputError
 from rlhf.evaluation.human_preference import evaluate, rewards_by_id, unblind
-from rlhf.human_eval.labels import OUTPUT, Labels, LabelsInUseError
-from rlhf.human_eval.manifest import read_items, read_key
-from rlhf.human_eval.output import OUTPUT_MANIFEST
-from rlhf.human_eval.output_reader import read_output
+from rlhf.labeling.ground_truth_output import OUTPUT_MANIFEST
+from rlhf.labeling.ground_truth_reader import read_output
+from rlhf.labeling.manifest import read_items, read_key
+from rlhf.labeling.session import OUTPUT, Labels, LabelsInUseError
 from rlhf.report.card import refresh_card
 from rlhf.report.human_evaluation import HumanEvaluation
 from rlhf.report.page import render_report

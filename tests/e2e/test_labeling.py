@@ -22,11 +22,11 @@ import pytest
 import uvicorn
 
 from rlhf.data.text import valid_unicode, visible
-from rlhf.human_eval.finished_run import FinishedRun
-from rlhf.human_eval.guard import Tokens
-from rlhf.human_eval.labels import Labels
-from rlhf.human_eval.manifest import Pair
-from rlhf.human_eval.page import create_app
+from rlhf.labeling.finished_run import FinishedRun
+from rlhf.labeling.manifest import Pair
+from rlhf.labeling.middleware import Tokens
+from rlhf.labeling.server import create_app
+from rlhf.labeling.session import Labels
 from tests.e2e.cli import CommandLine, free_port
 from tests.human_eval.finished import finished_run
 from tests.human_eval.page_client import comparison

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.human_labels import collect_labels
 from rlhf.errors import InputError
-from rlhf.human_eval.finished_run import FinishedRun
-from rlhf.human_eval.ground_truth import request_of, uploaded
-from rlhf.human_eval.manifest import read_items
+from rlhf.labeling.finished_run import FinishedRun
+from rlhf.labeling.ground_truth_job import request_of, uploaded
+from rlhf.labeling.manifest import read_items
 from rlhf.report.results import CONFIG, REPORT, RESULTS
 from rlhf.storage.s3 import Bucket
 from rlhf.storage.s3_store import S3Store, store_at

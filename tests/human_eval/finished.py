@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 
 from rlhf.aggregate_results import aggregate_results
-from rlhf.human_eval.finished_run import FinishedRun, find_run, with_stages
-from rlhf.human_eval.judgements import Choices, Judgement
-from rlhf.human_eval.manifest import read_items
-from rlhf.human_eval.output import OutputWriter
+from rlhf.labeling.finished_run import FinishedRun, find_run, with_stages
+from rlhf.labeling.ground_truth_output import OutputWriter
+from rlhf.labeling.judgements import Choices, Judgement
+from rlhf.labeling.manifest import read_items
 from rlhf.report.results import REPORT, RESULTS, Results, StageRow
 from rlhf.storage.artifacts import Store, digest, read_manifest
 from tests.artifacts import finish

@@ -11,10 +11,10 @@ from typing import Any
 
 from starlette.testclient import TestClient
 
-from rlhf.human_eval.guard import Tokens
-from rlhf.human_eval.labels import Labels
-from rlhf.human_eval.manifest import KEY_FILE, Pair, blind, write_comparison
-from rlhf.human_eval.page import create_app
+from rlhf.labeling.manifest import KEY_FILE, Pair, blind, write_comparison
+from rlhf.labeling.middleware import Tokens
+from rlhf.labeling.server import create_app
+from rlhf.labeling.session import Labels
 
 ADDRESS = "http://127.0.0.1:8765"
 HOSTS = frozenset({"127.0.0.1:8765"})

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from rlhf.human_eval import manifest
-from rlhf.human_eval.blinding import Model, place_in_order, toss_coin, toss_side
-from rlhf.human_eval.ground_truth import write_package
-from rlhf.human_eval.labels import Labels
-from rlhf.human_eval.manifest import MANIFEST_FILE, Pair
+from rlhf.labeling import manifest
+from rlhf.labeling.blinding import Model, place_in_order, toss_coin, toss_side
+from rlhf.labeling.ground_truth_job import write_package
+from rlhf.labeling.manifest import MANIFEST_FILE, Pair
+from rlhf.labeling.session import Labels
 from tests.human_eval.page_client import Visitor, comparison, plain_pairs, visiting, without_key
 
 PAIRS = plain_pairs(40)

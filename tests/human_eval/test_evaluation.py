@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from rlhf.evaluation.human_preference import evaluate, unblind
-from rlhf.human_eval.judgements import Judgement
-from rlhf.human_eval.manifest import KeyLine
+from rlhf.labeling.judgements import Judgement
+from rlhf.labeling.manifest import KeyLine
 from rlhf.report.human_evaluation import Counts
 from tests.human_eval.finished import judgement
 

@@ -12,10 +12,10 @@ import pytest
 from moto import mock_aws
 
 from rlhf.errors import InputError
-from rlhf.human_eval.finished_run import FinishedRun, IncompleteError, find_run, import_labels, open_run, refresh
-from rlhf.human_eval.labels import Labels
-from rlhf.human_eval.manifest import read_items, read_key
-from rlhf.human_eval.output_reader import read_output
+from rlhf.labeling.finished_run import FinishedRun, IncompleteError, find_run, import_labels, open_run, refresh
+from rlhf.labeling.ground_truth_reader import read_output
+from rlhf.labeling.manifest import read_items, read_key
+from rlhf.labeling.session import Labels
 from rlhf.report.results import Results
 from rlhf.storage.artifacts import STAT_CACHE
 from tests.human_eval.finished import finished_run, judgement, write_output

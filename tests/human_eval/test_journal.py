@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.human_eval.journal import Entry, Journal, RevisionError
-from rlhf.human_eval.judgements import Choices
+from rlhf.labeling.journal import Entry, Journal, RevisionError
+from rlhf.labeling.judgements import Choices
 
 A = Choices(helpfulness="a", harmlessness="tie", overall="a")
 B = Choices(helpfulness="b", harmlessness="tie", overall="b")
@@ -78,6 +78,6 @@ def test_half_a_line_is_cut_off_and_the_next_answer_is_whole(path: Path, cut: in
 
 def test_the_answer_is_on_disk_when_add_returns(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[bytes] = []
-    monkeypatch.setattr("rlhf.human_eval.journal.os.fsync", lambda _descriptor: synced.append(path.read_bytes()))
+    monkeypatch.setattr("rlhf.labeling.journal.os.fsync", lambda _descriptor: synced.append(path.read_bytes()))
     Journal(path, "Ada", "abc").add(entry())
     assert b'"item":"x"' in synced[-1]

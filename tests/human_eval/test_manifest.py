@@ -11,9 +11,9 @@ import pytest
 from rlhf.config import LabelingStage
 from rlhf.errors import InputError
 from rlhf.export_labeling_manifest import export_labeling_manifest
-from rlhf.human_eval import manifest
-from rlhf.human_eval.blinding import Model, blinding_secret, item_name, toss_coin
-from rlhf.human_eval.manifest import Pair, blind, write_comparison
+from rlhf.labeling import manifest
+from rlhf.labeling.blinding import Model, blinding_secret, item_name, toss_coin
+from rlhf.labeling.manifest import Pair, blind, write_comparison
 from rlhf.runtime.stage import write_jsonl
 
 PAIRS = [

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from rlhf.errors import InputError
-from rlhf.human_eval.guard import MAX_BODY, Tokens
-from rlhf.human_eval.labels import Labels, LabelsInUseError
-from rlhf.human_eval.manifest import Pair
-from rlhf.human_eval.page import annotator_name, serve
+from rlhf.labeling.manifest import Pair
+from rlhf.labeling.middleware import MAX_BODY, Tokens
+from rlhf.labeling.server import annotator_name, serve
+from rlhf.labeling.session import Labels, LabelsInUseError
 from tests.human_eval.page_client import ADDRESS, Visitor, comparison, plain_pairs, visiting
 
 AWKWARD = {

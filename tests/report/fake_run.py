@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rlhf.config import DataConfig, DemonstrationModel, ModelConfig, ReportStage, RunConfig, ToxicityConfig, part_of
-from rlhf.human_eval.manifest import Pair, blind, write_comparison
+from rlhf.labeling.manifest import Pair, blind, write_comparison
 from rlhf.runtime.stage import read_jsonl, write_jsonl
 from rlhf.storage.artifacts import digest
 from tests.artifacts import finish

@@ -13,7 +13,7 @@ from flows.cli import app
 from rlhf.aggregate_results import aggregate_results
 from rlhf.config import DataConfig, DemonstrationModel, ModelConfig, PpoConfig, RunConfig, ToxicityConfig
 from rlhf.errors import InputError
-from rlhf.human_eval.finished_run import with_stages
+from rlhf.labeling.finished_run import with_stages
 from rlhf.report.results import StageRow
 from rlhf.report.two_runs import compare_runs, read_run
 from tests.artifacts import finish

@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import Artifact
 from prefect.runtime import flow_run
 
 from rlhf.aggregate_results import aggregate_results
-from rlhf.human_eval.finished_run import read_evidence
+from rlhf.labeling.finished_run import read_evidence
 from rlhf.report.comparison import HackingSign
 from rlhf.report.pictures import picture_uri
 from rlhf.report.results import Evidence, Results

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from rlhf.data.text import valid_unicode
 from rlhf.errors import InputError
-from rlhf.human_eval.blinding import Model, item_name, toss_coin
+from rlhf.labeling.blinding import Model, item_name, toss_coin
 
 MANIFEST_FILE = "manifest.jsonl"
 KEY_FILE = "key.jsonl"

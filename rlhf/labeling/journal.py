@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from rlhf.human_eval.judgements import MAX_COMMENT, MAX_SECONDS, Choices, Judgement
+from rlhf.labeling.judgements import MAX_COMMENT, MAX_SECONDS, Choices, Judgement
 
 
 class Entry(BaseModel):

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from rlhf.human_eval.judgements import Judgement
-from rlhf.human_eval.manifest import Item
+from rlhf.labeling.judgements import Judgement
+from rlhf.labeling.manifest import Item
 from rlhf.storage.artifacts import write_atomically
 
 ATTRIBUTE = "preference"

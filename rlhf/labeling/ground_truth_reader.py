@@ -18,10 +18,10 @@ from pydantic import ValidationError
 
 from rlhf.data.text import valid_unicode
 from rlhf.errors import InputError
-from rlhf.human_eval.blinding import pseudonym
-from rlhf.human_eval.judgements import MAX_COMMENT, MAX_SECONDS, Judgement
-from rlhf.human_eval.manifest import Item
-from rlhf.human_eval.output import OUTPUT_MANIFEST
+from rlhf.labeling.blinding import pseudonym
+from rlhf.labeling.ground_truth_output import OUTPUT_MANIFEST
+from rlhf.labeling.judgements import MAX_COMMENT, MAX_SECONDS, Judgement
+from rlhf.labeling.manifest import Item
 from rlhf.report.human_evaluation import QUESTIONS
 
 S3 = "s3://"

@@ -24,10 +24,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from rlhf.data.dialogues import split_turns
 from rlhf.data.text import valid_unicode, visible
 from rlhf.errors import InputError
-from rlhf.human_eval.guard import Guard, Tokens
-from rlhf.human_eval.journal import Entry, RevisionError
-from rlhf.human_eval.judgements import MAX_COMMENT, MAX_SECONDS, Choice, Choices
-from rlhf.human_eval.labels import Labels
+from rlhf.labeling.journal import Entry, RevisionError
+from rlhf.labeling.judgements import MAX_COMMENT, MAX_SECONDS, Choice, Choices
+from rlhf.labeling.middleware import Guard, Tokens
+from rlhf.labeling.session import Labels
 from rlhf.report.human_evaluation import QUESTIONS, Question
 
 FOLDER = Path(__file__).parent

@@ -14,11 +14,11 @@ from threading import Lock
 from typing import Literal
 
 from rlhf.errors import InputError
-from rlhf.human_eval.blinding import place_in_order, pseudonym, toss_side
-from rlhf.human_eval.journal import Entry, Journal
-from rlhf.human_eval.judgements import Choices
-from rlhf.human_eval.manifest import Item, read_items
-from rlhf.human_eval.output import OutputWriter
+from rlhf.labeling.blinding import place_in_order, pseudonym, toss_side
+from rlhf.labeling.ground_truth_output import OutputWriter
+from rlhf.labeling.journal import Entry, Journal
+from rlhf.labeling.judgements import Choices
+from rlhf.labeling.manifest import Item, read_items
 
 SIGNING_FILE = "page.signing"
 ANSWERS = "answers"

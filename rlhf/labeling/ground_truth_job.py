@@ -15,9 +15,9 @@ from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 from pydantic import BaseModel, ConfigDict, Field
 
 from rlhf.errors import InputError
-from rlhf.human_eval.manifest import MANIFEST_FILE
-from rlhf.human_eval.output import ATTRIBUTE
-from rlhf.human_eval.output_reader import S3
+from rlhf.labeling.ground_truth_output import ATTRIBUTE
+from rlhf.labeling.ground_truth_reader import S3
+from rlhf.labeling.manifest import MANIFEST_FILE
 
 TEMPLATE = "template.liquid.html"
 INSTRUCTIONS = "INSTRUCTIONS.md"
