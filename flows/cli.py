@@ -38,7 +38,7 @@ def run(profile: Profile, workspace: Storage = "runs", overrides: Overrides = No
         from flows.pipeline import pipeline
         from flows.services import server_of_a_run
         from flows.terminal import Terminal, results_table
-        from rlhf.report.results import Results
+        from rlhf.results.schema import Results
 
     terminal = Terminal(Console(highlight=False))
     with server_of_a_run() as page:

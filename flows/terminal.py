@@ -12,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from rlhf.report.record import Difference
-from rlhf.report.results import Results
+from rlhf.results.base import Difference
+from rlhf.results.schema import Results
 from tasks.launch import Progress
 from tasks.ui import displays
 

@@ -18,11 +18,11 @@ from rlhf.evaluation.toxicity.continuations import CONTINUATIONS, Continuation, 
 from rlhf.evaluation.toxicity.metrics import toxicity_figures
 from rlhf.labeling.finished_run import write_results
 from rlhf.labeling.manifest import read_key
-from rlhf.report.comparison import ANSWERS, HELD_OUT, AnswerRow, Compared, HeldOutRow, KlResults, PolicyResults
 from rlhf.report.evidence import Rows, collect_evidence
 from rlhf.report.lineage import device_of, is_demonstration, lineage, step_label
-from rlhf.report.record import Difference, Mean
-from rlhf.report.results import (
+from rlhf.results.base import Difference, Mean
+from rlhf.results.policies import ANSWERS, HELD_OUT, AnswerRow, Compared, HeldOutRow, KlResults, PolicyResults
+from rlhf.results.schema import (
     EVIDENCE,
     REPORT,
     RESULTS,

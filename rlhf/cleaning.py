@@ -19,7 +19,7 @@ from typing import Protocol
 from pydantic import BaseModel, ValidationError
 
 from rlhf.errors import InputError
-from rlhf.report.results import CONFIG, LABELS, REPORT, RESULTS
+from rlhf.results.schema import CONFIG, LABELS, REPORT, RESULTS
 from rlhf.runtime.stage import StageRequest
 from rlhf.storage.artifacts import LOG, MANIFEST, REQUEST, Manifest, write_atomically
 from rlhf.storage.s3 import S3, Bucket

@@ -25,7 +25,7 @@ from rlhf.evaluation.toxicity.continuations import TOXICITY
 from rlhf.models.loading import load_causal_lm
 from rlhf.models.sampling import context_tokens
 from rlhf.models.tokenization import encode_answer, encode_prompt, load_tokenizer
-from rlhf.report.comparison import ANSWERS, HELD_OUT, AnswerRow, AnswerText, HeldOutRow
+from rlhf.results.policies import ANSWERS, HELD_OUT, AnswerRow, AnswerText, HeldOutRow
 from rlhf.runtime.distributed import gather_rows, start_processes
 from rlhf.runtime.stage import is_main_process, main, progress, read_jsonl, write_jsonl
 from rlhf.training.ppo.metrics import repetition

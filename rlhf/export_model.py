@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rlhf.config import ExportStage, SamplingConfig
 from rlhf.report.card import CARD, model_card
-from rlhf.report.results import MODEL, RESULTS, Results
+from rlhf.results.schema import MODEL, RESULTS, Results
 from rlhf.runtime.stage import main
 from rlhf.storage.artifacts import place_model, write_atomically
 

@@ -17,8 +17,8 @@ from rlhf.planning.rates import BENCHMARK, read_benchmark
 from rlhf.report.card import refresh_card
 from rlhf.report.lineage import device_of
 from rlhf.report.pictures import picture_uri
-from rlhf.report.results import CONFIG, LABELS, MODEL, REPORT, RESULTS, Evidence, Results, StageRow
 from rlhf.report.summary import figure_table, stage_table, summary
+from rlhf.results.schema import CONFIG, LABELS, MODEL, REPORT, RESULTS, Evidence, Results, StageRow
 from rlhf.storage.artifacts import place_model, write_atomically
 from tasks.caching import Run, Submitted
 

@@ -15,7 +15,7 @@ from rlhf.aggregate_results import aggregate_results
 from rlhf.evaluation.toxicity.continuations import read_continuations
 from rlhf.labeling.finished_run import with_stages
 from rlhf.report import results as schema
-from rlhf.report.results import Results, StageRow
+from rlhf.results.schema import Results, StageRow
 from rlhf.runtime.stage import read_jsonl
 from tests.report.fake_run import STEPS, fake_config, fake_run
 
@@ -193,7 +193,7 @@ def test_every_field_of_the_schema_is_described() -> None:
 
 def test_report_and_blinding_need_neither_torch_nor_matplotlib() -> None:
     program = (
-        "import sys, rlhf.report.results, rlhf.labeling.session, rlhf.labeling.server\n"
+        "import sys, rlhf.results.schema, rlhf.labeling.session, rlhf.labeling.server\n"
         "print([name for name in ('torch', 'matplotlib', 'scipy', 'transformers', 'prefect') if name in sys.modules])"
     )
     root = Path(__file__).resolve().parents[1]

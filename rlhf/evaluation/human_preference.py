@@ -16,7 +16,7 @@ from rlhf.evaluation.intervals import (
 from rlhf.labeling.blinding import Model
 from rlhf.labeling.judgements import Choice, Judgement
 from rlhf.labeling.manifest import KeyLine
-from rlhf.report.human_evaluation import (
+from rlhf.results.human_evaluation import (
     QUESTIONS,
     AnnotatorResults,
     Counts,

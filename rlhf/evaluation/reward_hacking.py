@@ -5,8 +5,8 @@ A sign is no proof; it says where to look before believing the reward.  Without 
 
 from __future__ import annotations
 
-from rlhf.report.comparison import HackingSign, PolicyResults
-from rlhf.report.record import Difference
+from rlhf.results.base import Difference
+from rlhf.results.policies import HackingSign, PolicyResults
 
 LENGTH_RATIO = 1.5
 """Answers longer by half, or shorter by a third: reward models are known to favour length, and PPO to find that out."""

@@ -17,9 +17,9 @@ from rlhf.labeling.ground_truth_reader import read_output
 from rlhf.labeling.manifest import read_items, read_key
 from rlhf.labeling.session import OUTPUT, Labels, LabelsInUseError
 from rlhf.report.card import refresh_card
-from rlhf.report.human_evaluation import HumanEvaluation
 from rlhf.report.page import render_report
-from rlhf.report.results import (
+from rlhf.results.human_evaluation import HumanEvaluation
+from rlhf.results.schema import (
     CONFIG,
     EVIDENCE,
     LABELS,

@@ -22,7 +22,7 @@ from rlhf.labeling.blinding import pseudonym
 from rlhf.labeling.ground_truth_output import OUTPUT_MANIFEST
 from rlhf.labeling.judgements import MAX_COMMENT, MAX_SECONDS, Judgement
 from rlhf.labeling.manifest import Item
-from rlhf.report.human_evaluation import QUESTIONS
+from rlhf.results.human_evaluation import QUESTIONS
 
 S3 = "s3://"
 CHOICES = ("a", "tie", "b")

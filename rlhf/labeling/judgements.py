@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from rlhf.report.human_evaluation import Question
+from rlhf.results.human_evaluation import Question
 
 Choice = Literal["a", "tie", "b"]
 MAX_COMMENT = 2000

@@ -28,7 +28,7 @@ from rlhf.labeling.journal import Entry, RevisionError
 from rlhf.labeling.judgements import MAX_COMMENT, MAX_SECONDS, Choice, Choices
 from rlhf.labeling.middleware import Guard, Tokens
 from rlhf.labeling.session import Labels
-from rlhf.report.human_evaluation import QUESTIONS, Question
+from rlhf.results.human_evaluation import QUESTIONS, Question
 
 FOLDER = Path(__file__).parent
 COOKIE = "annotator"

@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from rlhf.config import ExportStage, RunConfig, Settings, part_of
 from rlhf.report.page import verdict
-from rlhf.report.results import CONFIG, MODEL, RESULTS, Results
+from rlhf.results.schema import CONFIG, MODEL, RESULTS, Results
 from rlhf.storage.artifacts import write_atomically
 
 CARD = "README.md"

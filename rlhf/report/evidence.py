@@ -8,7 +8,6 @@ from statistics import fmean
 
 from rlhf.config import ReportStage
 from rlhf.evaluation.toxicity.continuations import Continuation
-from rlhf.report.comparison import AnswerRow
 from rlhf.report.plots import (
     Curve,
     plot_calibration,
@@ -18,7 +17,8 @@ from rlhf.report.plots import (
     plot_toxicity,
     plot_toxicity_difference,
 )
-from rlhf.report.results import AnswerPair, ContinuationPair, Evidence, Measurement, Results
+from rlhf.results.policies import AnswerRow
+from rlhf.results.schema import AnswerPair, ContinuationPair, Evidence, Measurement, Results
 from rlhf.runtime.stage import read_jsonl
 
 MOST_TOXIC = 20

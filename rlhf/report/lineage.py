@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rlhf.config import DEMONSTRATION, HUB, ReportStage
-from rlhf.report.results import Lineage
+from rlhf.results.schema import Lineage
 from rlhf.storage.artifacts import Manifest
 
 RUNS_OF = {"sft_responses": "sft", "ppo_responses": "rlhf", "sft_toxicity": "sft", "ppo_toxicity": "rlhf"}

@@ -12,11 +12,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rlhf.data.dialogues import split_turns
 from rlhf.data.text import visible
 from rlhf.report import hacking
-from rlhf.report.toxicity import TOXIC
+from rlhf.results.toxicity import TOXIC
 
 if TYPE_CHECKING:
-    from rlhf.report.record import Difference
-    from rlhf.report.results import Evidence, Results
+    from rlhf.results.base import Difference
+    from rlhf.results.schema import Evidence, Results
 
 FOLDER = Path(__file__).parent
 

@@ -7,7 +7,7 @@ import re
 from functools import cache
 from pathlib import Path
 
-from rlhf.report.results import Plot
+from rlhf.results.schema import Plot
 
 STYLE_SHEET = Path(__file__).parent / "report.css"
 WIDTH = 640

@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from rlhf.report.page import number, signed
-from rlhf.report.record import Difference
-from rlhf.report.results import Plot, RewardModelResults
+from rlhf.results.base import Difference
+from rlhf.results.schema import Plot, RewardModelResults
 
 SMALL_INCHES, WIDE_INCHES = (3.4, 2.4), (4.5, 2.7)
 """Three or two beside each other; small, so that their text stays readable where the page is as narrow as a phone."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rlhf.report.card import figures, precise
 from rlhf.report.page import duration, verdict
-from rlhf.report.results import Results, StageRow
+from rlhf.results.schema import Results, StageRow
 
 Table = list[dict[str, str]]
 

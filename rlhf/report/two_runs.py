@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from rlhf.errors import InputError
 from rlhf.report.page import FOLDER, make_environment, number, signed
-from rlhf.report.record import Difference, Mean
-from rlhf.report.results import CONFIG, EVIDENCE, RESULTS, Evidence, Plot, Results
+from rlhf.results.base import Difference, Mean
+from rlhf.results.schema import CONFIG, EVIDENCE, RESULTS, Evidence, Plot, Results
 from rlhf.storage.artifacts import Store
 
 MISSING = "none"

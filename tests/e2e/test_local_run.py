@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.report.results import Results
+from rlhf.results.schema import Results
 from tests.e2e.cli import CommandLine, free_port
 from tests.e2e.conftest import STEPS
 

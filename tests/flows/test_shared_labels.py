@@ -17,7 +17,7 @@ from rlhf.errors import InputError
 from rlhf.labeling.finished_run import FinishedRun
 from rlhf.labeling.ground_truth_job import request_of, uploaded
 from rlhf.labeling.manifest import read_items
-from rlhf.report.results import CONFIG, REPORT, RESULTS
+from rlhf.results.schema import CONFIG, REPORT, RESULTS
 from rlhf.storage.s3 import Bucket
 from rlhf.storage.s3_store import S3Store, store_at
 from tests.human_eval.finished import finished_run, judgement, write_output

@@ -7,7 +7,7 @@ import pytest
 from rlhf.evaluation.human_preference import evaluate, unblind
 from rlhf.labeling.judgements import Judgement
 from rlhf.labeling.manifest import KeyLine
-from rlhf.report.human_evaluation import Counts
+from rlhf.results.human_evaluation import Counts
 from tests.human_eval.finished import judgement
 
 

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from rlhf.errors import InputError
 from rlhf.labeling.ground_truth_job import FOLDER, TEMPLATE, LabelingJob, request_of, start_job
-from rlhf.report.human_evaluation import QUESTIONS
+from rlhf.results.human_evaluation import QUESTIONS
 from tests.human_eval.page_client import comparison, plain_pairs, without_key
 from tests.human_eval.test_page import AWKWARD
 

@@ -16,7 +16,7 @@ from rlhf.labeling.finished_run import FinishedRun, IncompleteError, find_run, i
 from rlhf.labeling.ground_truth_reader import read_output
 from rlhf.labeling.manifest import read_items, read_key
 from rlhf.labeling.session import Labels
-from rlhf.report.results import Results
+from rlhf.results.schema import Results
 from rlhf.storage.artifacts import STAT_CACHE
 from tests.human_eval.finished import finished_run, judgement, write_output
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from rlhf.evaluation.reward_hacking import hacking_signs
-from rlhf.report.comparison import Compared, KlResults, PolicyResults
-from rlhf.report.record import Difference, Mean
+from rlhf.results.base import Difference, Mean
+from rlhf.results.policies import Compared, KlResults, PolicyResults
 
 UP = Difference(mean=0.4, ci95=(0.3, 0.5), p_value=0.001)
 

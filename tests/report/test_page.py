@@ -14,10 +14,10 @@ from rlhf.aggregate_results import aggregate_results
 from rlhf.data.dialogues import Turn, split_turns
 from rlhf.data.text import visible
 from rlhf.evaluation.human_preference import evaluate
-from rlhf.report.comparison import HackingSign
 from rlhf.report.page import HEADLINES, dollars, duration, interval_bar, number, render_report, signed, verdict
-from rlhf.report.record import Difference
-from rlhf.report.results import Evidence, Results
+from rlhf.results.base import Difference
+from rlhf.results.policies import HackingSign
+from rlhf.results.schema import Evidence, Results
 from tests.human_eval.test_evaluation import key, prefers, rewards
 from tests.report.fake_run import HOSTILE, fake_config, fake_run
 

@@ -11,7 +11,7 @@ import pytest
 
 from rlhf.aggregate_results import aggregate_results
 from rlhf.report.pictures import picture_uri
-from rlhf.report.results import Evidence
+from rlhf.results.schema import Evidence
 from tests.report.fake_run import fake_config, fake_run
 
 if TYPE_CHECKING:

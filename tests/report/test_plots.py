@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from rlhf.report.plots import Curve, plot_kl, plot_length, plot_reward, plot_toxicity, plot_toxicity_difference
-from rlhf.report.record import Difference
-from rlhf.report.results import Plot
+from rlhf.results.base import Difference
+from rlhf.results.schema import Plot
 
 VALIDATION = Curve([0, 10, 20], [-0.5, 0.25, 0.125])
 STEPS = Curve([1, 2, 3], [0.5, 1.5, 1.0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rlhf.profiles import load_profile
-from rlhf.report.results import StageRow
+from rlhf.results.schema import StageRow
 from tasks.caching import Run
 from tasks.publish import with_plan
 

@@ -15,10 +15,10 @@ from prefect.runtime import flow_run
 
 from rlhf.aggregate_results import aggregate_results
 from rlhf.labeling.finished_run import read_evidence
-from rlhf.report.comparison import HackingSign
 from rlhf.report.pictures import picture_uri
-from rlhf.report.results import Evidence, Results
 from rlhf.report.summary import summary
+from rlhf.results.policies import HackingSign
+from rlhf.results.schema import Evidence, Results
 from tasks.publish import show
 from tests.report.fake_run import fake_config, fake_run
 

@@ -7,7 +7,7 @@ import pytest
 
 from rlhf.evaluation.toxicity.continuations import Continuation
 from rlhf.evaluation.toxicity.metrics import toxicity_figures
-from rlhf.report.toxicity import Comparison, ToxicityFigures
+from rlhf.results.toxicity import Comparison, ToxicityFigures
 
 PROMPTS = {"a": 0.9, "b": 0.5, "c": 0.49, "d": None}
 """Toxicity of each prompt in the data: two toxic ones, one that is not, one without a score."""

@@ -15,7 +15,7 @@ from statistics import fmean
 
 from rlhf.evaluation.intervals import bootstrap_interval, paired_difference, sign_test_p_value
 from rlhf.evaluation.toxicity.continuations import TOXICITY, Continuation
-from rlhf.report.toxicity import TOXIC, Comparison, GroupFigures, LabelFigures, ToxicityFigures
+from rlhf.results.toxicity import TOXIC, Comparison, GroupFigures, LabelFigures, ToxicityFigures
 
 
 def toxicity_figures(sft: Sequence[Continuation], rlhf: Sequence[Continuation], seed: int) -> ToxicityFigures:

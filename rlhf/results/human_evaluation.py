@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from pydantic import Field
 
-from rlhf.report.record import Record
+from rlhf.results.base import Record
 
 Question = Literal["helpfulness", "harmlessness", "overall"]
 QUESTIONS: tuple[Question, ...] = get_args(Question)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from rlhf.report.comparison import HackingSign, PolicyResults
-from rlhf.report.human_evaluation import HumanEvaluation
-from rlhf.report.record import Difference, Mean, Record
-from rlhf.report.toxicity import ToxicityFigures
+from rlhf.results.base import Difference, Mean, Record
+from rlhf.results.human_evaluation import HumanEvaluation
+from rlhf.results.policies import HackingSign, PolicyResults
+from rlhf.results.toxicity import ToxicityFigures
 
 RESULTS = "results.json"
 EVIDENCE = "evidence.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from rlhf.report.record import Record
+from rlhf.results.base import Record
 
 TOXIC = 0.5
 """A text is toxic from this score, a prompt from this toxicity in the data."""

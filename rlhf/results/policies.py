@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from rlhf.report.record import Difference, Mean, Record
+from rlhf.results.base import Difference, Mean, Record
 
 HELD_OUT = "held_out.jsonl"
 ANSWERS = "answers.jsonl"

@@ -1,0 +1,1 @@
+"""Schema of results.json: pydantic records and nothing else."""
