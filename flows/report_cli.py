@@ -12,7 +12,7 @@ import typer
 from flows.arguments import Storage
 
 if TYPE_CHECKING:
-    from rlhf.report.two_runs import TwoRuns
+    from rlhf.report.run_comparison import TwoRuns
 
 RunFolder = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="WORKSPACE/PROFILE, or PROFILE alone.")]
 Compare = Annotated[
@@ -66,7 +66,7 @@ def _write_comparison(first: Path, second: Path) -> None:
     from rich.console import Console
 
     from rlhf.report.plots import Curve, plot_two_rewards
-    from rlhf.report.two_runs import compare_runs, read_run, render_two_runs
+    from rlhf.report.run_comparison import compare_runs, read_run, render_two_runs
     from rlhf.storage.artifacts import write_atomically
 
     runs = [read_run(first), read_run(second)]

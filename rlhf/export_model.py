@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from rlhf.config import ExportStage, SamplingConfig
-from rlhf.report.card import CARD, model_card
+from rlhf.report.model_card import CARD, model_card
 from rlhf.results.schema import MODEL, RESULTS, Results
 from rlhf.runtime.stage import main
 from rlhf.storage.artifacts import place_model, write_atomically

@@ -14,9 +14,9 @@ from rlhf.errors import InputError
 from rlhf.labeling.finished_run import read_evidence, with_stages
 from rlhf.planning.actual import plan_against_actual
 from rlhf.planning.rates import BENCHMARK, read_benchmark
-from rlhf.report.card import refresh_card
 from rlhf.report.lineage import device_of
-from rlhf.report.pictures import picture_uri
+from rlhf.report.model_card import refresh_card
+from rlhf.report.plot_images import picture_uri
 from rlhf.report.summary import figure_table, stage_table, summary
 from rlhf.results.schema import CONFIG, LABELS, MODEL, REPORT, RESULTS, Evidence, Results, StageRow
 from rlhf.storage.artifacts import place_model, write_atomically

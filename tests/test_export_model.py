@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from rlhf.aggregate_results import aggregate_results
 from rlhf.config import ExportConfig, ExportStage, ResponsesConfig, RunConfig, SamplingConfig, part_of
 from rlhf.export_model import export_model
-from rlhf.report.card import refresh_card
+from rlhf.report.model_card import refresh_card
 from rlhf.storage.artifacts import place_model
 from tests.report.fake_run import fake_config, fake_run
 from tests.tiny_models import tiny_model

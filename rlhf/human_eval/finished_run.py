@@ -16,7 +16,7 @@ from rlhf.labeling.ground_truth_output import OUTPUT_MANIFEST
 from rlhf.labeling.ground_truth_reader import read_output
 from rlhf.labeling.manifest import read_items, read_key
 from rlhf.labeling.session import OUTPUT, Labels, LabelsInUseError
-from rlhf.report.card import refresh_card
+from rlhf.report.model_card import refresh_card
 from rlhf.report.page import render_report
 from rlhf.results.human_evaluation import HumanEvaluation
 from rlhf.results.schema import (

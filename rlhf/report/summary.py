@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlhf.report.card import figures, precise
+from rlhf.report.model_card import figures, precise
 from rlhf.report.page import duration, verdict
 from rlhf.results.schema import Results, StageRow
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rlhf.aggregate_results import aggregate_results
-from rlhf.report.pictures import picture_uri
+from rlhf.report.plot_images import picture_uri
 from rlhf.results.schema import Evidence
 from tests.report.fake_run import fake_config, fake_run
 

@@ -14,7 +14,7 @@ from rlhf.aggregate_results import aggregate_results
 from rlhf.config import DataConfig, DemonstrationModel, ModelConfig, PpoConfig, RunConfig, ToxicityConfig
 from rlhf.errors import InputError
 from rlhf.labeling.finished_run import with_stages
-from rlhf.report.two_runs import compare_runs, read_run
+from rlhf.report.run_comparison import compare_runs, read_run
 from rlhf.results.schema import StageRow
 from tests.artifacts import finish
 from tests.report.fake_run import fake_config, fake_run

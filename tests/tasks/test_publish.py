@@ -15,7 +15,7 @@ from prefect.runtime import flow_run
 
 from rlhf.aggregate_results import aggregate_results
 from rlhf.labeling.finished_run import read_evidence
-from rlhf.report.pictures import picture_uri
+from rlhf.report.plot_images import picture_uri
 from rlhf.report.summary import summary
 from rlhf.results.policies import HackingSign
 from rlhf.results.schema import Evidence, Results
