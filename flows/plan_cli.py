@@ -34,7 +34,7 @@ def plan(
 
     from rlhf.planning.machines import DEFAULT_CPU, DEFAULT_MACHINE, find_machine
     from rlhf.planning.plan import plan_run
-    from rlhf.planning.rates import BENCHMARK, read_benchmark
+    from rlhf.planning.throughput import BENCHMARK, read_benchmark
     from rlhf.profiles import load_profile
 
     given = list(overrides or ())

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict
 
 from rlhf.errors import InputError
 from rlhf.labeling.finished_run import read_evidence, with_stages
-from rlhf.planning.actual import plan_against_actual
-from rlhf.planning.rates import BENCHMARK, read_benchmark
+from rlhf.planning.plan_vs_actual import plan_against_actual
+from rlhf.planning.throughput import BENCHMARK, read_benchmark
 from rlhf.report.lineage import device_of
 from rlhf.report.model_card import refresh_card
 from rlhf.report.plot_images import picture_uri

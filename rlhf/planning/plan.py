@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from rlhf.config import RunConfig
 from rlhf.planning import needs
+from rlhf.planning.estimates import Need
 from rlhf.planning.machines import GIB, Machine
-from rlhf.planning.needs import Need
-from rlhf.planning.ppo_needs import train_ppo
-from rlhf.planning.setting import Setting, make_setting
+from rlhf.planning.ppo_estimates import train_ppo
+from rlhf.planning.scenario import Setting, make_setting
 
 RUNTIME_BYTES = GIB
 """Of a GPU that its context and the libraries take.  Assumed."""

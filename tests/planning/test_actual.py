@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import pytest
 
-from rlhf.planning.actual import plan_against_actual
 from rlhf.planning.machines import find_machine
 from rlhf.planning.plan import plan_run
+from rlhf.planning.plan_vs_actual import plan_against_actual
 from rlhf.profiles import load_profile
 
 

@@ -13,9 +13,9 @@ from rlhf.config import DemonstrationModel, ModelConfig, RunConfig
 from rlhf.errors import InputError
 from rlhf.planning.machines import GIB, find_machine
 from rlhf.planning.plan import Plan, StepPlan, plan_run
-from rlhf.planning.ppo_needs import engine_memory, step_flop
-from rlhf.planning.rates import read_benchmark
-from rlhf.planning.setting import HUB_MODELS, make_setting
+from rlhf.planning.ppo_estimates import engine_memory, step_flop
+from rlhf.planning.scenario import HUB_MODELS, make_setting
+from rlhf.planning.throughput import read_benchmark
 from rlhf.profiles import load_profile
 from tests.benchmarks.ppo import engine_operations, memory_of
 from tests.benchmarks.work import Work

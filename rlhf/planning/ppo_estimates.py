@@ -11,8 +11,8 @@ import math
 from typing import NamedTuple
 
 from rlhf.models.sizes import Architecture
-from rlhf.planning.needs import DISK_BANDWIDTH, FORMULAS, Need, block_flop, draw, output_flop
-from rlhf.planning.setting import Setting
+from rlhf.planning.estimates import DISK_BANDWIDTH, FORMULAS, Need, block_flop, draw, output_flop
+from rlhf.planning.scenario import Setting
 from rlhf.training.ppo.memory import (
     FLOAT32,
     LOGIT_COPIES,

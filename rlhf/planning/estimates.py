@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from rlhf.config import TrainingConfig
 from rlhf.models.sizes import Architecture
-from rlhf.planning.setting import TOXICITY_PROMPT_TOKENS, Setting
+from rlhf.planning.scenario import TOXICITY_PROMPT_TOKENS, Setting
 from rlhf.training.ppo.memory import FLOAT32, LOGIT_COPIES, PASSING_WIDTHS, SAVED_WIDTHS
 
 RECOMPUTE_FROM_PARAMETERS = 1_000_000_000

@@ -12,7 +12,7 @@ from rlhf.config import DEMONSTRATION, HUB, DataConfig, ModelConfig, RunConfig
 from rlhf.errors import InputError
 from rlhf.models.sizes import Architecture, gptj, read_architecture
 from rlhf.planning.machines import Machine
-from rlhf.planning.rates import Rates, rates_of
+from rlhf.planning.throughput import Rates, rates_of
 
 HUB_MODELS = {"EleutherAI/gpt-j-6b": gptj(width=4096, blocks=28, vocabulary=50400)}
 """Sizes in config.json of the repository at the pinned revision."""
