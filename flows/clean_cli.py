@@ -11,7 +11,7 @@ from flows.arguments import Storage
 from flows.prefect_settings import prepare_prefect
 
 if TYPE_CHECKING:
-    from rlhf.cleaning import Found, Place
+    from rlhf.runs.cleanup import Found, Place
 
 OneRun = Annotated[
     str | None, typer.Option("--run", help="Name of a run: only what it made and no other run of the workspace uses.")
@@ -24,7 +24,7 @@ Pools = Annotated[
 
 def clean(workspace: Storage = "runs", run: OneRun = None, *, yes: Yes = False, pools: Pools = False) -> None:
     """List what runs left in a workspace, or remove it; what they did not make, and people's answers, stay."""
-    from rlhf.cleaning import remove, runs_of, survey
+    from rlhf.runs.cleanup import remove, runs_of, survey
 
     place, *copies = _places(workspace)
     surveys = [(place, survey(place, run))]
@@ -44,7 +44,7 @@ def clean(workspace: Storage = "runs", run: OneRun = None, *, yes: Yes = False, 
 
 def _places(workspace: str) -> list[Place]:
     """The workspace, and this machine's copy where it lies in S3."""
-    from rlhf.cleaning import Folder, place_at
+    from rlhf.runs.cleanup import Folder, place_at
     from rlhf.storage.s3 import S3
 
     if not workspace.startswith(S3):

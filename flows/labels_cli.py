@@ -94,10 +94,10 @@ def send(
     """Create a Ground Truth labeling job for a private work team."""
     from pydantic import ValidationError
 
-    from rlhf.cleaning import JOBS, record_objects
     from rlhf.errors import InputError
     from rlhf.labeling.finished_run import open_run
     from rlhf.labeling.ground_truth_job import LabelingJob, start_job, uploaded
+    from rlhf.runs.cleanup import JOBS, record_objects
 
     try:
         job = LabelingJob(name=name, prefix=prefix.rstrip("/"), role=role, workteam=workteam, workers=workers)

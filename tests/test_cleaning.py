@@ -11,8 +11,8 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from rlhf.cleaning import Folder, Place, place_at, record_objects, remove, runs_of, survey
 from rlhf.errors import InputError
+from rlhf.runs.cleanup import Folder, Place, place_at, record_objects, remove, runs_of, survey
 from rlhf.runtime.stage import StageRequest
 from rlhf.storage.artifacts import MANIFEST
 from rlhf.storage.s3_store import S3Store

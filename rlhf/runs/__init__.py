@@ -1,0 +1,1 @@
+"""Finished runs: find and open one, rebuild its report, import labels, clean up.  Torch-free."""
