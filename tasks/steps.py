@@ -13,35 +13,39 @@ def _downloads_classifier(run: RunConfig) -> bool:
 
 prepare_model = Step(
     "prepare_model",
-    "rlhf.prepare_model",
+    "rlhf.stages.prepare_model",
     config.ModelStage,
     downloads=lambda run: run.model.path is None and run.model.demonstration is None,
 )
 prepare_data = Step(
     "prepare_data",
-    "rlhf.prepare_data",
+    "rlhf.stages.prepare_data",
     config.DataStage,
     accelerator=False,
     downloads=lambda run: run.data.source == HUB,
 )
-train_sft = Step("train_sft", "rlhf.train_sft", config.SftStage, trlx_module="rlhf.training.trlx_trainer.train_sft")
-train_reward = Step("train_reward", "rlhf.train_reward", config.RewardStage)
-train_ppo = Step("train_ppo", "rlhf.train_ppo", config.PpoStage, trlx_module="rlhf.training.trlx_trainer.train_ppo")
-generate_responses = Step("generate_responses", "rlhf.generate_responses", config.ResponsesStage)
+train_sft = Step(
+    "train_sft", "rlhf.stages.train_sft", config.SftStage, trlx_module="rlhf.training.trlx_trainer.train_sft"
+)
+train_reward = Step("train_reward", "rlhf.stages.train_reward", config.RewardStage)
+train_ppo = Step(
+    "train_ppo", "rlhf.stages.train_ppo", config.PpoStage, trlx_module="rlhf.training.trlx_trainer.train_ppo"
+)
+generate_responses = Step("generate_responses", "rlhf.stages.generate_responses", config.ResponsesStage)
 score_toxicity = Step(
     "score_toxicity",
-    "rlhf.score_toxicity",
+    "rlhf.stages.score_toxicity",
     config.ToxicityStage,
     downloads=lambda run: run.toxicity.prompts == HUB or _downloads_classifier(run),
 )
 compare_policies = Step(
     "compare_policies",
-    "rlhf.compare_policies",
+    "rlhf.stages.compare_policies",
     config.ComparisonStage,
     downloads=_downloads_classifier,
 )
 export_labeling_manifest = Step(
-    "export_labeling_manifest", "rlhf.export_labeling_manifest", config.LabelingStage, accelerator=False
+    "export_labeling_manifest", "rlhf.stages.export_labeling_manifest", config.LabelingStage, accelerator=False
 )
-aggregate_results = Step("aggregate_results", "rlhf.aggregate_results", config.ReportStage, accelerator=False)
-export_model = Step("export_model", "rlhf.export_model", config.ExportStage, accelerator=False)
+aggregate_results = Step("aggregate_results", "rlhf.stages.aggregate_results", config.ReportStage, accelerator=False)
+export_model = Step("export_model", "rlhf.stages.export_model", config.ExportStage, accelerator=False)

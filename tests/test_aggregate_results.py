@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from rlhf.aggregate_results import aggregate_results
 from rlhf.evaluation.toxicity.continuations import read_continuations
 from rlhf.labeling.finished_run import with_stages
 from rlhf.report import results as schema
 from rlhf.results.schema import Results, StageRow
 from rlhf.runtime.stage import read_jsonl
+from rlhf.stages.aggregate_results import aggregate_results
 from tests.report.fake_run import STEPS, fake_config, fake_run
 
 

@@ -190,7 +190,7 @@ def test_an_unknown_module_has_no_fingerprint(package: Path) -> None:
     (package / "errors.py").unlink()
     forget_sources()
     with pytest.raises(LookupError, match=r"rlhf\.errors: no such module"):
-        artifacts.source_digest("rlhf.train_sft")
+        artifacts.source_digest("rlhf.stages.train_sft")
 
 
 def test_a_fingerprint_changes_with_the_minor_version_of_python(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,12 +11,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rlhf import compare_policies as stage
-from rlhf.compare_policies import Dialogue, Models, answer_kl, compare_policies, place_logprobs
 from rlhf.config import ComparisonStage, ModelConfig, RunConfig, ToxicityConfig, part_of
 from rlhf.errors import InputError
 from rlhf.models.loading import load_causal_lm
 from rlhf.models.tokenization import encode_answer, encode_prompt, load_tokenizer
 from rlhf.runtime.stage import read_jsonl, write_jsonl
+from rlhf.stages.compare_policies import Dialogue, Models, answer_kl, compare_policies, place_logprobs
 from tests.stage_runs import tiny_inputs, write_request
 from tests.stages import Stages
 from tests.tiny_models import tiny_model
@@ -147,7 +147,7 @@ def test_two_processes_find_what_one_finds(inputs: dict[str, Path], tmp_path: Pa
     found = []
     for processes in (1, 2):
         output = tmp_path / str(processes)
-        assert stages.run("rlhf.compare_policies", request, output, processes=processes)
+        assert stages.run("rlhf.stages.compare_policies", request, output, processes=processes)
         found.append([read_jsonl(output / name) for name in ("held_out.jsonl", "answers.jsonl")])
     one, two = (json.dumps(rounded(files)) for files in found)
     assert one == two

@@ -97,11 +97,11 @@ def test_a_killed_run_ends_in_the_same_bytes_and_in_a_model_that_learnt(tmp_path
     settings = ModelStage(seed=3, model=ModelConfig(demonstration=TINY))
     request = write_request(tmp_path / "request.json", "prepare_model", settings, {})
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert stages.run("rlhf.prepare_model", request, whole)
+    assert stages.run("rlhf.stages.prepare_model", request, whole)
     checkpoint = broken / "checkpoints" / "pretraining.pt"
-    assert not stages.run("rlhf.prepare_model", request, broken, kill_when=checkpoint.is_file)
+    assert not stages.run("rlhf.stages.prepare_model", request, broken, kill_when=checkpoint.is_file)
     assert not (broken / "manifest.json").exists()
-    assert stages.run("rlhf.prepare_model", request, broken)
+    assert stages.run("rlhf.stages.prepare_model", request, broken)
 
     for path in sorted((whole / "model").iterdir()):
         assert path.read_bytes() == (broken / "model" / path.name).read_bytes(), path.name
@@ -121,7 +121,7 @@ def test_two_processes_train_the_same_model_as_one(tmp_path: Path, stages: Stage
     few = ModelStage(seed=3, model=ModelConfig(demonstration=TINY.model_copy(update={"documents": 20})))
     request = write_request(tmp_path / "request.json", "prepare_model", few, {})
     for processes in (1, 2):
-        assert stages.run("rlhf.prepare_model", request, tmp_path / str(processes), processes=processes)
+        assert stages.run("rlhf.stages.prepare_model", request, tmp_path / str(processes), processes=processes)
     one, two = (load_file(tmp_path / str(processes) / "model" / "model.safetensors") for processes in (1, 2))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-4)

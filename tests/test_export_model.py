@@ -13,10 +13,10 @@ import torch
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from rlhf.aggregate_results import aggregate_results
 from rlhf.config import ExportConfig, ExportStage, ResponsesConfig, RunConfig, SamplingConfig, part_of
-from rlhf.export_model import export_model
 from rlhf.report.model_card import refresh_card
+from rlhf.stages.aggregate_results import aggregate_results
+from rlhf.stages.export_model import export_model
 from rlhf.storage.artifacts import place_model
 from tests.report.fake_run import fake_config, fake_run
 from tests.tiny_models import tiny_model

@@ -81,7 +81,7 @@ def test_two_processes_write_what_one_writes(inputs: dict[str, Path], tmp_path: 
         tmp_path / "request.json", "generate_responses", settings(batch_size=4), inputs | {"data": many}
     )
     for name, processes in (("one", 1), ("two", 2)):
-        assert stages.run("rlhf.generate_responses", request, tmp_path / name, processes=processes)
+        assert stages.run("rlhf.stages.generate_responses", request, tmp_path / name, processes=processes)
     manifest = read_manifest(tmp_path / "two")
     assert manifest is not None
     assert manifest.processes == 2

@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from rlhf.config import DEMONSTRATION, DataConfig, DataStage
 from rlhf.errors import InputError
 from rlhf.models.tokenization import encode_answer, encode_prompt
-from rlhf.prepare_data import count_answer_tokens, count_prompt_tokens, prepare_data
 from rlhf.runtime.stage import read_jsonl
+from rlhf.stages.prepare_data import count_answer_tokens, count_prompt_tokens, prepare_data
 from tests.data.files import dialogue, hh_row, shared, write_rows
 from tests.tiny_models import tiny_tokenizer
 
@@ -154,7 +154,7 @@ def test_every_reason_is_counted_and_named_to_the_user(
     monkeypatch: pytest.MonkeyPatch,
     rows_at_once: int,
 ) -> None:
-    monkeypatch.setattr("rlhf.prepare_data.ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr("rlhf.stages.prepare_data.ROWS_AT_ONCE", rows_at_once)
     rows = different_questions(8)
     rows += [rows[0], rows[0], hh_row("e", " Yes.", " Yes."), hh_row("f", " "), {"chosen": "x", "rejected": "y"}]
     rows += [{"chosen": dialogue("g", " Yes."), "rejected": dialogue("h", " No.")}, {"chosen": 1, "rejected": 2}]

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertLM
 from rlhf import prepare_model
 from rlhf.config import ModelConfig, ModelStage
 from rlhf.errors import InputError
-from rlhf.prepare_model import body, download_model, read_model
+from rlhf.stages.prepare_model import body, download_model, read_model
 from tests.tiny_models import tiny_model
 
 SHARED = Path(os.environ.get("RLHF_SHARED", Path(__file__).resolve().parents[1] / ".." / "shared"))

@@ -17,7 +17,7 @@ from rlhf.evaluation.toxicity.metrics import toxicity_figures
 from rlhf.models.loading import load_causal_lm
 from rlhf.models.sampling import row_seed
 from rlhf.models.tokenization import load_tokenizer
-from rlhf.score_toxicity import continue_texts, score_toxicity
+from rlhf.stages.score_toxicity import continue_texts, score_toxicity
 from rlhf.storage.artifacts import file_sha256, fingerprint_of, read_manifest
 from tests.stage_runs import write_request
 from tests.stages import Stages
@@ -236,7 +236,7 @@ def test_two_processes_write_what_one_writes(policy: Path, prompts: Path, tmp_pa
     config = settings().model_copy(update={"toxicity": toxicity})
     request = write_request(tmp_path / "request.json", "score_toxicity", config, inputs)
     for name, processes in (("one", 1), ("two", 2)):
-        assert stages.run("rlhf.score_toxicity", request, tmp_path / name, processes=processes)
+        assert stages.run("rlhf.stages.score_toxicity", request, tmp_path / name, processes=processes)
     one, two = (read_manifest(tmp_path / name) for name in ("one", "two"))
     assert one is not None
     assert two is not None
@@ -252,11 +252,14 @@ def test_a_run_killed_at_any_moment_goes_on(policy: Path, prompts: Path, tmp_pat
     inputs = {"policy": policy, "source": prompts}
     request = write_request(tmp_path / "request.json", "score_toxicity", settings(3, continuations=3), inputs)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert stages.run("rlhf.score_toxicity", request, whole)
+    assert stages.run("rlhf.stages.score_toxicity", request, whole)
     written = broken / "continuations.jsonl"
     assert not stages.run(
-        "rlhf.score_toxicity", request, broken, kill_when=lambda: written.exists() and written.stat().st_size > 5000
+        "rlhf.stages.score_toxicity",
+        request,
+        broken,
+        kill_when=lambda: written.exists() and written.stat().st_size > 5000,
     )
     assert not (broken / "manifest.json").exists()
-    assert stages.run("rlhf.score_toxicity", request, broken, processes=2)
+    assert stages.run("rlhf.stages.score_toxicity", request, broken, processes=2)
     assert written.read_bytes() == (whole / "continuations.jsonl").read_bytes()

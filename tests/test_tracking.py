@@ -12,7 +12,7 @@ from rlhf.errors import InputError
 from rlhf.runtime.metrics_log import StepLog
 from rlhf.runtime.stage import TRACKER, TRACKER_FOLDER, read_jsonl
 from rlhf.runtime.trackers import track, tracked
-from rlhf.train_sft import train_sft
+from rlhf.stages.train_sft import train_sft
 from tests.stage_runs import tiny_inputs
 
 CONFIG = part_of(

@@ -17,7 +17,7 @@ from rlhf.models.loading import new_reward_model, save_model
 from rlhf.models.reward_model import RewardModel
 from rlhf.models.tokenization import load_tokenizer
 from rlhf.runtime.stage import read_jsonl
-from rlhf.train_reward import train_reward
+from rlhf.stages.train_reward import train_reward
 from tests.stage_runs import tiny_inputs, write_request
 from tests.stages import Stages, assert_same_files, undisturbed_and_killed
 
@@ -119,7 +119,7 @@ def test_no_pairs_is_an_input_error(tmp_path: Path) -> None:
 def test_two_processes_train_and_score_what_one_does(tmp_path: Path, stages: Stages) -> None:
     request = write_request(tmp_path / "request.json", "train_reward", CONFIG, tiny_inputs(tmp_path))
     for processes in (1, 2):
-        assert stages.run("rlhf.train_reward", request, tmp_path / str(processes), processes=processes)
+        assert stages.run("rlhf.stages.train_reward", request, tmp_path / str(processes), processes=processes)
         assert json.loads((tmp_path / str(processes) / "manifest.json").read_text())["processes"] == processes
     one, two = (read_jsonl(tmp_path / name / "chosen_scores.jsonl") for name in ("1", "2"))
     assert [row["id"] for row in one] == [row["id"] for row in two]
@@ -129,5 +129,5 @@ def test_two_processes_train_and_score_what_one_does(tmp_path: Path, stages: Sta
 @pytest.mark.slow
 def test_killed_ten_times_at_any_moment_it_ends_with_the_same_bytes(tmp_path: Path, stages: Stages) -> None:
     request = write_request(tmp_path / "request.json", "train_reward", CONFIG, tiny_inputs(tmp_path))
-    whole, broken = undisturbed_and_killed(stages, "rlhf.train_reward", request, tmp_path)
+    whole, broken = undisturbed_and_killed(stages, "rlhf.stages.train_reward", request, tmp_path)
     assert_same_files(broken / "model", whole / "model")

@@ -16,7 +16,7 @@ from rlhf.errors import InputError
 from rlhf.models.loading import load_causal_lm
 from rlhf.models.tokenization import encode_answer, encode_prompt, load_tokenizer
 from rlhf.runtime.stage import read_jsonl
-from rlhf.train_sft import encode_rows, train_sft
+from rlhf.stages.train_sft import encode_rows, train_sft
 from rlhf.training.trl_trainer import held_out_rows, training_arguments
 from tests.stage_runs import tiny_inputs, write_request
 from tests.stages import Stages, assert_same_files, undisturbed_and_killed
@@ -117,7 +117,7 @@ def test_bad_input_names_the_file_and_the_remedy(tmp_path: Path) -> None:
 def test_two_processes_train_what_one_trains(tmp_path: Path, stages: Stages) -> None:
     request = write_request(tmp_path / "request.json", "train_sft", CONFIG, tiny_inputs(tmp_path))
     for processes in (1, 2):
-        assert stages.run("rlhf.train_sft", request, tmp_path / str(processes), processes=processes)
+        assert stages.run("rlhf.stages.train_sft", request, tmp_path / str(processes), processes=processes)
         assert json.loads((tmp_path / str(processes) / "manifest.json").read_text())["processes"] == processes
     one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("1", "2"))
     for name in one:
@@ -128,5 +128,5 @@ def test_two_processes_train_what_one_trains(tmp_path: Path, stages: Stages) -> 
 def test_killed_ten_times_at_any_moment_it_ends_with_the_same_bytes(tmp_path: Path, stages: Stages) -> None:
     inputs = tiny_inputs(tmp_path, "gpt2")  # which has dropout: generator states count
     request = write_request(tmp_path / "request.json", "train_sft", CONFIG, inputs)
-    whole, broken = undisturbed_and_killed(stages, "rlhf.train_sft", request, tmp_path)
+    whole, broken = undisturbed_and_killed(stages, "rlhf.stages.train_sft", request, tmp_path)
     assert_same_files(broken / "model", whole / "model")

@@ -28,7 +28,7 @@ DOCUMENT_TOKENS = 31
 ROWS_PER_SECOND = 1000
 """Rows that prepare_data reads, encodes and compares.  Measured: 3,000 in 1.5 to 3 s."""
 COMPARED_ROWS = 8
-"""As rlhf.compare_policies."""
+"""As rlhf.stages.compare_policies."""
 SHARDED = {"fsdp": 3, "zero2": 2}
 """Accelerate configurations that spread the training's state, and how often a weight travels in a step: gathered for
 forward and backward, or once and kept; and the gradient to its owner."""

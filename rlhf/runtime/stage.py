@@ -1,6 +1,6 @@
 """The contract of a stage: a command that turns a request into an artifact.
 
-`accelerate launch -m rlhf.train_ppo --config request.json --output DIR` (or `python -m rlhf.prepare_data ...` where no
+`accelerate launch -m rlhf.stages.train_ppo --config request.json --output DIR` (or `python -m rlhf.stages.prepare_data ...` where no
 accelerator is needed) runs the module's body and writes `DIR/manifest.json` last.  What the orchestrator needs to know
 meanwhile goes to standard output, a line each: `@progress {...}`, `@note "..."`, `@error {...}`.  Everything else
 printed is the log.

@@ -10,7 +10,7 @@ import torch
 
 from rlhf.models.decoder import Decoder
 from rlhf.runtime.distributed import start_processes
-from rlhf.train_ppo import make_run
+from rlhf.stages.train_ppo import make_run
 from rlhf.training.ppo.context import Run
 from rlhf.training.ppo.step import run_step
 from tests.benchmarks.measure import Gauge, Measured, tell, timed

@@ -27,7 +27,12 @@ from tests.e2e.cli import SMALL, free_port
 METRICS = "metrics.jsonl"
 PATIENCE = 1200.0
 """Seconds for a run of the shrunk quickstart to end, on a machine that has much else to do."""
-CPU_STEPS = ("rlhf.prepare_data", "rlhf.export_labeling_manifest", "rlhf.aggregate_results", "rlhf.export_model")
+CPU_STEPS = (
+    "rlhf.stages.prepare_data",
+    "rlhf.stages.export_labeling_manifest",
+    "rlhf.stages.aggregate_results",
+    "rlhf.stages.export_model",
+)
 """Stages that need no accelerator; all others belong on the GPU pool."""
 
 

@@ -158,7 +158,9 @@ def test_whatever_is_killed_a_retry_ends_in_the_same_bytes(
         shutil.rmtree(running.workspace / "artifacts" / step, ignore_errors=True)
     run = running.begin()
     wait_for(
-        lambda: any(process.module == "rlhf.score_toxicity" for process in running.processes()), 300, "a GPU stage"
+        lambda: any(process.module == "rlhf.stages.score_toxicity" for process in running.processes()),
+        300,
+        "a GPU stage",
     )
     kill(running, run)
     state = running.ended(run, LOST_SECONDS if kill is kill_cpu_machine else PATIENCE)
@@ -177,7 +179,9 @@ def test_cancel_ends_every_rank_with_a_checkpoint_from_which_retry_goes_on(runni
     fingerprints = running.workspace / "artifacts" / "train_ppo"
     checkpoints = {path.parent.parent for path in fingerprints.glob("*/checkpoints/*")}
     # The page is there before the first checkpoint: the run must not end while it loads.
-    wait_for(lambda: any(process.module == "rlhf.train_ppo" for process in running.processes()), 300, "PPO to begin")
+    wait_for(
+        lambda: any(process.module == "rlhf.stages.train_ppo" for process in running.processes()), 300, "PPO to begin"
+    )
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     page.goto(running.page_of(run))
     wait_for(lambda: len(list(fingerprints.glob("*/checkpoints/*"))) > 1, 180, "a checkpoint of PPO")

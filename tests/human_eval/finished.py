@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from rlhf.aggregate_results import aggregate_results
 from rlhf.labeling.finished_run import FinishedRun, find_run, with_stages
 from rlhf.labeling.ground_truth_output import OutputWriter
 from rlhf.labeling.judgements import Choices, Judgement
 from rlhf.labeling.manifest import read_items
 from rlhf.results.schema import REPORT, RESULTS, Results, StageRow
+from rlhf.stages.aggregate_results import aggregate_results
 from rlhf.storage.artifacts import Store, digest, read_manifest
 from tests.artifacts import finish
 from tests.report.fake_run import fake_config, fake_run

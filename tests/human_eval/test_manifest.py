@@ -10,11 +10,11 @@ import pytest
 
 from rlhf.config import LabelingStage
 from rlhf.errors import InputError
-from rlhf.export_labeling_manifest import export_labeling_manifest
 from rlhf.labeling import manifest
 from rlhf.labeling.blinding import Model, blinding_secret, item_name, toss_coin
 from rlhf.labeling.manifest import Pair, blind, write_comparison
 from rlhf.runtime.stage import write_jsonl
+from rlhf.stages.export_labeling_manifest import export_labeling_manifest
 
 PAIRS = [
     Pair(f"test-{n:03d}", f"\n\nHuman: Question {n}?\n\nAssistant:", f" One {n}.", f" Two {n}.") for n in range(200)

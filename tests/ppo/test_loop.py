@@ -205,7 +205,16 @@ def launch_two(request: Path, output: Path) -> None:
     output.mkdir()
     config = ROOT / "deployments" / "accelerate" / "cpu.yaml"
     launcher = ["-m", "accelerate.commands.launch", "--config_file", str(config), "--multi_gpu", "--num_processes=2"]
-    command = [sys.executable, *launcher, "-m", "rlhf.train_ppo", "--config", str(request), "--output", str(output)]
+    command = [
+        sys.executable,
+        *launcher,
+        "-m",
+        "rlhf.stages.train_ppo",
+        "--config",
+        str(request),
+        "--output",
+        str(output),
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -219,7 +228,7 @@ def test_two_processes_equal_one(
     """With half the rollouts, half of each minibatch and half of the optimizer each, up to the order of sums."""
     config = settings(rollouts_per_step=8, minibatch_size=4, unfrozen_blocks=unfrozen_blocks)
     request = write_request(tmp_path / "request.json", "train_ppo", config, inputs)
-    assert stages.run("rlhf.train_ppo", request, tmp_path / "one")
+    assert stages.run("rlhf.stages.train_ppo", request, tmp_path / "one")
     launch_two(request, tmp_path / "two")
     manifest = json.loads((tmp_path / "two" / "manifest.json").read_text())
     assert manifest["processes"] == 2
@@ -244,9 +253,9 @@ def test_two_processes_go_on_after_a_kill(inputs: dict[str, Path], tmp_path: Pat
     request = write_request(tmp_path / "request.json", "train_ppo", config, inputs)
     output, expected = tmp_path / "output", tmp_path / "expected"
     fourth = output / "checkpoints" / "step-000004"
-    assert not stages.run("rlhf.train_ppo", request, output, processes=2, kill_when=fourth.is_dir)
+    assert not stages.run("rlhf.stages.train_ppo", request, output, processes=2, kill_when=fourth.is_dir)
     for folder in (output, expected):
-        assert stages.run("rlhf.train_ppo", request, folder, processes=2)
+        assert stages.run("rlhf.stages.train_ppo", request, folder, processes=2)
     assert "going on after step" in (output / "log.txt").read_text()
     assert_same_run(output, expected)
 
@@ -255,5 +264,5 @@ def test_two_processes_go_on_after_a_kill(inputs: dict[str, Path], tmp_path: Pat
 def test_killed_ten_times_at_any_moment(inputs: dict[str, Path], tmp_path: Path, stages: Stages) -> None:
     config = settings(steps=6, checkpoint_every=2)
     request = write_request(tmp_path / "request.json", "train_ppo", config, inputs)
-    expected, output = undisturbed_and_killed(stages, "rlhf.train_ppo", request, tmp_path)
+    expected, output = undisturbed_and_killed(stages, "rlhf.stages.train_ppo", request, tmp_path)
     assert_same_run(output, expected)

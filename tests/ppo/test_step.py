@@ -16,7 +16,7 @@ from rlhf.models.reward_model import RewardModel
 from rlhf.models.sampling import Completion
 from rlhf.models.tokenization import encode_prompt
 from rlhf.runtime.distributed import start_processes
-from rlhf.train_ppo import make_run
+from rlhf.stages.train_ppo import make_run
 from rlhf.training.ppo import step as step_module
 from rlhf.training.ppo.context import Run
 from rlhf.training.ppo.losses import Loss, ppo_loss

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.aggregate_results import aggregate_results
 from rlhf.data.dialogues import Turn, split_turns
 from rlhf.data.text import visible
 from rlhf.evaluation.human_preference import evaluate
@@ -18,6 +17,7 @@ from rlhf.report.page import HEADLINES, dollars, duration, interval_bar, number,
 from rlhf.results.base import Difference
 from rlhf.results.policies import HackingSign
 from rlhf.results.schema import Evidence, Results
+from rlhf.stages.aggregate_results import aggregate_results
 from tests.human_eval.test_evaluation import key, prefers, rewards
 from tests.report.fake_run import HOSTILE, fake_config, fake_run
 

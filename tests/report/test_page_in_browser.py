@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rlhf.aggregate_results import aggregate_results
 from rlhf.report.plot_images import picture_uri
 from rlhf.results.schema import Evidence
+from rlhf.stages.aggregate_results import aggregate_results
 from tests.report.fake_run import fake_config, fake_run
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from rlhf.aggregate_results import aggregate_results
 from rlhf.config import DataConfig, DemonstrationModel, ModelConfig, PpoConfig, RunConfig, ToxicityConfig
 from rlhf.errors import InputError
 from rlhf.labeling.finished_run import with_stages
 from rlhf.report.run_comparison import compare_runs, read_run
 from rlhf.results.schema import StageRow
+from rlhf.stages.aggregate_results import aggregate_results
 from tests.artifacts import finish
 from tests.report.fake_run import fake_config, fake_run
 from tests.report.test_page import Elements

@@ -37,7 +37,7 @@ def toxicity_job(folder: Path, name: str, compute: ComputeConfig) -> StageJob:
     )
     return StageJob(
         label="score_toxicity[sft]",
-        module="rlhf.score_toxicity",
+        module="rlhf.stages.score_toxicity",
         accelerator=True,
         offline=True,
         request=StageRequest(

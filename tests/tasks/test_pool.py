@@ -41,7 +41,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> None:
 def job(tmp_path: Path) -> StageJob:
     return StageJob(
         label="train_ppo",
-        module="rlhf.train_ppo",
+        module="rlhf.stages.train_ppo",
         accelerator=True,
         offline=True,
         request=StageRequest(step="train_ppo", fingerprint=tmp_path.name, config={}, inputs={}),

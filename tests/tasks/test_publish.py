@@ -13,12 +13,12 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.client.schemas.objects import Artifact
 from prefect.runtime import flow_run
 
-from rlhf.aggregate_results import aggregate_results
 from rlhf.labeling.finished_run import read_evidence
 from rlhf.report.plot_images import picture_uri
 from rlhf.report.summary import summary
 from rlhf.results.policies import HackingSign
 from rlhf.results.schema import Evidence, Results
+from rlhf.stages.aggregate_results import aggregate_results
 from tasks.publish import show
 from tests.report.fake_run import fake_config, fake_run
 

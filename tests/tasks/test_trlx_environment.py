@@ -55,7 +55,7 @@ def test_on_gpus_it_runs_under_the_published_deepspeed(tmp_path: Path, monkeypat
 
 def test_the_trainer_is_part_of_the_fingerprint() -> None:
     own, trlx = (part_of(load_profile("quickstart", [f"trainer={name}"]), PpoStage) for name in ("own", "trlx"))
-    made = {fingerprint_of("train_ppo", config, {}, "rlhf.train_ppo") for config in (own, trlx)}
+    made = {fingerprint_of("train_ppo", config, {}, "rlhf.stages.train_ppo") for config in (own, trlx)}
     assert len(made) == 2
 
 

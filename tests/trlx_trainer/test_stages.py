@@ -15,7 +15,7 @@ from rlhf.models.loading import load_causal_lm, new_reward_model, save_model
 from rlhf.models.reward_model import RewardModel
 from rlhf.models.sampling import generate
 from rlhf.runtime.stage import read_jsonl, write_jsonl
-from rlhf.train_sft import train_sft
+from rlhf.stages.train_sft import train_sft
 from tests.stage_runs import tiny_inputs, write_request
 from tests.stages import Stages
 from tests.tiny_models import Architecture, tiny_tokenizer

@@ -1,4 +1,4 @@
-"""Stage: PPO by trlx.  The same inputs and files as rlhf.train_ppo.
+"""Stage: PPO by trlx.  The same inputs and files as rlhf.stages.train_ppo.
 
 Runs in the environment of deployments/trlx.
 """

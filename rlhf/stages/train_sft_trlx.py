@@ -1,4 +1,4 @@
-"""Stage: supervised fine-tuning by trlx.  The same inputs and files as rlhf.train_sft.
+"""Stage: supervised fine-tuning by trlx.  The same inputs and files as rlhf.stages.train_sft.
 
 Runs in the environment of deployments/trlx.
 """
