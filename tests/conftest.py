@@ -10,7 +10,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 
-from flows.undeploy import undeploy
+from flows.server.undeploy import undeploy
 from tests.stages import Stages
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.deploy import deploy
-from flows.services import Services
+from flows.server.deploy import deploy
+from flows.server.processes import Services
 from rlhf.profiles import load_profile
 from tests.e2e.cli import SMALL, free_port
 

@@ -10,8 +10,8 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.deploy import deploy
-from flows.undeploy import FLOWS, undeploy
+from flows.server.deploy import deploy
+from flows.server.undeploy import FLOWS, undeploy
 from rlhf.profiles import load_profile
 
 

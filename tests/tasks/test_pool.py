@@ -19,7 +19,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Cancelling, Completed, Failed, Running
 
-from flows.deploy import deploy
+from flows.server.deploy import deploy
 from rlhf.config import ComputeConfig
 from rlhf.errors import InputError
 from rlhf.profiles import load_profile

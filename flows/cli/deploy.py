@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from flows.arguments import Overrides, Profile, Storage, Workspace
-from flows.prefect_settings import prepare_prefect
+from flows.cli.options import Overrides, Profile, Storage, Workspace
+from flows.server.settings import prepare_prefect
 from rlhf.errors import InputError
 
 GpuPoolType = Annotated[Literal["process", "ecs"], typer.Option(help="Type of the GPU pool.")]
@@ -29,7 +29,7 @@ def deploy(
 
     config = load_profile(profile, overrides or ())
     prepare_prefect()
-    from flows.deploy import deploy as bring_to
+    from flows.server.deploy import deploy as bring_to
 
     for change in bring_to(config, workspace, gpu_pool):
         typer.echo(f"{change.outcome:<10} {change.kind:<11} {change.name}")
@@ -45,11 +45,11 @@ def ui(profile: Profile = "quickstart", workspace: Workspace = Path("runs"), por
     os.environ["PREFECT_API_URL"] = f"{address}/api"
     prepare_prefect()
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
-    from flows.services import Services
+    from flows.server.processes import Services
 
     with Services(workspace / "services", f"{address}/api") as services:
         services.server(port)
-        from flows.deploy import deploy as bring_to
+        from flows.server.deploy import deploy as bring_to
 
         bring_to(config, workspace)
         for pool in ("cpu", "p4d"):

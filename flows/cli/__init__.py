@@ -10,8 +10,8 @@ from pathlib import Path
 import typer
 
 from flows import clean_cli, deploy_cli, labels_cli, plan_cli, report_cli
-from flows.arguments import Overrides, Profile, Storage
-from flows.prefect_settings import imports_for_good, prepare_prefect
+from flows.cli.options import Overrides, Profile, Storage
+from flows.server.settings import imports_for_good, prepare_prefect
 from rlhf.errors import InputError, user_message
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
@@ -35,9 +35,9 @@ def run(profile: Profile, workspace: Storage = "runs", overrides: Overrides = No
     with imports_for_good():
         from rich.console import Console
 
+        from flows.cli.display import Terminal, results_table
         from flows.pipeline import pipeline
-        from flows.services import server_of_a_run
-        from flows.terminal import Terminal, results_table
+        from flows.server.processes import server_of_a_run
         from rlhf.results.schema import Results
 
     terminal = Terminal(Console(highlight=False))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.arguments import Storage
+from flows.cli.options import Storage
 
 labels = typer.Typer(no_args_is_help=True, help="Bring people's labels into a report, or pairs to Ground Truth.")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.arguments import Overrides, Profile, Workspace
+from flows.cli.options import Overrides, Profile, Workspace
 from rlhf.errors import InputError
 
 if TYPE_CHECKING:

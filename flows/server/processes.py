@@ -55,7 +55,7 @@ class Services:
     def server(self, port: int, **environment: str) -> None:
         """Start a server on this machine's loopback and wait until it answers."""
         where = ("--host", "127.0.0.1", "--port", str(port))
-        self.start("server", "flows.prefect_server", "start", *where, **environment)
+        self.start("server", "flows.server.gc_safe_server", "start", *where, **environment)
         self._wait("server", self._healthy)
 
     def worker(self, pool: str, **environment: str) -> None:

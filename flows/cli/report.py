@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.arguments import Storage
+from flows.cli.options import Storage
 
 if TYPE_CHECKING:
     from rlhf.report.run_comparison import TwoRuns

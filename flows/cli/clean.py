@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.arguments import Storage
-from flows.prefect_settings import prepare_prefect
+from flows.cli.options import Storage
+from flows.server.settings import prepare_prefect
 
 if TYPE_CHECKING:
     from rlhf.runs.cleanup import Found, Place
@@ -35,7 +35,7 @@ def clean(workspace: Storage = "runs", run: OneRun = None, *, yes: Yes = False, 
             remove(place, found)
     if pools:
         prepare_prefect()
-        from flows.undeploy import undeploy
+        from flows.server.undeploy import undeploy
 
         for thing in undeploy(remove=yes):
             typer.echo(f"{'remove' if thing.ours else 'stays':<8} {thing.kind:<11} {thing.name}{thing.why}")

@@ -1,0 +1,1 @@
+"""The Prefect server: deploy to it, start one with its workers."""
