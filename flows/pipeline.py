@@ -11,9 +11,9 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from rlhf.config import DEMONSTRATION, HUB, RunConfig
 from tasks import steps
-from tasks.caching import Run
 from tasks.launch import stages_end_with_this
 from tasks.publish import RunSummary, publish
+from tasks.stage import Run
 
 THREADS: TaskRunner[PrefectFuture[Any]] = cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=16))
 """A thread for each step: most wait for their inputs.  Prefect's types do not know a runner of threads as a runner."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from prefect import flow
 
+from tasks.callbacks import following
+from tasks.execute import make_here
 from tasks.launch import StageJob, stages_end_with_this
 from tasks.pool import STAGE_FLOW
-from tasks.remote import make_here
-from tasks.ui import following
 
 
 @flow(name=STAGE_FLOW, flow_run_name="{job.label}")

@@ -24,7 +24,7 @@ from rlhf.config import ComputeConfig
 from rlhf.errors import InputError
 from rlhf.runtime.stage import TRACKER, TRACKER_FOLDER, StageRequest
 from rlhf.storage.artifacts import LOG, REQUEST, write_atomically
-from tasks.processes import kill_after, signal_group, start_group
+from tasks.process_group import kill_after, signal_group, start_group
 from tasks.trlx_environment import ON_GPUS, ROOT, runs_there, trlx_python
 
 ACCELERATE_CONFIGS = Path(__file__).parent.parent / "deployments" / "accelerate"

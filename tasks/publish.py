@@ -20,7 +20,7 @@ from rlhf.report.plot_images import picture_uri
 from rlhf.report.summary import figure_table, stage_table, summary
 from rlhf.results.schema import CONFIG, LABELS, MODEL, REPORT, RESULTS, Evidence, Results, StageRow
 from rlhf.storage.artifacts import place_model, write_atomically
-from tasks.caching import Run, Submitted
+from tasks.stage import Run, Submitted
 
 
 class RunSummary(BaseModel):

@@ -23,7 +23,7 @@ from rlhf.storage.artifacts import (
     record_files,
 )
 from tasks import steps
-from tasks.caching import Step
+from tasks.stage import Step
 from tests.artifacts import finish
 
 

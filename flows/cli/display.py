@@ -14,8 +14,8 @@ from rich.table import Table
 
 from rlhf.results.base import Difference
 from rlhf.results.schema import Results
+from tasks.callbacks import displays
 from tasks.launch import Progress
-from tasks.ui import displays
 
 PLAIN_SECONDS = 15.0
 """Least time between two progress lines of a step where the output is no terminal."""

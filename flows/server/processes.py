@@ -19,7 +19,7 @@ import httpx
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
 from rlhf.errors import InputError
-from tasks.processes import kill_after, signal_group, start_group
+from tasks.process_group import kill_after, signal_group, start_group
 
 START_SECONDS = 120.0
 """A server that makes its database on a busy machine takes most of a minute."""

@@ -13,7 +13,7 @@ from rlhf.config import DataStage, RunConfig, SftStage
 from rlhf.errors import InputError
 from rlhf.storage.artifacts import Store
 from tasks import launch, remote
-from tasks.caching import Run, Step
+from tasks.stage import Run, Step
 from tests.artifacts import finish
 
 first = Step("first", "rlhf.config", DataStage, accelerator=False)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rlhf.profiles import load_profile
 from rlhf.results.schema import StageRow
-from tasks.caching import Run
 from tasks.publish import with_plan
+from tasks.stage import Run
 
 
 def test_each_step_that_a_plan_knows_stands_beside_it(tmp_path: Path) -> None:

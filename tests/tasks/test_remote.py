@@ -13,7 +13,7 @@ from rlhf.storage.artifacts import MANIFEST
 from rlhf.storage.s3 import Bucket
 from rlhf.storage.s3_store import store_at
 from tasks import launch, remote
-from tasks.caching import Run
+from tasks.stage import Run
 from tests.s3_server import shared_workspace
 from tests.tasks.test_caching import Stages, final_states
 

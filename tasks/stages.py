@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rlhf import config
 from rlhf.config import HUB, RunConfig
-from tasks.caching import Step
+from tasks.stage import Step
 
 
 def _downloads_classifier(run: RunConfig) -> bool:

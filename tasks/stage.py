@@ -24,10 +24,10 @@ from rlhf.runtime.stage import StageInput, StageRequest
 from rlhf.storage.artifacts import Store, external_fingerprint, fingerprint_of
 from rlhf.storage.s3 import S3
 from rlhf.storage.s3_store import S3Store, store_at
+from tasks.callbacks import displays, following
+from tasks.execute import make_here, shared_records, store_of
 from tasks.launch import Remote, StageJob
 from tasks.pool import run_on_pool
-from tasks.remote import make_here, shared_records, store_of
-from tasks.ui import displays, following
 
 
 class StepRecord(BaseModel):
