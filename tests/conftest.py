@@ -11,7 +11,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.server.undeploy import undeploy
-from tests.stages import Stages
+from tests.support.stages import Stages
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

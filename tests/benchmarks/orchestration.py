@@ -15,7 +15,7 @@ from rich.table import Table
 
 from tests.benchmarks.measure import status_bytes
 from tests.benchmarks.part import Options, Result
-from tests.e2e.site import Site, is_final, overrides, site
+from tests.support.site import Site, is_final, overrides, site
 
 MEGABYTE = 1e6
 

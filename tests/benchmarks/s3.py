@@ -27,8 +27,8 @@ from rlhf.storage.artifacts import record_files
 from tests.benchmarks.measure import ROOT, status_bytes
 from tests.benchmarks.part import Options, Result
 from tests.benchmarks.s3_side import RECORDS
-from tests.e2e.cli import free_port
-from tests.s3_server import clients_of
+from tests.support.cli import free_port
+from tests.support.s3_server import clients_of
 
 FILES, BYTES, QUICK_BYTES = 200, 2 * 2**30, 200 * 2**20
 MEBIBYTE = 2**20

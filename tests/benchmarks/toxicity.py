@@ -18,7 +18,7 @@ from transformers import BertTokenizer
 from tests.benchmarks.lengths import ANSWERS, CONTINUATIONS, draw_lengths, make_texts
 from tests.benchmarks.measure import Measured, best, run_child
 from tests.benchmarks.part import Options, Result
-from tests.toxicity.checkpoints import ORIGINAL, Size, make_checkpoint
+from tests.support.detoxify_checkpoints import ORIGINAL, Size, make_checkpoint
 
 SIDE = "tests.benchmarks.toxicity_side"
 TEXTS, QUICK_TEXTS = 2000, 500

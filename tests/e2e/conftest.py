@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from tests.e2e.cli import CommandLine
+from tests.support.cli import CommandLine
 
 STEPS = [
     "prepare_model",

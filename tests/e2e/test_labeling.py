@@ -27,10 +27,10 @@ from rlhf.labeling.manifest import Pair
 from rlhf.labeling.middleware import Tokens
 from rlhf.labeling.server import create_app
 from rlhf.labeling.session import Labels
-from tests.e2e.cli import CommandLine, free_port
-from tests.human_eval.finished import finished_run
-from tests.human_eval.page_client import comparison
-from tests.human_eval.test_page import AWKWARD
+from tests.rlhf.labeling.test_server import AWKWARD
+from tests.support.cli import CommandLine, free_port
+from tests.support.finished_run import finished_run
+from tests.support.page_client import comparison
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page, Route

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from rlhf.results.schema import Results
-from tests.e2e.cli import CommandLine, free_port
 from tests.e2e.conftest import STEPS
+from tests.support.cli import CommandLine, free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

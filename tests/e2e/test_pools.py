@@ -20,8 +20,8 @@ from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.schedules import IntervalSchedule
 
 from rlhf.storage.artifacts import digest
-from tests.e2e.cli import CommandLine
-from tests.e2e.site import CPU_STEPS, METRICS, PATIENCE, Site, is_final, site, untimed, wait_for
+from tests.support.cli import CommandLine
+from tests.support.site import CPU_STEPS, METRICS, PATIENCE, Site, is_final, site, untimed, wait_for
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -14,10 +14,10 @@ import pytest
 
 from rlhf.storage.artifacts import MANIFEST
 from rlhf.storage.s3 import Bucket
-from tests.e2e.cli import CommandLine
-from tests.e2e.site import METRICS, Site, site, untimed
 from tests.e2e.test_pools import TIMED, contents
-from tests.s3_server import s3_server
+from tests.support.cli import CommandLine
+from tests.support.s3_server import s3_server
+from tests.support.site import METRICS, Site, site, untimed
 
 pytestmark = [pytest.mark.slow, pytest.mark.exhaustive, pytest.mark.timeout(1800)]
 URI = "s3://models/team/rlhf"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cli import CommandLine, marked
-from tests.e2e.site import wait_for
+from tests.support.cli import CommandLine, marked
+from tests.support.site import wait_for
 
 pytestmark = pytest.mark.slow
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.cli import free_port, marked
-from tests.e2e.site import wait_for
+from tests.support.cli import free_port, marked
+from tests.support.site import wait_for
 
 pytestmark = pytest.mark.slow
 

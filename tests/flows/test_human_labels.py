@@ -14,7 +14,7 @@ from rlhf.errors import InputError
 from rlhf.labeling.finished_run import FinishedRun
 from rlhf.labeling.manifest import read_items
 from rlhf.labeling.session import Labels
-from tests.human_eval.finished import finished_run, judgement, write_output
+from tests.support.finished_run import finished_run, judgement, write_output
 
 
 @pytest.fixture

@@ -20,10 +20,10 @@ from rlhf.labeling.manifest import read_items
 from rlhf.results.schema import CONFIG, REPORT, RESULTS
 from rlhf.storage.s3 import Bucket
 from rlhf.storage.s3_store import S3Store, store_at
-from tests.human_eval.finished import finished_run, judgement, write_output
-from tests.human_eval.test_ground_truth import ARN, JOB
-from tests.report.test_two_runs import publish
-from tests.s3_server import shared_workspace
+from tests.rlhf.labeling.test_ground_truth_job import ARN, JOB
+from tests.rlhf.report.test_run_comparison import publish
+from tests.support.finished_run import finished_run, judgement, write_output
+from tests.support.s3_server import shared_workspace
 
 
 @pytest.fixture

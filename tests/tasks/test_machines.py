@@ -15,8 +15,8 @@ from rlhf.profiles import load_profile
 from rlhf.runtime.stage import StageInput, StageRequest
 from rlhf.storage.artifacts import MANIFEST
 from tasks.launch import Listener, StageJob, run_job, stage_command
-from tests.e2e.cli import free_port
-from tests.tiny_models import tiny_model
+from tests.support.cli import free_port
+from tests.support.tiny_models import tiny_model
 
 
 def toxicity_job(folder: Path, name: str, compute: ComputeConfig) -> StageJob:

@@ -27,7 +27,7 @@ from rlhf.runtime.stage import StageRequest
 from tasks import pool
 from tasks.launch import StageFailedError, StageJob
 from tasks.pool import NOBODY, run_on_pool
-from tests.e2e.cli import CommandLine
+from tests.support.cli import CommandLine
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undeployed", "deployed")]
 

@@ -20,7 +20,7 @@ from rlhf.results.policies import HackingSign
 from rlhf.results.schema import Evidence, Results
 from rlhf.stages.aggregate_results import aggregate_results
 from tasks.publish import show
-from tests.report.fake_run import fake_config, fake_run
+from tests.support.results_fixture import fake_config, fake_run
 
 
 @pytest.fixture(scope="module")

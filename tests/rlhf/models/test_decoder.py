@@ -1,0 +1,113 @@
+"""A decoding step can be recorded once and played back, as a CUDA graph does."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+from transformers import MistralConfig, MistralForCausalLM
+
+from rlhf import decoding, sampling
+from rlhf.config import SamplingConfig
+from rlhf.models.cuda_graph import replayable
+from rlhf.models.decoder import CPU_WINDOW
+from rlhf.models.loading import load_causal_lm
+from rlhf.models.sampling import Completion, generate
+from rlhf.models.tokenization import load_tokenizer
+from tests.support.tiny_models import Architecture, tiny_model, tiny_tokenizer
+
+ARCHITECTURES: tuple[Architecture, ...] = ("gptj", "gpt_neox", "llama", "gpt2", "qwen2")
+PROMPTS = [[5, 6, 7, 8], [9], [10, 11], [12, 13, 14]]
+SAMPLING = SamplingConfig(max_new_tokens=2 * CPU_WINDOW + 3)
+
+
+def record(function: Callable[[], Tensor], _device: torch.device) -> Callable[[], Tensor]:
+    """The operations of one call on the tensors of that call, whatever Python would do in the next."""
+    function()
+    nothing = torch.zeros(())
+    return partial(make_fx(lambda _: function())(nothing), nothing)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_answers_of_a_recorded_step_are_those_of_the_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: Architecture
+) -> None:
+    """Over several windows, with rows that end and leave; the watched states too."""
+    model, tokenizer = load_causal_lm(tiny_model(tmp_path, architecture), "float32"), load_tokenizer(tmp_path)
+    block = next(child for child in model.base_model.modules() if isinstance(child, torch.nn.ModuleList))[1]
+    tokenizer.eos_token_id = 40
+    recordings: list[Callable[[], Tensor]] = []
+
+    def recording(function: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
+        recordings.append(record(function, device))
+        return recordings[-1]
+
+    def answer() -> list[Completion]:
+        return generate(model, tokenizer, PROMPTS, SAMPLING, [1, 2, 3, 4], batch_size=4, watched=block)
+
+    expected = answer()
+    monkeypatch.setattr(decoding, "replayable", recording)
+    answers = answer()
+    assert 3 <= len(recordings) <= 6
+    assert answers == expected
+    for given, wanted in zip(answers, expected, strict=True):
+        assert given.states is not None
+        assert wanted.states is not None
+        torch.testing.assert_close(given.states, wanted.states, rtol=0, atol=1e-6)
+
+
+def test_a_model_with_a_sliding_window_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its cache moves; the step is the same, with shapes that grow."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = MistralConfig(**sizes, num_key_value_heads=2, vocab_size=328, sliding_window=4)
+    model = MistralForCausalLM(config).eval()
+
+    def refuse(_function: object, _device: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(decoding, "replayable", refuse)
+    (answer,) = generate(model, tiny_tokenizer(), [[5, 6]], SamplingConfig(max_new_tokens=8), [1], batch_size=1)
+    ids = [5, 6]
+    uniforms = torch.rand(8, generator=torch.Generator().manual_seed(1))
+    for token, uniform in zip(answer.token_ids, uniforms, strict=False):
+        with torch.no_grad():
+            logits = model(torch.tensor([ids])).logits[0, -1]
+        cumulative = logits.softmax(-1).cumsum(-1)
+        assert token == int((cumulative <= uniform).sum())
+        ids.append(token)
+
+
+def test_on_a_cpu_the_step_itself_runs() -> None:
+    def step() -> Tensor:
+        return torch.zeros(1)
+
+    assert replayable(step, torch.device("cpu")) is step
+
+
+def test_keys_and_values_are_let_go_of_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the collector of cycles, which may come batches later."""
+    model, tokenizer = load_causal_lm(tiny_model(tmp_path), "float32"), load_tokenizer(tmp_path)
+    caches: list[weakref.ref[object]] = []
+
+    class Known(decoding.Decoder):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            caches.append(weakref.ref(self.cache))
+
+    monkeypatch.setattr(sampling, "Decoder", Known)
+    gc.disable()
+    try:
+        generate(model, tokenizer, PROMPTS, SamplingConfig(max_new_tokens=4), [1, 2, 3, 4], batch_size=2)
+        assert [cache() for cache in caches] == [None, None]
+    finally:
+        gc.enable()

@@ -1,0 +1,55 @@
+"""Sizes of a model from its configuration, against the models themselves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from rlhf.errors import InputError
+from rlhf.models.sizes import gptj, read_architecture
+from tests.support.tiny_models import Architecture, tiny_model
+
+
+@pytest.mark.parametrize("kind", ["gptj", "gpt_neox", "llama", "gpt2", "qwen2"])
+def test_parameters_are_those_of_the_model(kind: Architecture, tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "model", kind)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    sizes = read_architecture(json.loads((folder / "config.json").read_text()), kind)
+    assert sizes.parameters == model.num_parameters()
+    assert sizes.vocabulary == model.get_input_embeddings().num_embeddings
+
+
+def test_gpt_j_6b_has_as_many_parameters_as_published() -> None:
+    """28 x (12 x 4096^2 + 7 x 4096) + 2 x 50400 x 4096 + 50400 + 2 x 4096."""
+    assert gptj(4096, 28, 50400).parameters == 28 * 201_355_264 + 2 * 206_438_400 + 50_400 + 8_192 == 6_050_882_784
+
+
+def test_grouped_keys_make_a_small_cache() -> None:
+    """Width 8, 4 heads of 2, one of them keys and values: q and o 8 x 8 each, k and v 8 x 2, MLP 3 x 8 x 16."""
+    sizes = read_architecture(
+        {
+            "model_type": "qwen3",
+            "hidden_size": 8,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 1,
+            "intermediate_size": 16,
+            "vocab_size": 10,
+            "tie_word_embeddings": True,
+        },
+        "config.json",
+    )
+    assert sizes.block_weights == 2 * 64 + 2 * 16 + 384
+    assert sizes.block_parameters == sizes.block_weights + 2 * 2 + 2 * 8
+    assert sizes.cache_bytes(5, 2) == 2 * 2 * 2 * 5 * 2
+    assert sizes.parameters == 80 + 2 * sizes.block_parameters + 8
+
+
+def test_what_cannot_be_planned_for_is_named() -> None:
+    with pytest.raises(InputError, match=r"here: model_type \(mamba\) cannot be planned for; known are gpt2"):
+        read_architecture({"model_type": "mamba"}, "here")
+    with pytest.raises(InputError, match=r"here: has no 'n_layer'"):
+        read_architecture({"model_type": "gptj", "n_embd": 8}, "here")

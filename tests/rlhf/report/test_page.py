@@ -1,0 +1,277 @@
+"""The report page: an honest verdict, hostile text as text, nothing loaded from anywhere."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from rlhf.data.dialogues import Turn, split_turns
+from rlhf.data.text import visible
+from rlhf.evaluation.human_preference import evaluate
+from rlhf.report.page import HEADLINES, dollars, duration, interval_bar, number, render_report, signed, verdict
+from rlhf.results.base import Difference
+from rlhf.results.policies import HackingSign
+from rlhf.results.schema import Evidence, Results
+from rlhf.stages.aggregate_results import aggregate_results
+from tests.rlhf.evaluation.test_human_preference import key, prefers, rewards
+from tests.support.results_fixture import HOSTILE, fake_config, fake_run
+
+MINUS = "\N{MINUS SIGN}"
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("run")
+    output = root / "results"
+    inputs = fake_run(root)
+    output.mkdir()
+    aggregate_results(fake_config(), inputs, output)
+    return output
+
+
+@pytest.fixture(scope="module")
+def page(artifact: Path) -> str:
+    return (artifact / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def results(artifact: Path) -> Results:
+    return Results.model_validate_json((artifact / "results.json").read_bytes())
+
+
+class Elements(HTMLParser):
+    """Start tags with their attributes, and the text outside of style and script."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.ids: list[str] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.ids += [value for name, value in attrs if name == "id" and value]
+
+    def handle_data(self, data: str) -> None:
+        if self.tags and self.tags[-1][0] not in ("style", "script"):
+            self.text += data
+
+
+def with_differences(results: Results, reward: tuple[float, float], toxicity: tuple[float, float]) -> Results:
+    """`results` with these intervals, their middles as means."""
+    changed = [
+        part.model_copy(update={"difference": Difference(mean=sum(ci95) / 2, ci95=ci95, p_value=0.5)})
+        for part, ci95 in ((results.reward, reward), (results.toxicity, toxicity))
+    ]
+    return results.model_copy(update={"reward": changed[0], "toxicity": changed[1]})
+
+
+def test_verdict_of_a_clear_result(results: Results) -> None:
+    found = verdict(with_differences(results, (0.3, 0.5), (-0.02, -0.01)))
+    assert found.tone == "good"
+    assert found.headline == "Better: higher reward and less toxicity"
+    assert found.sentence == (
+        "Over 12 test prompts that nothing was trained on, the mean reward of the answers rose by 0.400 (95 % interval "
+        "0.300 to 0.500); over 60 toxicity prompts, mean toxicity fell by 0.0150 (95 % interval 0.0100 to 0.0200)."
+    )
+
+
+def test_verdict_owns_up_to_an_interval_with_zero(results: Results) -> None:
+    found = verdict(with_differences(results, (-0.1, 0.3), (-0.004, 0.001)))
+    assert found.headline == "No clear difference"
+    assert found.sentence.count("includes zero") == 2
+    sentence = found.sentence.replace(MINUS, "-")
+    assert "mean toxicity changed by -0.0015, which cannot be told from no change" in sentence
+    assert "-0.0040 to +0.0010, includes zero" in sentence
+
+
+def test_verdict_says_when_things_got_worse(results: Results) -> None:
+    assert verdict(with_differences(results, (-0.3, -0.1), (0.01, 0.02))).tone == "bad"
+    assert verdict(with_differences(results, (0.1, 0.3), (0.01, 0.02))).headline == "Higher reward, but more toxicity"
+    assert {(reward, toxicity) for reward in (-1, 0, 1) for toxicity in (-1, 0, 1)} == set(HEADLINES)
+
+
+@pytest.mark.parametrize(("low", "high", "sign"), [(0.1, 0.2, 1), (-0.2, -0.1, -1), (-0.1, 0.1, 0), (0.0, 0.1, 0)])
+def test_a_difference_is_clear_only_without_zero(low: float, high: float, sign: int) -> None:
+    assert Difference(mean=0.0, ci95=(low, high), p_value=1.0).sign == sign
+
+
+def test_interval_bar_keeps_proportions() -> None:
+    """Line from -0.12 to 1.12 with the interval 0.5 to 1: (0.5 + 0.12) / 1.24 = 50 %."""
+    bar = interval_bar(Difference(mean=0.75, ci95=(0.5, 1.0), p_value=0.1))
+    assert bar.zero == pytest.approx(100 * 0.12 / 1.24, abs=0.01)
+    assert bar.low == pytest.approx(50.0, abs=0.01)
+    assert bar.high == pytest.approx(100 * 1.12 / 1.24, abs=0.01)
+    assert interval_bar(Difference(mean=0.0, ci95=(0.0, 0.0), p_value=1.0)).zero == 50.0
+
+
+def test_hostile_text_is_text(page: str) -> None:
+    elements = Elements(page)
+    assert HOSTILE.count("<script>") == 1
+    assert sum(tag == "script" for tag, _ in elements.tags) == 1
+    assert not [
+        tag for tag, _ in elements.tags if tag in ("img", "iframe", "object", "embed", "base", "audio", "video")
+    ]
+    assert not [name for _, attributes in elements.tags for name in attributes if name.startswith("on")]
+    assert "</div><script>document.title = 'taken'</script><img src=https://example.org/x" in elements.text
+    assert "{{ 7 * 7 }} ⟨U+202E⟩evil⟨U+0000⟩⟨U+001B⟩[31m" in elements.text
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", page)
+
+
+def test_the_page_names_no_other_place(page: str) -> None:
+    for tag, attributes in Elements(page).tags:
+        for name in ("src", "href", "xlink:href", "action", "data", "srcset"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:,")), (tag, attributes)
+    style = page[page.index("<style>") : page.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_only_our_script_may_run(page: str) -> None:
+    script = page[page.rindex("<script>") + len("<script>") : page.rindex("</script>")]
+    expected = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = next(str(attributes["content"]) for tag, attributes in Elements(page).tags if "http-equiv" in attributes)
+    assert "default-src 'none'" in policy
+    assert f"script-src 'sha256-{expected}'" in policy
+    assert "connect-src" not in policy
+
+
+def test_ids_are_unique_and_links_lead_somewhere(page: str) -> None:
+    elements = Elements(page)
+    assert len(elements.ids) == len(set(elements.ids))
+    links = [attributes.get("href") or attributes.get("xlink:href") for _, attributes in elements.tags]
+    assert {link[1:] for link in links if link and link.startswith("#")} <= set(elements.ids)
+    assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(elements.ids)
+
+
+def test_pictures_have_words_and_model_text_its_own_direction(page: str) -> None:
+    elements = Elements(page)
+    pictures = [attributes for tag, attributes in elements.tags if tag == "svg"]
+    assert len(pictures) == 8  # six plots and two intervals
+    assert all(attributes["aria-hidden"] == "true" for attributes in pictures)
+    assert page.count("<figcaption>") == 6
+    assert "<figcaption></figcaption>" not in page
+    texts = [attributes for _, attributes in elements.tags if attributes.get("class") == "text"]
+    assert len(texts) > 30
+    assert all(attributes["dir"] == "auto" for attributes in texts)
+
+
+def test_the_demonstration_is_called_one(page: str, artifact: Path, results: Results) -> None:
+    assert "Demonstration data." in page
+    evidence = Evidence.model_validate_json((artifact / "evidence.json").read_bytes())
+    assert "Demonstration data." not in render_report(results.model_copy(update={"demonstration": False}), evidence)
+
+
+def test_published_figures_and_ways_to_label_are_there(page: str) -> None:
+    text = Elements(page).text.replace(MINUS, "-")
+    for figure in ("-0.342", "-0.00987", "0.134", "0.129", "54 ties", "p = 0.054", "rlhf label"):
+        assert figure in text
+
+
+def test_what_people_said_is_shown_and_the_judge_is_called_one(results: Results, artifact: Path) -> None:
+    """The published counts: RLHF better 30, tie 54, SFT better 16, p = 0.054; the judge is not counted as a person."""
+    models = ["rlhf"] * 30 + ["tie"] * 54 + ["sft"] * 16
+    people = evaluate([prefers(n, model) for n, model in enumerate(models)], key(100), rewards(100), seed=0)
+    evidence = Evidence.model_validate_json((artifact / "evidence.json").read_bytes())
+    page = render_report(results.model_copy(update={"human_evaluation": people}), evidence)
+    text = " ".join(Elements(page).text.replace("\N{NO-BREAK SPACE}", " ").split())
+    assert "of 100 pairs, by 1 person; exact sign test p = 0.054" in text
+    cells = text.replace(" ", "")
+    assert "betteroverall" + 2 * "305416" + "65.2%50.8to77.3%0.054" in cells  # bar, counts, 30 of 46 by Wilson
+    assert "100 of 100 pairs compared by 1 person who did not know" in text
+    assert "Not a person: PPO was trained to please it" in text
+    assert "gives RLHF the higher reward in 89 pairs, the same in 1, a lower one in 10" in text
+    assert "rlhf label" not in text
+
+
+def test_toxic_text_is_hidden_and_nothing_else(page: str) -> None:
+    """Of the made-up answers one scores 0.83 (RLHF, prompt 0), and prompt 5 scores 0.9; both are there, but folded."""
+    section = page[page.index('<section id="answers">') :]
+    folded = re.findall(r'<details class="toxic"><summary>([^<]*)</summary>(.*?)</details>', section, flags=re.DOTALL)
+    assert [summary for summary, _ in folded] == ["Hidden answer, toxicity 0.83", "Hidden prompt, toxicity 0.90"]
+    assert "Gladly (ppo_responses)" in folded[0][1]
+    assert "forgot her birthday" in folded[1][1]
+    unfolded = re.sub(r'<details class="toxic">.*?</details>', "", section, flags=re.DOTALL)
+    assert unfolded.count("Gladly (ppo_responses)") == 10  # of 12: one is hidden, one is the hostile one
+
+
+def test_most_toxic_continuations_are_hidden_by_their_own_score(page: str, artifact: Path) -> None:
+    evidence = Evidence.model_validate_json((artifact / "evidence.json").read_bytes())
+    highest = [max(pair.sft_toxicity, pair.rlhf_toxicity) for pair in evidence.continuations]
+    assert len(highest) == 20
+    assert highest == sorted(highest, reverse=True)
+    section = page[page.index('<section id="toxicity">') : page.index('<section id="people">')]
+    scores = [score for pair in evidence.continuations for score in (pair.sft_toxicity, pair.rlhf_toxicity)]
+    assert section.count("Hidden continuation, toxicity") == sum(score >= 0.5 for score in scores) > 0
+    prompts = [pair.prompt_toxicity for pair in evidence.continuations if pair.prompt_toxicity is not None]
+    assert section.count("Hidden prompt, toxicity 0.70") == sum(score >= 0.5 for score in prompts)
+
+
+def test_signs_of_reward_hacking_stand_at_the_top(results: Results, artifact: Path, page: str) -> None:
+    assert "Signs of reward hacking" not in page
+    evidence = Evidence.model_validate_json((artifact / "evidence.json").read_bytes())
+    sign = HackingSign(figure="length", value=3.0, limit=1.5, text="Answers have 60.0 tokens <b>on average</b>.")
+    found = with_differences(results, (0.3, 0.5), (-0.02, -0.01)).model_copy(update={"warnings": [sign]})
+    assert verdict(found).tone == "mixed"
+    assert verdict(found).headline == "Higher reward and less toxicity, with signs of reward hacking"
+    text = Elements(render_report(found, evidence)).text
+    assert text.index("Signs of reward hacking.") < text.index("Reward of test answers")
+    assert "Answers have 60.0 tokens <b>on average</b>." in text
+    assert "1 of these signs stands at the top" in text
+
+
+def test_what_ppo_changed_is_shown(page: str) -> None:
+    text = "".join(Elements(page).text.split())
+    for row in (
+        "Tokensperanswer21.023.0+2.0+2.0to+2.0<0.001",
+        "Repeatedrunsof3tokens2.0%3.0%+1.0",
+        "KLtotheSFTmodel,natsperanswer04.55+4.55",
+        "itslossis0.500natsperpair",
+        "Allprompts60",
+        "Toxicprompts12",
+    ):
+        assert row in text
+
+
+def test_cost_is_shown_where_a_price_is_set(results: Results, artifact: Path, page: str) -> None:
+    assert "$" not in Elements(page).text
+    evidence = Evidence.model_validate_json((artifact / "evidence.json").read_bytes())
+    stages = [stage.model_copy(update={"dollars": 1.25}) for stage in results.stages]
+    stages[0] = stages[0].model_copy(update={"cached": True})
+    text = Elements(render_report(results.model_copy(update={"stages": stages}), evidence)).text
+    assert "Time and cost" in text
+    assert f"for ${1.25 * (len(stages) - 1):.2f};" in text
+
+
+def test_invisible_characters_are_named() -> None:
+    assert visible("a\tb\nc") == "a\tb\nc"
+    assert visible("\r\x7f\u200f\ud800") == "⟨U+000D⟩⟨U+007F⟩⟨U+200F⟩⟨U+D800⟩"
+    assert visible("שלום 👩\u200d🔬") == "שלום 👩\u200d🔬"
+
+
+def test_dialogues_are_split_into_turns() -> None:
+    prompt = "\n\nHuman: Hi\n\nAssistant: Hello\nyou\n\nHuman: Why?\n\nAssistant:"
+    assert split_turns(prompt) == [Turn("Human", "Hi"), Turn("Assistant", "Hello\nyou"), Turn("Human", "Why?")]
+    assert split_turns("No dialogue. Human: none") == [Turn("", "No dialogue. Human: none")]
+    assert split_turns("") == [Turn("", "")]
+    assert split_turns("\n\nAssistant:") == [Turn("Assistant", "")]
+
+
+def test_numbers_and_times_read_well() -> None:
+    assert number(-1234.5678, 2) == f"{MINUS}1,234.57"
+    assert signed(0.0312, 3) == "+0.031"
+    assert [dollars(value) for value in (0.0041, 12.3, 1234.4)] == ["$0.0041", "$12.30", "$1,234"]
+    assert [duration(seconds) for seconds in (0.44, 9.96, 59.4, 200, 3599.7, 18720)] == [
+        "0.4 s",
+        "10 s",
+        "59 s",
+        "3 min 20 s",
+        "1 h 0 min",
+        "5 h 12 min",
+    ]

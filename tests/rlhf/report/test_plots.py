@@ -1,0 +1,70 @@
+"""Plots: the same bytes for the same data, the page's colours, the numbers in words."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlhf.report.plots import Curve, plot_kl, plot_length, plot_reward, plot_toxicity, plot_toxicity_difference
+from rlhf.results.base import Difference
+from rlhf.results.schema import Plot
+
+VALIDATION = Curve([0, 10, 20], [-0.5, 0.25, 0.125])
+STEPS = Curve([1, 2, 3], [0.5, 1.5, 1.0])
+SFT, RLHF = [0.0, 0.2, 0.6, 0.9], [0.0, 0.1, 0.7, 0.2]
+
+
+def all_plots() -> list[Plot]:
+    return [
+        plot_reward(VALIDATION, STEPS, best_step=10),
+        plot_kl(STEPS, target=2.0),
+        plot_length(STEPS),
+        plot_toxicity(SFT, RLHF),
+        plot_toxicity_difference(SFT, RLHF, Difference(mean=-0.175, ci95=(-0.4, 0.05), p_value=0.3)),
+    ]
+
+
+def test_words_say_what_the_pictures_show() -> None:
+    reward, kl, length, toxicity, difference = (plot.text.replace("\N{MINUS SIGN}", "-") for plot in all_plots())
+    assert "-0.500 at step 0, best 0.250 at step 10, last 0.125 at step 20" in reward
+    assert kl == "From 0.50 at step 1 to 1.00 at step 3 nats per answer, at most 1.50; the target is 2."
+    assert length == "From 0.50 at step 1 to 1.00 at step 3 tokens per answer."
+    assert "50.0 % of SFT and 25.0 % of RLHF" in toxicity
+    assert "2 prompts less and 1 more toxically, 1 just as" in difference
+    assert "-0.1750, 95 % interval -0.4000 to +0.0500" in difference
+
+
+def test_pictures_are_small_and_take_colours_from_the_page() -> None:
+    for plot in all_plots():
+        assert len(plot.svg) < 60_000
+        colours = set(re.findall(r"#[0-9a-fA-F]{6}\b", plot.svg))
+        assert not colours, colours
+        assert "var(--ink)" in plot.svg or "var(--muted)" in plot.svg
+        assert not re.search(r"<style|<!DOCTYPE|metadata|font-family|DejaVu", plot.svg)
+
+
+def test_another_process_draws_the_same_bytes() -> None:
+    program = "from tests.rlhf.report.test_plots import all_plots; print(*[plot.svg for plot in all_plots()], sep='')"
+    root = Path(__file__).resolve().parents[2]
+    drawn = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=root).stdout
+    assert drawn.strip() == "".join(plot.svg for plot in all_plots()).strip()
+
+
+@pytest.mark.parametrize(
+    "plot",
+    [
+        lambda: plot_reward(Curve([0], [0.5]), Curve([], []), best_step=0),
+        lambda: plot_kl(Curve([1], [0.0]), target=None),
+        lambda: plot_length(Curve([1], [1.0])),
+        lambda: plot_toxicity([0.0, 0.0], [0.0, 0.0]),
+        lambda: plot_toxicity_difference([0.2], [0.2], Difference(mean=0.0, ci95=(0.0, 0.0), p_value=1.0)),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_the_least_data_can_be_drawn(plot: object) -> None:
+    assert callable(plot)
+    assert plot().svg.startswith("<svg")

@@ -1,0 +1,334 @@
+"""Importing labels: everything wrong is named, nothing changes then, and what is good completes the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from rlhf.errors import InputError
+from rlhf.labeling.finished_run import FinishedRun, IncompleteError, find_run, import_labels, open_run, refresh
+from rlhf.labeling.ground_truth_reader import read_output
+from rlhf.labeling.manifest import read_items, read_key
+from rlhf.labeling.session import Labels
+from rlhf.results.schema import Results
+from rlhf.storage.artifacts import STAT_CACHE
+from tests.support.finished_run import finished_run, judgement, write_output
+
+ITEMS = 4
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    return finished_run(tmp_path_factory.mktemp("finished"), prompts=ITEMS)
+
+
+@pytest.fixture
+def run(made: FinishedRun) -> Iterator[FinishedRun]:
+    """The finished run as it was before anything was imported."""
+    before = {path: path.read_bytes() for path in made.folder.iterdir() if path.is_file()}
+    yield made
+    for path in made.folder.iterdir():
+        if path not in before and path.is_file():
+            path.unlink()
+    for path, content in before.items():
+        path.write_bytes(content)
+
+
+@pytest.fixture
+def manifest(run: FinishedRun, tmp_path: Path) -> Path:
+    """Two annotators for each item: the first prefers RLHF, the second SFT in the first item only."""
+    key = read_key(run.pairs)
+    answers = []
+    for number, item in enumerate(read_items(run.pairs)):
+        rlhf, sft = ("a", "b") if key[item.item].a == "rlhf" else ("b", "a")
+        answers += [judgement(item.item, "w-1", rlhf), judgement(item.item, "w-2", sft if number == 0 else rlhf)]
+    return write_output(run, tmp_path / "output", answers)
+
+
+def lines_of(manifest: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in manifest.read_text().splitlines()]
+
+
+def write_lines(manifest: Path, lines: list[dict[str, Any]]) -> None:
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def state(run: FinishedRun) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in run.folder.iterdir() if path.is_file()}
+
+
+def times(root: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file() and path.name != STAT_CACHE}
+
+
+def published(run: FinishedRun) -> Results:
+    return Results.model_validate_json((run.folder / "results.json").read_bytes())
+
+
+def test_a_whole_import_completes_the_report(run: FinishedRun, manifest: Path) -> None:
+    before = published(run)
+    artifacts = times(run.store.root)
+    imported = import_labels(run, str(manifest), partial=False)
+    after = published(run)
+    people = after.human_evaluation
+    assert people == imported.evaluation
+    assert (people.status, people.labelled) == ("complete", ITEMS)
+    counts = people.questions[-1].answers
+    assert (counts.better, counts.tie, counts.worse) == (7, 0, 1)
+    assert people.questions[-1].items.model_dump() == {"better": 3, "tie": 1, "worse": 0}
+    assert after.model_copy(update={"human_evaluation": before.human_evaluation}) == before
+    assert "Run <code>rlhf label</code>" not in (run.folder / "report.html").read_text()
+    assert times(run.store.root) == artifacts
+
+
+def test_labels_stay_when_the_report_is_written_again(run: FinishedRun, manifest: Path) -> None:
+    import_labels(run, str(manifest), partial=False)
+    (run.folder / "results.json").write_text("{}")
+    refresh(run)
+    assert published(run).human_evaluation.status == "complete"
+    labels = json.loads((run.folder / "human_evaluation.json").read_text())
+    (run.folder / "human_evaluation.json").write_text(json.dumps({**labels, "comparison": "of other pairs"}))
+    refresh(run)
+    assert published(run).human_evaluation.status == "pending"
+
+
+def test_importing_again_changes_no_byte(run: FinishedRun, manifest: Path) -> None:
+    import_labels(run, str(manifest.parents[2]), partial=False)
+    before = state(run)
+    import_labels(find_run(str(run.folder.parent), "fake"), str(manifest), partial=False)
+    after = state(run)
+    assert after["results.json"] == before["results.json"]
+    assert after["report.html"] == before["report.html"]
+
+
+def damaged(manifest: Path, how: str) -> tuple[str, int]:
+    """Damage the manifest or a response; returns what the message must say and how many items are still good."""
+    first, second, *rest = lines_of(manifest)
+    name, content = second["item"], manifest.read_bytes()
+    plain = {key: value for key, value in second.items() if "preference" not in key}
+    lines = {
+        "missing": ([first, *rest], f"item {name}: no answer", 3),
+        "not labelled": ([first, plain, *rest], f"item {name}: no answer", 3),
+        "doubled": ([first, second, *rest, second], f"line 5: item {name} is there 2 times", 3),
+        "unknown": ([first, second, *rest, {**second, "item": "feedface"}], 'line 5: unknown item {"item": "feed', 4),
+        "tampered": (
+            [first, {**second, "answer_a": second["answer_b"]}, *rest],
+            f"line 2: item {name} was tampered with: answer_a differ",
+            3,
+        ),
+    }
+    if how in lines:
+        write_lines(manifest, lines[how][0])
+        return lines[how][1:]
+    broken = {"no json": b"{half\n", "no utf-8": b'{"item": "\xff"}\n'}
+    if how in broken:
+        manifest.write_bytes(content + broken[how])
+        return "line 5: no JSON in UTF-8", 4
+    return damaged_response(manifest, second, how), 3
+
+
+def damaged_response(manifest: Path, line: dict[str, Any], how: str) -> str:
+    """Damage the response behind a line; returns what the message must say."""
+    reference = manifest.parents[2] / line["preference-metadata"]["worker-response-ref"]
+    answers = json.loads(reference.read_text())
+    if how == "no response":
+        reference.unlink()
+        return f"item {line['item']}: {line['preference-metadata']['worker-response-ref']}: No such file"
+    if how == "unknown choice":
+        answers["answers"][0]["answerContent"]["overall"] = "c"
+        message = 'overall is "c", not one of a, tie, b'
+    elif how == "half an answer":
+        del answers["answers"][0]["answerContent"]["harmlessness"]
+        message = "harmlessness is null, not one of a, tie, b"
+    elif how == "no worker":
+        del answers["answers"][0]["workerId"]
+        message = "missing 'workerId'"
+    else:
+        answers["answers"].append(answers["answers"][0])
+        message = "2 answers of one worker"
+    reference.write_text(json.dumps(answers))
+    return message
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "missing",
+        "not labelled",
+        "doubled",
+        "unknown",
+        "tampered",
+        "no json",
+        "no utf-8",
+        "no response",
+        "unknown choice",
+        "half an answer",
+        "no worker",
+        "same worker",
+    ],
+)
+def test_damage_is_named_and_changes_nothing(run: FinishedRun, manifest: Path, how: str) -> None:
+    message, good = damaged(manifest, how)
+    before = state(run)
+    with pytest.raises(InputError, match="nothing was imported; --partial takes what is good") as caught:
+        import_labels(run, str(manifest), partial=False)
+    assert message in str(caught.value)
+    assert state(run) == before
+    imported = import_labels(run, str(manifest), partial=True)
+    assert imported.evaluation.labelled == good
+    assert len(imported.missing) == ITEMS - good
+    assert imported.evaluation.status == ("complete" if good == ITEMS else "partial")
+
+
+def test_all_damage_is_named_at_once(run: FinishedRun, manifest: Path) -> None:
+    message, _ = damaged(manifest, "unknown choice")
+    first, *rest = lines_of(manifest)
+    write_lines(manifest, [*rest, {**first, "item": "feedface"}])
+    with pytest.raises(InputError) as caught:
+        import_labels(run, str(manifest), partial=False)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 5
+    assert message in str(caught.value)
+    assert "line 4: unknown item" in str(caught.value)
+    assert f"  item {first['item']}: no answer" in lines
+    assert f"  item {rest[0]['item']}: no answer" in lines
+
+
+def test_nothing_good_is_an_error_with_partial_too(run: FinishedRun, manifest: Path) -> None:
+    write_lines(manifest, [item.model_dump() for item in read_items(run.pairs)])
+    with pytest.raises(IncompleteError, match="nothing can be imported"):
+        import_labels(run, str(manifest), partial=True)
+
+
+@pytest.mark.parametrize("reference", ["../../../../etc/passwd", "/etc/passwd", "s3://b/annotations/../../../x"])
+def test_references_stay_inside(run: FinishedRun, manifest: Path, reference: str) -> None:
+    lines = lines_of(manifest)
+    lines[0]["preference-metadata"]["worker-response-ref"] = reference
+    write_lines(manifest, lines)
+    with pytest.raises(InputError, match="lies outside of"):
+        import_labels(run, str(manifest), partial=False)
+
+
+def test_the_key_itself_must_be_whole(run: FinishedRun) -> None:
+    key = run.pairs / "key.jsonl"
+    content = key.read_text()
+    key.write_text(content.replace('"a": "sft", "b": "rlhf"', '"a": "rlhf", "b": "sft"'))
+    try:
+        with (
+            pytest.raises(InputError, match="sha256 differs from the manifest"),
+            open_run(str(run.folder.parent), None),
+        ):
+            pass
+    finally:
+        key.write_text(content)
+
+
+def as_ground_truth(run: FinishedRun, root: str, folder: Path, spelling: str) -> Path:
+    """What a labeling job leaves: radio buttons, a timestamped file, references into the bucket."""
+    folder = folder / "manifests" / "output"
+    folder.mkdir(parents=True)
+    responses = folder.parents[1] / "annotations" / "worker-response" / "iteration-1"
+    lines = []
+    for number, item in enumerate(read_items(run.pairs)):
+        content = {
+            "helpfulness": {"a": True, "b": False, "tie": False},
+            "harmlessness": {"label": "tie"},
+            "overall": {"a": number == 0, "b": False, "tie": number > 0},
+            "comment": "",
+        }
+        answer = {
+            "acceptanceTime": "2026-01-02T03:04:05.678Z",
+            "submissionTime": "2026-01-02T03:04:25.678Z",
+            "timeSpentInSeconds": 20,
+            "answerContent": content,
+            "workerId": "private.eu-west-1.abc",
+            "workerMetadata": {"identityData": {"sub": "jane@example.org"}},
+        }
+        (responses / str(number)).mkdir(parents=True)
+        (responses / str(number) / "2026-01-02_03-04-25.json").write_text(json.dumps({"answers": [answer]}))
+        metadata = {
+            "type": "groundtruth/custom",
+            "job-name": "labeling-job/x",
+            "worker-response-ref": f"{root}/annotations/worker-response/iteration-1/{number}/2026-01-02_03-04-25.json",
+        }
+        spelled = {name.replace("-", spelling): value for name, value in metadata.items()}
+        lines.append({**item.model_dump(), "preference": {}, "preference-metadata": spelled})
+    write_lines(folder / "output.manifest", lines)
+    return folder / "output.manifest"
+
+
+@pytest.mark.parametrize("spelling", ["-", "_"])
+def test_a_labeling_job_is_read_in_both_spellings(run: FinishedRun, tmp_path: Path, spelling: str) -> None:
+    copied = as_ground_truth(run, "s3://bucket/prefix/job", tmp_path / "copied", spelling)
+    found = read_output(str(copied.parents[2]), read_items(run.pairs), run.comparison)
+    assert (found.problems, found.missing) == ([], [])
+    first = found.judgements[0]
+    assert first.choices.model_dump() == {"helpfulness": "a", "harmlessness": "tie", "overall": "a"}
+    assert (first.left, first.seconds) == ("a", 20.0)
+    assert found.judgements[1].choices.overall == "tie"
+    import_labels(run, str(copied), partial=False)
+    for name in ("human_evaluation.json", "results.json", "report.html"):
+        content = (run.folder / name).read_text()
+        assert "jane@example.org" not in content
+        assert "private.eu-west-1" not in content
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """AWS, as moto plays it."""
+    for name, value in (("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "x"), ("DEFAULT_REGION", "us-east-1")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    with mock_aws():
+        yield
+
+
+@pytest.mark.usefixtures("aws")
+def test_labels_come_from_s3(run: FinishedRun, tmp_path: Path) -> None:
+    storage = boto3.client("s3")
+    storage.create_bucket(Bucket="labels")
+    manifest = as_ground_truth(run, "s3://labels/team/job", tmp_path / "job", "-")
+    root = manifest.parents[2]
+    for path in root.rglob("*"):
+        if path.is_file():
+            storage.put_object(Bucket="labels", Key=f"team/job/{path.relative_to(root)}", Body=path.read_bytes())
+    imported = import_labels(run, "s3://labels/team/job", partial=False)
+    assert imported.evaluation.labelled == ITEMS
+    with pytest.raises(InputError, match=r"s3://labels/elsewhere/manifests/output/output.manifest: .*NoSuchKey"):
+        import_labels(run, "s3://labels/elsewhere", partial=False)
+    lines = lines_of(manifest)
+    lines[0]["preference-metadata"]["worker-response-ref"] = "s3://other/annotations/x.json"
+    body = "".join(json.dumps(line) + "\n" for line in lines)
+    storage.put_object(Bucket="labels", Key="team/job/manifests/output/output.manifest", Body=body)
+    with pytest.raises(InputError, match=r"s3://other/annotations/x\.json lies outside of s3://labels/"):
+        import_labels(run, "s3://labels/team/job/manifests/output/output.manifest", partial=False)
+
+
+def test_without_a_source_the_page_s_answers_are_made_whole_and_imported(run: FinishedRun) -> None:
+    with pytest.raises(InputError, match="nobody has labelled yet; `rlhf label --run fake` opens the page"):
+        import_labels(run, None, partial=False)
+    labels = Labels(run.pairs, run.labels)
+    journal = labels.journal("Ada")
+    for item in labels.items:
+        labels.answer("Ada", item, 1, judgement(item).choices, seconds=2.0, comment="")
+    labels.close()
+    assert len(journal.latest()) == ITEMS
+    lines = (run.labels / "output/manifests/output/output.manifest").read_text().splitlines(keepends=True)
+    (run.labels / "output/manifests/output/output.manifest").write_text(lines[0])  # killed in between
+    assert import_labels(run, None, partial=False).evaluation.labelled == ITEMS
+
+
+def test_runs_are_found_and_missed_by_name(run: FinishedRun, tmp_path: Path) -> None:
+    workspace = str(run.folder.parent)
+    assert find_run(workspace, "fake").comparison == run.comparison
+    with pytest.raises(InputError, match="no finished run other; there are fake"):
+        find_run(workspace, "other")
+    with pytest.raises(InputError, match="holds no finished run"):
+        find_run(str(tmp_path), None)
+    with pytest.raises(InputError, match="no finished run"):
+        find_run(workspace, "../artifacts")

@@ -1,0 +1,259 @@
+"""The stage: what fits, what every file holds, and that the counts add up."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from rlhf.config import DEMONSTRATION, DataConfig, DataStage
+from rlhf.errors import InputError
+from rlhf.models.tokenization import encode_answer, encode_prompt
+from rlhf.runtime.stage import read_jsonl
+from rlhf.stages.prepare_data import count_answer_tokens, count_prompt_tokens, prepare_data
+from tests.support.data_files import dialogue, hh_row, shared, write_rows
+from tests.support.tiny_models import tiny_tokenizer
+
+END = "<|endoftext|>"
+FILES = (
+    "demonstrations",
+    "validation_demonstrations",
+    "preferences",
+    "validation_preferences",
+    "ppo_prompts",
+    "validation_prompts",
+    "test_prompts",
+)
+
+
+def byte_tokenizer() -> PreTrainedTokenizerBase:
+    """One token for every byte, so that lengths can be counted by hand."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bpe = Tokenizer(models.BPE({symbol: n for n, symbol in enumerate([END, *alphabet])}, merges=[]))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bpe.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=END)
+
+
+def merging_tokenizer() -> PreTrainedTokenizerBase:
+    """Like Llama's, with a BOS and spaces that are part of words, and merges of `:` with the space behind it."""
+    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    bpe = Tokenizer(models.BPE(unk_token=special["unk_token"]))
+    bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    trainer = trainers.BpeTrainer(vocab_size=90, special_tokens=list(special.values()), show_progress=False)
+    bpe.train_from_iterator(["Human: why is it: so Assistant: yes it: is"] * 5, trainer)
+    bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, **special)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact of prepare_model with the tokenizer alone."""
+    folder = tmp_path_factory.mktemp("model")
+    byte_tokenizer().save_pretrained(folder / "model")
+    return folder
+
+
+def run(model: Path, source: Path, output: Path, seed: int = 0, **data: object) -> dict[str, float]:
+    output.mkdir(parents=True, exist_ok=True)
+    limits: dict[str, object] = {"test_prompts": 2, "validation_prompts": 2, "source": str(source)}
+    config = DataStage(seed=seed, data=DataConfig.model_validate(limits | data))
+    return prepare_data(config, {"model": model, "source": source}, output)
+
+
+def counts(output: Path) -> dict[str, int]:
+    left_out = json.loads((output / "left_out.json").read_text())["left_out"]
+    assert isinstance(left_out, dict)
+    return left_out
+
+
+def different_questions(count: int) -> list[dict[str, object]]:
+    return [hh_row(f"{n} {n * 7919} {n * 104729}") for n in range(count)]
+
+
+texts = st.text(st.sampled_from("Human: why so\n.é<s></s>yi"), max_size=40)
+
+
+@pytest.mark.parametrize("tokenizer_of", [byte_tokenizer, merging_tokenizer, tiny_tokenizer])
+@given(given_texts=st.lists(texts, max_size=5))
+@settings(max_examples=60, deadline=None)
+def test_tokens_are_counted_as_they_are_encoded(
+    tokenizer_of: Callable[[], PreTrainedTokenizerBase], given_texts: list[str]
+) -> None:
+    tokenizer = tokenizer_of()
+    prompts = [f"\n\nHuman:{text}\n\nAssistant:" for text in given_texts]
+    answers = [f" {text}" for text in given_texts]
+    assert count_prompt_tokens(tokenizer, prompts) == [len(encode_prompt(tokenizer, prompt)) for prompt in prompts]
+    assert count_answer_tokens(tokenizer, answers) == [len(encode_answer(tokenizer, answer)) for answer in answers]
+
+
+def test_the_seam_merges_in_the_tokenizer_that_is_to_merge_it() -> None:
+    tokenizer = merging_tokenizer()
+    assert "".join(tokenizer.convert_ids_to_tokens(tokenizer(": so").input_ids)).startswith("<s>▁:▁")
+    assert len(tokenizer(": so", add_special_tokens=False).input_ids) < 5
+    assert len(encode_prompt(tokenizer, "why")) == len(tokenizer("why", add_special_tokens=False).input_ids) + 1
+
+
+def test_lengths_are_tokens_of_the_base_model_up_to_the_limit(model: Path, tmp_path: Path) -> None:
+    # dialogue("", "") has 21 bytes with the space behind "Human:"; an answer has its space and its end of text.
+    rows = different_questions(5)
+    rows += [hh_row("p" * 39), hh_row("q" * 40)]
+    rows += [hh_row("fits", " " + "a" * 18), hh_row("too long", " " + "b" * 19), hh_row("two", " c", " " + "d" * 19)]
+    assert len(dialogue("p" * 39, "").encode()) == 60
+    run(model, write_rows(tmp_path / "a.jsonl", rows), tmp_path, max_prompt_tokens=60, max_answer_tokens=20)
+    assert counts(tmp_path) == {"prompt too long": 1, "answer too long": 2}
+
+
+def test_every_file_holds_what_it_is_for(model: Path, tmp_path: Path) -> None:
+    rows = different_questions(9)
+    question = "what is said twice"
+    rows += [hh_row(question, " Yes.", " No."), hh_row(question, " Yes.", " Nay."), hh_row(question, " Aye.", " No.")]
+    for seed in range(20):  # some seed leaves this question to training
+        run(model, write_rows(tmp_path / "a.jsonl", rows), tmp_path / "out", seed=seed)
+        files = {name: read_jsonl(tmp_path / "out" / f"{name}.jsonl") for name in FILES}
+        prompt = dialogue(question, "")
+        if any(row["prompt"] == prompt for row in files["preferences"]):
+            break
+    assert {name: len(rows) for name, rows in files.items()} == {
+        "demonstrations": 7,
+        "validation_demonstrations": 2,
+        "preferences": 8,
+        "validation_preferences": 2,
+        "ppo_prompts": 6,
+        "validation_prompts": 2,
+        "test_prompts": 2,
+    }
+    own = {name: [row for row in rows if row["prompt"] == prompt] for name, rows in files.items()}
+    assert {(row["chosen"], row["rejected"]) for row in own["preferences"]} == {
+        (" Yes.", " No."),
+        (" Yes.", " Nay."),
+        (" Aye.", " No."),
+    }
+    assert {row["answer"] for row in own["demonstrations"]} == {" Yes.", " Aye."}
+    [only] = own["ppo_prompts"]
+    assert only["chosen"] == own["preferences"][0]["chosen"]
+    assert set(only) == {"id", "prompt", "chosen"}
+    assert set(own["preferences"][0]) == {"id", "prompt", "chosen", "rejected"}
+    assert set(own["demonstrations"][0]) == {"id", "prompt", "answer"}
+    for rows in files.values():
+        assert len({row["id"] for row in rows}) == len(rows)
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 4, 2000])
+def test_every_reason_is_counted_and_named_to_the_user(
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    rows_at_once: int,
+) -> None:
+    monkeypatch.setattr("rlhf.stages.prepare_data.ROWS_AT_ONCE", rows_at_once)
+    rows = different_questions(8)
+    rows += [rows[0], rows[0], hh_row("e", " Yes.", " Yes."), hh_row("f", " "), {"chosen": "x", "rejected": "y"}]
+    rows += [{"chosen": dialogue("g", " Yes."), "rejected": dialogue("h", " No.")}, {"chosen": 1, "rejected": 2}]
+    source = write_rows(tmp_path / "a.jsonl", rows)
+    figures = run(model, source, tmp_path, on_bad_row="skip", max_pairs=3)
+    expected = {
+        "beyond max_pairs": 1,
+        "differing context": 1,
+        "duplicate": 2,
+        "empty answer": 1,
+        "equal answers": 1,
+        "no dialogue": 1,
+        "unreadable line": 1,
+    }
+    assert counts(tmp_path) == expected
+    assert figures["rows_read"] == 15
+    assert figures["rows_left_out"] == 8
+    out = capsys.readouterr().out
+    assert "read 15 rows; 3 pairs to train on" in out
+    assert "duplicate 2" in out
+
+
+any_row = st.one_of(
+    st.builds(
+        hh_row,
+        st.lists(st.sampled_from(["rice", "eggs", "sky", "why", "1", "23"]), max_size=5).map(" ".join),
+        st.sampled_from([" Yes.", " No.", " ", " Never, not in all my life."]),
+        st.sampled_from([" No.", " Nay.", ""]),
+    ),
+    st.sampled_from([{"chosen": None, "rejected": ""}, {"chosen": "a", "rejected": "b"}, {"x": 1}]),
+)
+
+
+@given(rows=st.lists(any_row, min_size=10, max_size=50), max_pairs=st.sampled_from([None, 1, 5]))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_row_is_in_one_place(
+    model: Path, tmp_path: Path, rows: list[dict[str, object]], max_pairs: int | None
+) -> None:
+    source = write_rows(tmp_path / "a.jsonl", [hh_row("the first row tells the layout"), *rows])
+    try:
+        run(
+            model,
+            source,
+            tmp_path,
+            max_prompt_tokens=40,
+            max_answer_tokens=20,
+            max_pairs=max_pairs,
+            on_bad_row="skip",
+            test_prompts=1,
+        )
+    except InputError:
+        return
+    summary = json.loads((tmp_path / "left_out.json").read_text())
+    kept = summary["kept"]
+    assert kept == {f"{name}.jsonl": len(read_jsonl(tmp_path / f"{name}.jsonl")) for name in FILES}
+    in_splits = kept["preferences.jsonl"] + kept["validation_preferences.jsonl"] + kept["test_prompts.jsonl"]
+    assert summary["read"] == len(rows) + 1 == in_splits + sum(summary["left_out"].values())
+
+
+def test_shuffled_rows_in_other_files_give_the_same_bytes(model: Path, tmp_path: Path) -> None:
+    rows = different_questions(30)
+    rows += [hh_row(f"what is said {word}", " Yes.", f" {n}") for word in ("twice", "often") for n in range(3)]
+    write_rows(tmp_path / "one" / "a.jsonl", rows)
+    random.Random(0).shuffle(rows)
+    write_rows(tmp_path / "two" / "a.jsonl.gz", rows[:20])
+    write_rows(tmp_path / "two" / "b.parquet", rows[20:])
+    for name in ("one", "two"):
+        run(model, tmp_path / name, tmp_path / f"out-{name}")
+    for path in sorted((tmp_path / "out-one").iterdir()):
+        assert path.read_bytes() == (tmp_path / "out-two" / path.name).read_bytes(), path.name
+
+
+def test_nothing_left_says_what_was_left_out_and_what_to_change(model: Path, tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "a.jsonl", [*different_questions(6), hh_row("z" * 80)])
+    with pytest.raises(
+        InputError, match=r"lower data\.test_prompts.*Of 7 rows read, left out before: prompt too long 1"
+    ):
+        run(model, source, tmp_path, test_prompts=10, max_prompt_tokens=50)
+
+
+def test_the_demonstration_needs_no_source(model: Path, tmp_path: Path) -> None:
+    data = DataConfig(source=DEMONSTRATION, demonstration_pairs=300, test_prompts=20, validation_prompts=20)
+    prepare_data(DataStage(seed=1, data=data), {"model": model}, tmp_path)
+    kept = json.loads((tmp_path / "left_out.json").read_text())["kept"]
+    assert kept["test_prompts.jsonl"] == kept["validation_prompts.jsonl"] == 20
+    assert kept["preferences.jsonl"] > 150
+
+
+@pytest.mark.slow
+def test_real_data_in_both_layouts(tmp_path: Path) -> None:
+    tiny_tokenizer().save_pretrained(tmp_path / "model" / "model")
+    source = shared("data", "hh-rlhf")
+    figures = run(tmp_path / "model", source, tmp_path / "hh", max_prompt_tokens=2000, max_answer_tokens=800)
+    assert figures["rows_read"] == 2354 + 2312
+    left_out = counts(tmp_path / "hh")
+    assert {name: left_out[name] for name in ("equal answers", "differing context", "empty answer")} == {
+        "equal answers": 2,
+        "differing context": 14,
+        "empty answer": 8,
+    }
+    figures = run(tmp_path / "model", shared("data", "hh-rlhf-rm-static-schema"), tmp_path / "parts")
+    assert figures["rows_read"] == 2339

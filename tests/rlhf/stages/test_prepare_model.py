@@ -1,0 +1,263 @@
+"""The base model ends in one layout whatever it comes from, and what is unfit for use is refused in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertLMHeadModel
+
+from rlhf import prepare_model
+from rlhf.config import ModelConfig, ModelStage
+from rlhf.errors import InputError
+from rlhf.stages.prepare_model import body, download_model, read_model
+from tests.support.tiny_models import tiny_model
+
+SHARED = Path(os.environ.get("RLHF_SHARED", Path(__file__).resolve().parents[1] / ".." / "shared"))
+TEXT = "\n\nHuman: Why is the sky blue?\n\nAssistant: Air, mostly."
+
+
+def stage(**settings: object) -> ModelStage:
+    return ModelStage(seed=0, model=ModelConfig.model_validate(settings))
+
+
+def as_pickle(folder: Path) -> Path:
+    """Replace the safetensors in `folder` by a pytorch_model.bin, which is returned."""
+    pickled = folder / "pytorch_model.bin"
+    torch.save(load_file(folder / "model.safetensors"), pickled)
+    (folder / "model.safetensors").unlink()
+    return pickled
+
+
+def cut_file(path: Path) -> None:
+    os.truncate(path, 5000)
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def edit_tensors(folder: Path, edit: Callable[[dict[str, torch.Tensor]], object]) -> Path:
+    tensors = load_file(folder / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def assert_same_model(source: Path, made: Path) -> None:
+    """Both folders hold models with the same float32 logits and tokenizers with the same ids."""
+    ids = [AutoTokenizer.from_pretrained(folder)(TEXT, return_tensors="pt").input_ids for folder in (source, made)]
+    assert torch.equal(*ids)
+    logits = [AutoModelForCausalLM.from_pretrained(folder, dtype="float32")(ids[0]).logits for folder in (source, made)]
+    assert torch.equal(*logits)
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_a_folder_is_brought_into_our_layout(tmp_path: Path, *, pickled: bool) -> None:
+    source, output = tiny_model(tmp_path / "source"), tmp_path / "output"
+    edit_json(source / "generation_config.json", do_sample=False, temperature=0.3)
+    if pickled:
+        as_pickle(source)
+    output.mkdir()
+
+    figures = body(stage(path=str(source)), {"source": source}, output)
+
+    made = output / "model"
+    assert {path.name for path in made.iterdir()} == {
+        "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+    }  # fmt: skip
+    assert_same_model(source, made)
+    assert figures == {"parameters": sum(tensor.numel() for tensor in load_file(made / "model.safetensors").values())}
+    generation = json.loads((made / "generation_config.json").read_text())
+    assert generation.keys() == {"bos_token_id", "eos_token_id", "pad_token_id", "transformers_version"}
+
+
+def test_weights_are_stored_in_the_asked_format(tmp_path: Path) -> None:
+    source, output = tiny_model(tmp_path / "source"), tmp_path / "output"
+    output.mkdir()
+    body(stage(path=str(source), dtype="bfloat16"), {"source": source}, output)
+    tensors = load_file(output / "model" / "model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+    assert json.loads((output / "model" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_shards_are_read(tmp_path: Path) -> None:
+    whole, sharded = tiny_model(tmp_path / "whole"), tiny_model(tmp_path / "sharded")
+    (sharded / "model.safetensors").unlink()
+    AutoModelForCausalLM.from_pretrained(whole).save_pretrained(sharded, max_shard_size="50KB")
+    assert (sharded / "model.safetensors.index.json").is_file()
+    model, _ = read_model(sharded, "float32")
+    assert torch.equal(model.state_dict()["lm_head.weight"], load_file(whole / "model.safetensors")["lm_head.weight"])
+
+    next(sharded.glob("model-00002-*.safetensors")).unlink()
+    with pytest.raises(InputError, match=r"1 of \d+ shards are missing \(model-00002-.*\); copy them"):
+        read_model(sharded, "float32")
+
+
+def test_safetensors_are_read_where_there_is_a_pickle_too(tmp_path: Path) -> None:
+    source = tiny_model(tmp_path)
+    (source / "pytorch_model.bin").write_bytes(b"not read")
+    read_model(source, "float32")
+
+
+class Malice:
+    """What a hostile pickle holds: code that runs as it is read."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.trace,))
+
+
+def test_a_pickle_with_code_is_refused_and_its_code_not_run(tmp_path: Path) -> None:
+    source, trace = tiny_model(tmp_path / "source"), tmp_path / "trace"
+    (source / "model.safetensors").unlink()
+    torch.save({"weight": torch.zeros(1), "malice": Malice(trace)}, source / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"pytorch_model\.bin is damaged.*or holds more than tensors"):
+        read_model(source, "float32")
+    assert not trace.exists()
+
+
+def write_bidirectional_model(folder: Path) -> None:
+    rows = json.loads((folder / "config.json").read_text())["vocab_size"]
+    config = BertConfig(
+        vocab_size=rows, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    BertLMHeadModel(config).save_pretrained(folder)
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no config": (
+        lambda folder: (folder / "config.json").unlink(),
+        r"config\.json: missing; give a folder as save_pretrained",
+    ),
+    "broken config": (
+        lambda folder: (folder / "config.json").write_text("{"),
+        r"config\.json: not JSON .*; copy the model's own",
+    ),
+    "architecture of its own": (
+        lambda folder: edit_json(folder / "config.json", model_type="mine", auto_map={"AutoConfig": "mine.Config"}),
+        r"model_type \(mine\) is not one that transformers .* code from a model folder is never run; use",
+    ),
+    "no weights": (
+        lambda folder: (folder / "model.safetensors").unlink(),
+        r"no weights \(model\.safetensors or pytorch_model\.bin",
+    ),
+    "cut weights": (
+        lambda folder: cut_file(folder / "model.safetensors"),
+        r"safetensors are damaged \(.*\); copy them again",
+    ),
+    "cut pickle": (
+        lambda folder: cut_file(as_pickle(folder)),
+        r"pytorch_model\.bin is damaged",
+    ),
+    "missing tensor": (
+        lambda folder: edit_tensors(folder, lambda tensors: tensors.pop("lm_head.weight")),
+        r"1 tensors of the model are not in its safetensors: lm_head\.weight",
+    ),
+    "missing tensor in a pickle": (
+        lambda folder: as_pickle(edit_tensors(folder, lambda tensors: tensors.pop("lm_head.bias"))),
+        r"tensors of the model are not in pytorch_model\.bin as config\.json says \(lm_head\.bias\)",
+    ),
+    "weights that are not finite": (
+        lambda folder: edit_tensors(folder, lambda tensors: tensors["lm_head.weight"].fill_(float("nan"))),
+        r"the model's output is not finite; the weights are damaged, copy them again",
+    ),
+    "no tokenizer": (
+        lambda folder: (folder / "tokenizer.json").unlink(),
+        r"no tokenizer \(tokenizer\.json, .* are all missing\); put the model's beside it",
+    ),
+    "no end of text": (
+        lambda folder: edit_json(folder / "tokenizer_config.json", eos_token=None),
+        r"the tokenizer has no EOS token",
+    ),
+    "another model's tokenizer": (
+        lambda folder: edit_tensors_and_rows(folder, rows=300),
+        r"the tokenizer's ids go up to 319, but the model has 300 embeddings; use the tokenizer",
+    ),
+    "a model that reads in both directions": (
+        write_bidirectional_model,
+        r"BertLMHeadModel sees tokens to come; use a model that was trained to write text",
+    ),
+}
+
+
+def edit_tensors_and_rows(folder: Path, rows: int) -> None:
+    def cut(tensors: dict[str, torch.Tensor]) -> None:
+        for name in ("transformer.wte.weight", "lm_head.weight", "lm_head.bias"):
+            tensors[name] = tensors[name][:rows].clone()
+
+    edit_tensors(folder, cut)
+    edit_json(folder / "config.json", vocab_size=rows)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_an_unfit_folder_is_refused_with_path_fault_and_remedy(tmp_path: Path, damage: str) -> None:
+    source = tiny_model(tmp_path)
+    inflict, message = DAMAGES[damage]
+    inflict(source)
+    with pytest.raises(InputError, match=message) as caught:
+        read_model(source, "float32")
+    assert str(source) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+class FakeHub:
+    """A repository; snapshot_download copies what the patterns let through."""
+
+    def __init__(self, cache: Path, files: list[str]) -> None:
+        self.cache, self.files, self.revisions = cache, files, set[str]()
+
+    def snapshot_download(
+        self, _repository: str, *, revision: str, allow_patterns: list[str], ignore_patterns: list[str]
+    ) -> str:
+        self.revisions.add(revision)
+        self.cache.mkdir(exist_ok=True)
+        for name in self.files:
+            path = Path(name)
+            allowed = any(path.match(pattern) for pattern in allow_patterns)
+            if allowed and not any(path.match(pattern) for pattern in ignore_patterns):
+                (self.cache / name).touch()
+        return str(self.cache)
+
+
+@pytest.mark.parametrize(
+    ("weights", "fetched"),
+    [
+        (["model.safetensors", "pytorch_model.bin"], {"model.safetensors"}),
+        (["pytorch_model.bin", "tf_model.h5", "flax_model.msgpack"], {"pytorch_model.bin"}),
+    ],
+)
+def test_the_hub_is_asked_for_safetensors_first_and_for_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: list[str], fetched: set[str]
+) -> None:
+    described = ["config.json", "tokenizer.json", "merges.txt"]
+    hub = FakeHub(tmp_path / "cache", [*described, *weights, "onnx/model.safetensors", "README.md", "modeling.py"])
+    monkeypatch.setattr(prepare_model, "snapshot_download", hub.snapshot_download)
+    folder = download_model("someone/model", "abc")
+    assert {path.name for path in folder.iterdir()} == {*described, *fetched}
+    assert hub.revisions == {"abc"}
+
+
+def test_an_unreachable_hub_is_the_users_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise httpx.ConnectError("no route")
+
+    monkeypatch.setattr(prepare_model, "snapshot_download", refuse)
+    with pytest.raises(InputError, match=r"someone/model at abc .*\(no route\); check .* or set model\.path"):
+        download_model("someone/model", "abc")
+
+
+@pytest.mark.skipif(not (SHARED / "models" / "TinyStories-656K").is_dir(), reason="no TinyStories-656K in RLHF_SHARED")
+def test_a_published_model_with_tied_embeddings_is_taken_whole(tmp_path: Path) -> None:
+    source = SHARED / "models" / "TinyStories-656K"
+    figures = body(stage(path=str(source)), {"source": source}, tmp_path)
+    assert figures == {"parameters": 656_000}
+    assert_same_model(source, tmp_path / "model")

@@ -1,0 +1,265 @@
+"""The scoring stage on a tiny model: paired draws, resuming, several processes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from rlhf import score_toxicity as stage
+from rlhf.config import ModelConfig, SamplingConfig, ToxicityConfig, ToxicityStage
+from rlhf.data.toxicity_prompts import read_toxicity_prompts
+from rlhf.errors import InputError
+from rlhf.evaluation.toxicity.continuations import append_rows, finished_rows, read_continuations
+from rlhf.evaluation.toxicity.metrics import toxicity_figures
+from rlhf.models.loading import load_causal_lm
+from rlhf.models.sampling import row_seed
+from rlhf.models.tokenization import load_tokenizer
+from rlhf.stages.score_toxicity import continue_texts, score_toxicity
+from rlhf.storage.artifacts import file_sha256, fingerprint_of, read_manifest
+from tests.support.detoxify_checkpoints import ORIGINAL, make_checkpoint
+from tests.support.stages import Stages
+from tests.support.tiny_inputs import write_request
+from tests.support.tiny_models import CONTEXT, tiny_model
+
+WORDS = ("rice", "eggs", "the sky", "a lock", "light and air", "why")
+
+
+class CountsLetters:
+    """Toxicity is the share of the letter e in a text: any change in the text shows."""
+
+    labels = ("toxicity",)
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def score(self, texts: list[str]) -> dict[str, list[float]]:
+        self.texts += texts
+        return {"toxicity": [text.count("e") / len(text) for text in texts]}
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("policy")
+    tiny_model(folder / "model")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    texts = [f"What about {first} and {second}" for first in WORDS for second in WORDS]
+    rows = [{"prompt": {"text": text, "toxicity": number / 100}} for number, text in enumerate(texts)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def classifier(monkeypatch: pytest.MonkeyPatch) -> CountsLetters:
+    fake = CountsLetters()
+    monkeypatch.setattr(stage, "load_classifier", lambda *_: fake)
+    return fake
+
+
+def settings(batch_size: int = 3, n_prompts: int = 30, continuations: int = 1) -> ToxicityStage:
+    return ToxicityStage(
+        seed=11,
+        model=ModelConfig(),
+        toxicity=ToxicityConfig(
+            prompts="a file",
+            n_prompts=n_prompts,
+            continuations=continuations,
+            classifier="profanity-check",
+            sampling=SamplingConfig(max_new_tokens=5),
+            batch_size=batch_size,
+        ),
+    )
+
+
+def run(config: ToxicityStage, policy: Path, prompts: Path, output: Path) -> dict[str, float]:
+    output.mkdir(exist_ok=True)
+    return score_toxicity(config, {"policy": policy, "source": prompts}, output)
+
+
+def test_rows_pair_prompts_with_their_own_seed_and_score(
+    policy: Path, prompts: Path, classifier: CountsLetters, tmp_path: Path
+) -> None:
+    figures = run(settings(), policy, prompts, tmp_path)
+    rows = read_continuations(tmp_path / "continuations.jsonl")
+    drawn = read_toxicity_prompts(settings().toxicity, 11, prompts)
+    assert [(row.id, row.prompt, row.prompt_toxicity) for row in rows] == [tuple(prompt) for prompt in drawn]
+    assert [row.seed for row in rows] == [row_seed(11, "toxicity", row.id) for row in rows]
+    for row in rows:
+        expected = row.continuation.count("e") / len(row.continuation) if row.continuation.strip() else 0.0
+        assert row.toxicity == pytest.approx(expected)
+    assert figures == {"toxicity": pytest.approx(sum(row.toxicity for row in rows) / 30), "n": 30}
+    assert not set(classifier.texts) & {row.prompt for row in rows}  # the continuation alone is scored
+
+
+@pytest.mark.usefixtures("classifier")
+@pytest.mark.parametrize("batch_size", [1, 7, 30])
+def test_rows_do_not_depend_on_the_batch_size(policy: Path, prompts: Path, tmp_path: Path, batch_size: int) -> None:
+    run(settings(), policy, prompts, tmp_path / "expected")
+    run(settings(batch_size), policy, prompts, tmp_path / "found")
+    expected, found = (tmp_path / name / "continuations.jsonl" for name in ("expected", "found"))
+    assert found.read_bytes() == expected.read_bytes()
+
+
+@pytest.mark.parametrize("tail", [b"", b'{"id": "1234', b"\0" * 300, b'{"id": "not the next prompt"}\n', b"{}\n"])
+def test_a_killed_run_goes_on_behind_the_last_whole_row(
+    policy: Path, prompts: Path, classifier: CountsLetters, tmp_path: Path, tail: bytes
+) -> None:
+    run(settings(), policy, prompts, tmp_path)
+    path = tmp_path / "continuations.jsonl"
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:13]) + tail)
+    classifier.texts.clear()
+    run(settings(), policy, prompts, tmp_path)
+    assert path.read_bytes() == whole
+    assert len(classifier.texts) <= 18  # twelve rows are of whole chunks
+
+
+@pytest.mark.usefixtures("classifier")
+def test_a_row_cut_anywhere_is_made_again(policy: Path, prompts: Path, tmp_path: Path) -> None:
+    run(settings(), policy, prompts, tmp_path)
+    path = tmp_path / "continuations.jsonl"
+    rows = read_continuations(path)
+    names = [(row.id, row.sample) for row in rows]
+    whole = path.read_bytes()
+    assert finished_rows(path, names, 1) == (30, len(whole))
+    two = sum(map(len, whole.splitlines(keepends=True)[:2]))
+    for cut in (1, 20, len(whole.splitlines(keepends=True)[2]) - 1):
+        path.write_bytes(whole[: two + cut])
+        assert finished_rows(path, names, 1) == (2, two)
+    append_rows(path, rows[2:4], behind=two)
+    assert finished_rows(path, names, 1)[0] == 4
+    assert finished_rows(path, names, 3)[0] == 3  # the fourth row is of a chunk that has no end
+    path.write_bytes(whole)
+    assert finished_rows(path, names, 7)[0] == 30  # the last chunk has two
+
+
+def test_every_prompt_has_its_continuations_each_with_its_own_seed(
+    policy: Path, prompts: Path, classifier: CountsLetters, tmp_path: Path
+) -> None:
+    """The first of three is the only one of one, to the last bit."""
+    run(settings(), policy, prompts, tmp_path / "one")
+    figures = run(settings(continuations=3), policy, prompts, tmp_path / "three")
+    one, three = (read_continuations(tmp_path / name / "continuations.jsonl") for name in ("one", "three"))
+    assert [(row.id, row.sample) for row in three] == [(row.id, sample) for row in one for sample in range(3)]
+    assert three[::3] == one
+    assert [row.seed for row in three[2::3]] == [row_seed(11, "toxicity", row.id, "2") for row in one]
+    assert len({row.seed for row in three}) == 90
+    assert sum(len({row.continuation for row in three[at : at + 3]}) for at in range(0, 90, 3)) > 85
+    assert figures == {"toxicity": pytest.approx(sum(row.toxicity for row in three) / 90), "n": 90}
+    assert len(classifier.texts) > 90
+
+
+def test_a_killed_run_with_several_continuations_goes_on_between_them(
+    policy: Path, prompts: Path, classifier: CountsLetters, tmp_path: Path
+) -> None:
+    run(settings(4, continuations=3), policy, prompts, tmp_path)
+    path = tmp_path / "continuations.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(b"".join(whole.splitlines(keepends=True)[:40]) + b'{"id"')  # prompt 13 has one of three
+    classifier.texts.clear()
+    run(settings(4, continuations=3), policy, prompts, tmp_path)
+    assert path.read_bytes() == whole
+    assert len(classifier.texts) <= 50
+
+
+@pytest.mark.usefixtures("classifier")
+def test_two_models_of_equal_weights_are_no_difference(policy: Path, prompts: Path, tmp_path: Path) -> None:
+    run(settings(continuations=2), policy, prompts, tmp_path / "sft")
+    run(settings(continuations=2), policy, prompts, tmp_path / "rlhf")
+    sft, rlhf = (read_continuations(tmp_path / name / "continuations.jsonl") for name in ("sft", "rlhf"))
+    found = toxicity_figures(sft, rlhf, seed=0).labels[0].all
+    for comparison in (found.mean, found.expected_maximum, found.probability):
+        assert (comparison.difference, comparison.ci95, comparison.p_value) == (0.0, (0.0, 0.0), 1.0)
+
+
+def test_a_prompt_longer_than_the_context_keeps_its_end(policy: Path) -> None:
+    model, tokenizer = load_causal_lm(policy / "model", "float32"), load_tokenizer(policy / "model")
+    end = "x" * (CONTEXT - 5)  # a token each, and 5 are left for the continuation
+    assert len(tokenizer(end).input_ids) == CONTEXT - 5
+    config = settings().toxicity
+    long, short = continue_texts(model, tokenizer, ["y" * 500 + end, end], [3, 3], config)
+    assert long == short
+    assert long
+
+
+def test_a_score_that_is_no_probability_stops_the_run(
+    policy: Path, prompts: Path, classifier: CountsLetters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classifier, "score", lambda texts: {"toxicity": [float("nan")] * len(texts)})
+    with pytest.raises(InputError, match=r"toxicity of prompt [0-9a-f]{16}: toxicity is nan"):
+        run(settings(), policy, prompts, tmp_path)
+
+
+def test_a_checkpoint_is_whole_or_not_there() -> None:
+    whole: dict[str, object] = {
+        "checkpoint": "a.ckpt",
+        "checkpoint_sha256": "0" * 64,
+        "checkpoint_config": "folder",
+    }
+    assert ToxicityConfig.model_validate(whole).checkpoint == "a.ckpt"
+    for wrong in ({"checkpoint_config": None}, {"checkpoint_sha256": "123"}, {"classifier": "profanity-check"}):
+        with pytest.raises(ValidationError, match=r"go together|String should match"):
+            ToxicityConfig.model_validate(whole | wrong)
+
+
+def test_the_place_of_a_checkpoint_is_not_in_the_fingerprint_but_its_hash_is() -> None:
+    def fingerprint(place: str, sha256: str) -> str:
+        toxicity = ToxicityConfig(checkpoint=place, checkpoint_sha256=sha256, checkpoint_config=place)
+        config = settings().model_copy(update={"toxicity": toxicity})
+        return fingerprint_of("score_toxicity", config, {}, stage.__name__)
+
+    assert fingerprint("here", "0" * 64) == fingerprint("there", "0" * 64)
+    assert fingerprint("here", "0" * 64) != fingerprint("here", "1" * 64)
+
+
+@pytest.mark.slow
+def test_two_processes_write_what_one_writes(policy: Path, prompts: Path, tmp_path: Path, stages: Stages) -> None:
+    """The command itself, with Detoxify from a checkpoint, whose scores would show a batch made up otherwise."""
+    checkpoint = make_checkpoint(tmp_path / "encoder", "bert", ORIGINAL, len(ORIGINAL))
+    toxicity = settings(4, continuations=2).toxicity.model_copy(
+        update={
+            "classifier": "detoxify",
+            "checkpoint": str(checkpoint),
+            "checkpoint_sha256": file_sha256(checkpoint),
+            "checkpoint_config": str(checkpoint.parent),
+        }
+    )
+    inputs = {"policy": policy, "source": prompts, "checkpoint": checkpoint, "checkpoint_config": checkpoint.parent}
+    config = settings().model_copy(update={"toxicity": toxicity})
+    request = write_request(tmp_path / "request.json", "score_toxicity", config, inputs)
+    for name, processes in (("one", 1), ("two", 2)):
+        assert stages.run("rlhf.stages.score_toxicity", request, tmp_path / name, processes=processes)
+    one, two = (read_manifest(tmp_path / name) for name in ("one", "two"))
+    assert one is not None
+    assert two is not None
+    assert two.processes == 2
+    assert one.metrics["n"] == 60
+    assert two.metrics == one.metrics
+    assert two.files == one.files
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_goes_on(policy: Path, prompts: Path, tmp_path: Path, stages: Stages) -> None:
+    """The command itself, with the offline classifier and three continuations a prompt; finished by two processes."""
+    inputs = {"policy": policy, "source": prompts}
+    request = write_request(tmp_path / "request.json", "score_toxicity", settings(3, continuations=3), inputs)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert stages.run("rlhf.stages.score_toxicity", request, whole)
+    written = broken / "continuations.jsonl"
+    assert not stages.run(
+        "rlhf.stages.score_toxicity",
+        request,
+        broken,
+        kill_when=lambda: written.exists() and written.stat().st_size > 5000,
+    )
+    assert not (broken / "manifest.json").exists()
+    assert stages.run("rlhf.stages.score_toxicity", request, broken, processes=2)
+    assert written.read_bytes() == (whole / "continuations.jsonl").read_bytes()

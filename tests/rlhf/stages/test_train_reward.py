@@ -1,0 +1,133 @@
+"""The reward model: what a run learns and leaves, adopted models, and that a killed run ends like an unbroken one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from rlhf.config import ModelConfig, RewardConfig, RewardStage
+from rlhf.errors import InputError
+from rlhf.models.loading import new_reward_model, save_model
+from rlhf.models.reward_model import RewardModel
+from rlhf.models.tokenization import load_tokenizer
+from rlhf.runtime.stage import read_jsonl
+from rlhf.stages.train_reward import train_reward
+from tests.support.stages import Stages, assert_same_files, undisturbed_and_killed
+from tests.support.tiny_inputs import tiny_inputs, write_request
+
+SETTINGS = RewardConfig(
+    epochs=4, batch_size=8, device_batch_size=4, learning_rate=1e-2, warmup_steps=2, checkpoint_every=3
+)
+CONFIG = RewardStage(seed=1, model=ModelConfig(), reward=SETTINGS)
+
+
+class Trained(NamedTuple):
+    """A run of the stage."""
+
+    inputs: dict[str, Path]
+    output: Path
+    figures: dict[str, float]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("trained")
+    inputs = tiny_inputs(folder)
+    return Trained(inputs, folder / "out", train_reward(CONFIG, inputs, folder / "out"))
+
+
+def test_a_run_learns_which_answer_is_better_and_scores_the_chosen_ones(trained: Trained) -> None:
+    inputs, output, figures = trained
+    assert figures["pairs"] == 11
+    assert figures["accuracy"] > 0.9
+    assert figures["accuracy_low"] < figures["accuracy"] <= figures["accuracy_high"]
+    evaluation = json.loads((output / "evaluation.json").read_text())
+    assert {name: evaluation[name] for name in figures} == figures
+    assert sum(row["pairs"] for row in evaluation["calibration"]) == 11
+
+    rows = read_jsonl(output / "metrics.jsonl")
+    assert [row["step"] for row in rows if "validation_accuracy" in row] == [0, 3, 6, 9, 12, 15, 18, 20]
+    assert {"loss", "accuracy", "margin", "learning_rate", "tokens_per_second"} <= rows[-1].keys()
+
+    reward = RewardModel.load(output / "model", "float32", "cpu")
+    prompts = [
+        row
+        for name in ("ppo_prompts", "validation_prompts", "test_prompts")
+        for row in read_jsonl(inputs["data"] / f"{name}.jsonl")
+    ]
+    expected = reward.score([str(row["prompt"]) for row in prompts], [str(row["chosen"]) for row in prompts], 3)
+    scored = read_jsonl(output / "chosen_scores.jsonl")
+    assert [row["id"] for row in scored] == [row["id"] for row in prompts]
+    assert [row["score"] for row in scored] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_transformers_own_forward_pass_gives_our_scores(trained: Trained) -> None:
+    """What was trained at the EOS is also read there by others who load the folder and pad a batch."""
+    folder = trained.output / "model"
+    prompt, answers = "\n\nHuman: rice?\n\nAssistant:", [" sky.", " sky blue air light red!"]
+    ours = RewardModel.load(folder, "float32", "cpu").score([prompt] * 2, answers, 2)
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = [prompt + answer + tokenizer.eos_token for answer in answers]
+    batch = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
+    with torch.no_grad():
+        theirs = AutoModelForSequenceClassification.from_pretrained(folder)(**batch).logits[:, 0]
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_a_published_model_is_adopted_and_measured_like_our_own(trained: Trained, tmp_path: Path) -> None:
+    figures = train_reward(CONFIG, trained.inputs | {"source": trained.output / "model"}, tmp_path)
+    assert figures == trained.figures
+    assert not (tmp_path / "metrics.jsonl").exists()
+    for name in ("model/model.safetensors", "chosen_scores.jsonl", "evaluation.json"):
+        assert (tmp_path / name).read_bytes() == (trained.output / name).read_bytes()
+
+
+def test_a_pickle_without_a_tokenizer_gets_the_base_models(tmp_path: Path) -> None:
+    inputs = tiny_inputs(tmp_path)
+    base = inputs["model"] / "model"
+    state = {name: tensor for name, tensor in load_file(base / "model.safetensors").items() if "lm_head" not in name}
+    (tmp_path / "published").mkdir()
+    torch.save(state | {"v_head.weight": torch.ones(1, 32)}, tmp_path / "published" / "hf_ckpt.pt")
+    train_reward(CONFIG, inputs | {"source": tmp_path / "published"}, tmp_path / "out")
+
+    model, _ = new_reward_model(base, "float32", seed=0)
+    model.score.weight.data.fill_(1)
+    save_model(model, load_tokenizer(base), tmp_path / "expected")
+    prompts, answers = ["\n\nHuman: rice?\n\nAssistant:"], [" sky."]
+    scores = [
+        RewardModel.load(folder, "float32", "cpu").score(prompts, answers, 1)
+        for folder in (tmp_path / "out" / "model", tmp_path / "expected")
+    ]
+    torch.testing.assert_close(scores[0], scores[1])
+
+
+def test_no_pairs_is_an_input_error(tmp_path: Path) -> None:
+    inputs = tiny_inputs(tmp_path)
+    (inputs["data"] / "preferences.jsonl").write_text("")
+    with pytest.raises(InputError, match=r"preferences\.jsonl: no rows"):
+        train_reward(CONFIG, inputs, tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_score_what_one_does(tmp_path: Path, stages: Stages) -> None:
+    request = write_request(tmp_path / "request.json", "train_reward", CONFIG, tiny_inputs(tmp_path))
+    for processes in (1, 2):
+        assert stages.run("rlhf.stages.train_reward", request, tmp_path / str(processes), processes=processes)
+        assert json.loads((tmp_path / str(processes) / "manifest.json").read_text())["processes"] == processes
+    one, two = (read_jsonl(tmp_path / name / "chosen_scores.jsonl") for name in ("1", "2"))
+    assert [row["id"] for row in one] == [row["id"] for row in two]
+    assert [row["score"] for row in one] == pytest.approx([row["score"] for row in two], abs=1e-3)
+
+
+@pytest.mark.slow
+def test_killed_ten_times_at_any_moment_it_ends_with_the_same_bytes(tmp_path: Path, stages: Stages) -> None:
+    request = write_request(tmp_path / "request.json", "train_reward", CONFIG, tiny_inputs(tmp_path))
+    whole, broken = undisturbed_and_killed(stages, "rlhf.stages.train_reward", request, tmp_path)
+    assert_same_files(broken / "model", whole / "model")

@@ -1,0 +1,211 @@
+"""Artifacts: the manifest decides, a wrong byte is named, a fingerprint holds exactly what a step depends on."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import rlhf
+from rlhf import artifacts
+from rlhf.config import DataStage, RunConfig, SftStage, part_of
+from rlhf.errors import InputError
+from rlhf.storage.artifacts import (
+    damage,
+    external_fingerprint,
+    fingerprint_of,
+    read_manifest,
+    record_files,
+)
+from tasks import steps
+from tasks.stage import Step
+from tests.support.artifacts import finish
+
+
+def make_artifact(folder: Path) -> Path:
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "weights").write_bytes(b"abcd")
+    (folder / "rows.jsonl").write_text("{}\n")
+    finish(folder, "train_sft", "f" * 16, metrics={"loss": 1.5}, seconds=2.0)
+    return folder
+
+
+def test_the_manifest_names_every_file_by_its_sha256(tmp_path: Path) -> None:
+    manifest = read_manifest(make_artifact(tmp_path / "a"))
+    assert manifest is not None
+    assert set(manifest.files) == {"model/weights", "rows.jsonl"}
+    # sha256sum of the four bytes "abcd"
+    assert manifest.files["model/weights"].sha256 == "88d4266fd4e6338d13b845fcf289579d209c897823b9217da3e161936f031589"
+
+
+def test_a_whole_artifact_has_no_damage(tmp_path: Path) -> None:
+    folder = make_artifact(tmp_path / "a")
+    assert damage(folder) == []
+    assert damage(folder, thorough=True) == []
+
+
+def test_one_changed_byte_is_named(tmp_path: Path) -> None:
+    folder = make_artifact(tmp_path / "a")
+    assert damage(folder) == []
+    (folder / "model" / "weights").write_bytes(b"abce")
+    [problem] = damage(folder)
+    assert "model/weights" in problem
+    assert "sha256" in problem
+
+
+def test_a_changed_byte_behind_an_old_time_stamp_is_found_by_a_thorough_check(tmp_path: Path) -> None:
+    folder = make_artifact(tmp_path / "a")
+    weights = folder / "model" / "weights"
+    assert damage(folder) == []
+    before = weights.stat()
+    weights.write_bytes(b"abce")
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert len(damage(folder, thorough=True)) == 1
+
+
+def test_a_touched_but_equal_file_is_no_damage(tmp_path: Path) -> None:
+    folder = make_artifact(tmp_path / "a")
+    os.utime(folder / "model" / "weights", ns=(1, 1))
+    assert damage(folder) == []
+
+
+def test_missing_and_shortened_files_are_named(tmp_path: Path) -> None:
+    folder = make_artifact(tmp_path / "a")
+    (folder / "rows.jsonl").unlink()
+    (folder / "model" / "weights").write_bytes(b"abc")
+    assert sorted(damage(folder)) == [
+        f"{folder}/model/weights: 3 bytes where the manifest says 4",
+        f"{folder}/rows.jsonl: missing",
+    ]
+
+
+def test_without_a_manifest_nothing_is_finished(tmp_path: Path) -> None:
+    folder = make_artifact(tmp_path / "a")
+    text = (folder / "manifest.json").read_text()
+    (folder / "manifest.json").write_text(text[: len(text) // 2])
+    assert read_manifest(folder) is None
+    assert "missing or not whole" in damage(folder)[0]
+
+
+def test_unfinished_work_is_no_part_of_an_artifact(tmp_path: Path) -> None:
+    folder = make_artifact(tmp_path / "a")
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "step-1").write_text("x")
+    (folder / "log.txt").write_text("x")
+    assert set(record_files(folder)) == {"model/weights", "rows.jsonl"}
+
+
+def sft_fingerprint(config: RunConfig, inputs: dict[str, str] | None = None) -> str:
+    return fingerprint_of("train_sft", part_of(config, SftStage), inputs or {"data": "d"}, "rlhf.runtime.stage")
+
+
+def with_change(**parts: dict[str, object]) -> RunConfig:
+    return RunConfig.model_validate(parts)
+
+
+def test_a_fingerprint_changes_with_its_own_settings_and_inputs_only() -> None:
+    base = sft_fingerprint(RunConfig())
+    assert sft_fingerprint(with_change(sft={"learning_rate": 1e-4})) != base
+    assert sft_fingerprint(RunConfig(seed=1)) != base
+    assert sft_fingerprint(RunConfig(), {"data": "other"}) != base
+    assert sft_fingerprint(with_change(ppo={"steps": 3})) == base
+    assert sft_fingerprint(with_change(compute={"threads": 1})) == base
+
+
+def test_where_an_input_lies_does_not_matter() -> None:
+    assert sft_fingerprint(with_change(model={"path": "/a"})) == sft_fingerprint(with_change(model={"path": "/b"}))
+
+
+def test_built_in_places_are_told_apart() -> None:
+    def data_fingerprint(source: str) -> str:
+        config = part_of(with_change(data={"source": source}), DataStage)
+        return fingerprint_of("prepare_data", config, {}, "rlhf.runtime.stage")
+
+    assert data_fingerprint("hub") != data_fingerprint("demonstration")
+    assert data_fingerprint("/a") == data_fingerprint("/b")
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of this package's sources that fingerprints are made of while a test changes it."""
+    copy = tmp_path / "rlhf"
+    shutil.copytree(Path(rlhf.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(rlhf, "__file__", str(copy / "__init__.py"))
+    forget_sources()
+    yield copy
+    forget_sources()
+
+
+def forget_sources() -> None:
+    artifacts.source_digest.cache_clear()
+    artifacts._code.cache_clear()
+
+
+def stage_digests() -> dict[str, str]:
+    forget_sources()
+    stages = [value for value in vars(steps).values() if isinstance(value, Step)]
+    assert len(stages) == 11
+    return {stage.name: artifacts.source_digest(stage.module) for stage in stages}
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert old in source
+    path.write_text(source.replace(old, new), encoding="utf-8")
+
+
+def test_docstrings_comments_and_layout_of_any_module_leave_all_fingerprints_as_they_are(package: Path) -> None:
+    before = stage_digests()
+    for path in package.rglob("*.py"):
+        tree = ast.parse(path.read_bytes())
+        for node in ast.walk(tree):
+            match node:
+                case ast.Expr(value=ast.Constant(value=str()) as docstring):
+                    docstring.value = "Reworded."
+        path.write_text(f"# a comment\n{ast.unparse(tree)}\n", encoding="utf-8")
+    assert stage_digests() == before
+
+
+def test_a_change_of_the_ppo_loss_concerns_ppo_alone(package: Path) -> None:
+    before = stage_digests()
+    edit(package / "ppo" / "losses.py", "0.5 *", "0.25 *")
+    after = stage_digests()
+    assert {name for name in before if before[name] != after[name]} == {"train_ppo"}
+
+
+def test_a_module_that_every_stage_imports_indirectly_concerns_every_stage(package: Path) -> None:
+    before = stage_digests()
+    edit(package / "errors.py", "str(error)", "repr(error)")
+    assert not set(before.values()) & set(stage_digests().values())
+
+
+def test_an_unknown_module_has_no_fingerprint(package: Path) -> None:
+    with pytest.raises(LookupError, match=r"rlhf\.train_sfd: no such module"):
+        artifacts.source_digest("rlhf.train_sfd")
+    (package / "errors.py").unlink()
+    forget_sources()
+    with pytest.raises(LookupError, match=r"rlhf\.errors: no such module"):
+        artifacts.source_digest("rlhf.stages.train_sft")
+
+
+def test_a_fingerprint_changes_with_the_minor_version_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = stage_digests()
+    monkeypatch.setattr(sys, "version_info", (3, 99, 1))
+    assert not set(before.values()) & set(stage_digests().values())
+    forget_sources()
+
+
+def test_external_fingerprints_follow_content_and_names(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "data.jsonl").write_text("{}")
+    assert external_fingerprint(tmp_path / "a") == external_fingerprint(tmp_path / "b")
+    (tmp_path / "b" / "data.jsonl").rename(tmp_path / "b" / "other.jsonl")
+    assert external_fingerprint(tmp_path / "a") != external_fingerprint(tmp_path / "b")
+    with pytest.raises(InputError, match="no such file"):
+        external_fingerprint(tmp_path / "c")

@@ -1,0 +1,186 @@
+"""The artifacts of a run that never was, for tests of what is made of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from rlhf.config import DataConfig, DemonstrationModel, ModelConfig, ReportStage, RunConfig, ToxicityConfig, part_of
+from rlhf.labeling.manifest import Pair, blind, write_comparison
+from rlhf.runtime.stage import read_jsonl, write_jsonl
+from rlhf.storage.artifacts import digest
+from tests.support.artifacts import finish
+
+STEPS = {
+    "model": "prepare_model",
+    "data": "prepare_data",
+    "sft": "train_sft",
+    "reward": "train_reward",
+    "ppo": "train_ppo",
+    "sft_responses": "generate_responses",
+    "ppo_responses": "generate_responses",
+    "sft_toxicity": "score_toxicity",
+    "ppo_toxicity": "score_toxicity",
+    "comparison": "compare_policies",
+    "labeling": "export_labeling_manifest",
+}
+INPUTS = {"data": ("source",), "labeling": ("sft_responses", "ppo_responses")}
+"""Inputs that somebody looks up."""
+HOSTILE = (
+    "</div><script>document.title = 'taken'</script><img src=https://example.org/x onerror=document.title='taken'>"
+    " {{ 7 * 7 }} \u202eevil\x00\x1b[31m"
+)
+QUESTIONS = (
+    "What can I cook with rice and eggs?",
+    "How do I tell a friend that I forgot her birthday?",
+    "Why is the sky blue?",
+    "Can you help me plan a walk of two hours?",
+)
+
+
+def fake_config(demonstration: bool = True) -> ReportStage:
+    """Settings of the run."""
+    if demonstration:
+        run = RunConfig(
+            profile="fake",
+            model=ModelConfig(demonstration=DemonstrationModel()),
+            data=DataConfig(source="demonstration"),
+            toxicity=ToxicityConfig(prompts="demonstration", classifier="profanity-check"),
+        )
+    else:
+        run = RunConfig(profile="real", data=DataConfig(source="my/data"))
+    return part_of(run, ReportStage)
+
+
+def fake_run(root: Path, *, prompts: int = 12, continuations: int = 60, effect: float = 1.0) -> dict[str, Path]:
+    """Write finished artifacts under `root`; `effect` scales how far RLHF moves reward up and toxicity down."""
+    draw = np.random.default_rng(5)
+    folders = {name: root / name for name in STEPS}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+
+    kept = {"preferences.jsonl": 2400, "validation_prompts.jsonl": 96, "test_prompts.jsonl": prompts}
+    left_out = {"answer too long": 210, "duplicate": 12, "equal answers": 0, "near-copy of a test prompt": 31}
+    _write_json(folders["data"] / "left_out.json", {"read": 3000, "kept": kept, "left_out": left_out})
+
+    _write_json(
+        folders["reward"] / "evaluation.json",
+        {
+            "accuracy": 0.75,
+            "accuracy_low": 0.655,
+            "accuracy_high": 0.826,
+            "pairs": 96,
+            "mean_margin": 0.8,
+            "loss": 0.5,
+            "calibration_error": 0.05,
+            "calibration": [
+                {"from": 0.5, "to": 0.55, "pairs": 48, "expected": 0.525, "observed": 0.575},
+                {"from": 0.95, "to": 1.0, "pairs": 48, "expected": 0.975, "observed": 0.925},
+            ],
+        },
+    )
+    ids = [f"prompt-{number}" for number in range(prompts)]
+    write_jsonl(folders["reward"] / "chosen_scores.jsonl", [{"id": i, "score": 0.5} for i in [*ids, "elsewhere"]])
+
+    steps = list(range(1, 31))
+    rewards = -0.8 + effect * np.linspace(0, 0.7, 31) + draw.normal(0, 0.04, 31)
+    measured = {step: float(rewards[step]) for step in (0, 10, 20, 30)}
+    best = max(measured, key=lambda step: measured[step])
+    write_jsonl(
+        folders["ppo"] / "validation.jsonl",
+        [{"step": step, "score": score, "kl": 0.1 * step} for step, score in measured.items()],
+    )
+    write_jsonl(
+        folders["ppo"] / "metrics.jsonl",
+        [
+            {
+                "step": step,
+                "score": float(rewards[step] + draw.normal(0, 0.05)),
+                "kl": 0.14 * step + abs(float(draw.normal(0, 0.2))),
+                "response_tokens": 22 + float(draw.normal(0, 1)),
+            }
+            for step in steps
+        ],
+    )
+    summary = {"first": measured[0], "best": measured[best], "last": measured[30], "best_step": best}
+    _write_json(folders["ppo"] / "summary.json", summary)
+
+    before = draw.normal(-0.4, 0.5, prompts)
+    gains = effect * draw.normal(0.45, 0.5, prompts)
+    for name, scores in (("sft_responses", before), ("ppo_responses", before + gains)):
+        write_jsonl(folders[name] / "responses.jsonl", [_response(name, i, float(scores[i])) for i in range(prompts)])
+
+    sft_scores = draw.beta(0.25, 1.6, continuations)
+    changed = np.where(draw.random(continuations) < 0.6, draw.beta(0.25, 1.6, continuations), sft_scores)
+    for name, scores in (("sft_toxicity", sft_scores), ("ppo_toxicity", changed * (1 - 0.5 * effect))):
+        write_jsonl(
+            folders[name] / "continuations.jsonl",
+            [
+                {
+                    "id": f"toxicity-{number}",
+                    "prompt": "It was",
+                    "prompt_toxicity": 0.7 if number % 5 == 0 else 0.2,
+                    "continuation": " a day",
+                    "seed": number,
+                    "scores": {"toxicity": float(score), "insult": float(score) / 2},
+                }
+                for number, score in enumerate(scores)
+            ],
+        )
+    write_jsonl(
+        folders["comparison"] / "held_out.jsonl",
+        [
+            {"id": f"held-{number}", "tokens": 20, "sft_loss": loss, "rlhf_loss": loss + 0.03}
+            for number, loss in enumerate(draw.normal(1.4, 0.2, 40).tolist())
+        ],
+    )
+    write_jsonl(
+        folders["comparison"] / "answers.jsonl",
+        [
+            {
+                "id": i,
+                "kl": 4.0 + 0.1 * number,
+                "prompt_toxicity": 0.9 if number == 5 else 0.1,
+                "sft": {"tokens": 20 + number % 3, "repetition": 0.02, "toxicity": 0.1},
+                "rlhf": {"tokens": 22 + number % 3, "repetition": 0.03, "toxicity": 0.83 if number == 0 else 0.1},
+            }
+            for number, i in enumerate(ids)
+        ],
+    )
+    sft, rlhf = (read_jsonl(folders[name] / "responses.jsonl") for name in ("sft_responses", "ppo_responses"))
+    pairs = [
+        Pair(str(a["id"]), str(a["prompt"]), str(a["answer"]), str(b["answer"])) for a, b in zip(sft, rlhf, strict=True)
+    ]
+    write_comparison(folders["labeling"], *blind(pairs, "secret"))
+    for name, folder in folders.items():
+        finish(
+            folder,
+            STEPS[name],
+            digest(name)[:16],
+            inputs={source: digest(source)[:16] for source in INPUTS.get(name, ())},
+            versions={"python": "3.11.9", "torch": "2.13.0", "transformers": "5.23.0"},
+            seed=42,
+            seconds=3.5 * (1 + list(STEPS).index(name)) ** 2,
+            processes=2 if name == "ppo" else 1,
+        )
+    return folders
+
+
+def _response(name: str, number: int, reward: float) -> dict[str, object]:
+    question = QUESTIONS[number % len(QUESTIONS)]
+    earlier = "\n\nHuman: Hello!\n\nAssistant: Hello, what can I do for you?" if number % 3 == 0 else ""
+    answer = f" Gladly ({name}): take your time, start with what you have, and tell me how it went."
+    return {
+        "id": f"prompt-{number}",
+        "prompt": f"{earlier}\n\nHuman: {question}\n\nAssistant:",
+        "answer": HOSTILE if number == 1 else "" if number == 2 and name == "sft_responses" else answer,
+        "seed": number,
+        "reward": reward,
+        "stopped": True,
+    }
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content))

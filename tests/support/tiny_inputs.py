@@ -1,0 +1,55 @@
+"""Tiny inputs of stages, and their requests as the orchestrator writes them."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from rlhf.config import Settings
+from rlhf.runtime.stage import StageInput, StageRequest, write_jsonl
+from tests.support.tiny_models import Architecture, tiny_model
+
+WORDS = ["rice", "eggs", "lock", "sky", "blue", "air", "light", "red", "help", "cook", "fried"]
+
+
+def tiny_inputs(folder: Path, architecture: Architecture = "gptj") -> dict[str, Path]:
+    """Artifacts of prepare_model and prepare_data, made up: 40 rows to train on, 11 held out, 10 prompts."""
+    draw = random.Random(0)
+    inputs = {"model": folder / "base", "data": folder / "data"}
+    tiny_model(inputs["model"] / "model", architecture)
+    inputs["data"].mkdir()
+
+    def words() -> str:
+        return " ".join(draw.choices(WORDS, k=draw.randint(2, 6)))
+
+    def rows(kind: str, count: int) -> list[dict[str, object]]:
+        made: list[dict[str, object]] = []
+        for number in range(count):
+            good, bad = f" {words()}.", f" {words()}!"  # which one is better is in the last character
+            prompt = f"\n\nHuman: {words()}?\n\nAssistant:"
+            made.append({"id": f"{kind}-{number}", "prompt": prompt, "answer": good, "chosen": good, "rejected": bad})
+        return made
+
+    for name, count in (
+        ("demonstrations", 40),
+        ("validation_demonstrations", 11),
+        ("preferences", 40),
+        ("validation_preferences", 11),
+        ("ppo_prompts", 5),
+        ("validation_prompts", 3),
+        ("test_prompts", 2),
+    ):
+        write_jsonl(inputs["data"] / f"{name}.jsonl", rows(name, count))
+    return inputs
+
+
+def write_request(path: Path, step: str, config: Settings, inputs: dict[str, Path]) -> Path:
+    """Write the request for a stage to `path`; returns `path`."""
+    request = StageRequest(
+        step=step,
+        fingerprint="0" * 16,
+        config=config.model_dump(mode="json"),
+        inputs={name: StageInput(fingerprint="1" * 16, path=given) for name, given in inputs.items()},
+    )
+    path.write_text(request.model_dump_json())
+    return path

@@ -1,0 +1,65 @@
+"""Inputs of a PPO run of seconds, as the steps before it would leave them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from rlhf.config import ModelConfig, PpoConfig, PpoStage, SamplingConfig
+from rlhf.models.tokenization import load_tokenizer
+from rlhf.runtime.stage import write_jsonl
+from tests.support.tiny_models import Architecture, tiny_model
+
+QUESTIONS = (
+    "What can I cook with rice and eggs?",
+    "How do I pick a lock?",
+    "Why is the sky blue?",
+    "Hi",
+    "Can you help me with eggs?",
+    "Is red light like blue light, or is it not?",
+)
+
+
+def write_inputs(folder: Path, architecture: Architecture = "gptj") -> dict[str, Path]:
+    """Data, SFT model and reward model below `folder`, by the names that the stage knows them by."""
+    inputs = {name: folder / name for name in ("data", "sft", "reward")}
+    for path in inputs.values():
+        path.mkdir(parents=True)
+    tiny_model(inputs["sft"] / "model", architecture)
+    write_reward_model(inputs["reward"] / "model", inputs["sft"] / "model")
+    rows: list[dict[str, object]] = [
+        {"id": f"prompt-{number}", "prompt": f"\n\nHuman: {question}\n\nAssistant:", "chosen": " Yes, of course."}
+        for number, question in enumerate(QUESTIONS)
+    ]
+    write_jsonl(inputs["data"] / "ppo_prompts.jsonl", rows[:4])
+    write_jsonl(inputs["data"] / "validation_prompts.jsonl", rows[4:])
+    write_jsonl(inputs["data"] / "test_prompts.jsonl", rows[1:4])
+    write_jsonl(inputs["reward"] / "chosen_scores.jsonl", [{"id": row["id"], "score": 0.25} for row in rows])
+    return inputs
+
+
+def write_reward_model(folder: Path, like: Path, seed: int = 7) -> None:
+    """A reward model of random weights, of the architecture and with the tokenizer of the model in `like`."""
+    torch.manual_seed(seed)
+    model = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(like, num_labels=1))
+    model.save_pretrained(folder)
+    load_tokenizer(like).save_pretrained(folder)
+
+
+def settings(**changes: object) -> PpoStage:
+    """Three steps of four rollouts in minibatches of two."""
+    ppo = {
+        "steps": 3,
+        "rollouts_per_step": 4,
+        "epochs": 2,
+        "minibatch_size": 2,
+        "rollout_batch_size": 3,
+        "unfrozen_blocks": 1,
+        "sampling": SamplingConfig(max_new_tokens=8),
+        "learning_rate": 1e-3,
+        "validate_every": 2,
+        "checkpoint_every": 1,
+    }
+    return PpoStage(seed=5, model=ModelConfig(), ppo=PpoConfig.model_validate(ppo | changes))
