@@ -5,7 +5,8 @@ from __future__ import annotations
 from prefect import flow, task
 from prefect.logging import get_run_logger
 
-from rlhf.labeling.finished_run import IncompleteError, find_run, import_labels, open_run
+from rlhf.runs.label_import import IncompleteError, import_labels
+from rlhf.runs.published import find_run, open_run
 
 
 @flow(name="collect-labels")

@@ -10,7 +10,7 @@ from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from rlhf.config import DEMONSTRATION, HUB, RunConfig
-from tasks import steps
+from tasks import stages
 from tasks.launch import stages_end_with_this
 from tasks.publish import RunSummary, publish
 from tasks.stage import Run
@@ -29,29 +29,29 @@ def pipeline(config: RunConfig, workspace: str = "runs") -> RunSummary:
     """
     run = Run.at(config, workspace)
     with stages_end_with_this():
-        model = steps.prepare_model.submit(run, source=_path(config.model.path))
-        data = steps.prepare_data.submit(run, model=model, source=_path(config.data.source))
-        sft = steps.train_sft.submit(run, model=model, data=data)
-        reward = steps.train_reward.submit(run, model=model, data=data, source=_path(config.reward.path))
-        ppo = steps.train_ppo.submit(run, data=data, sft=sft, reward=reward)
+        model = stages.prepare_model.submit(run, source=_path(config.model.path))
+        data = stages.prepare_data.submit(run, model=model, source=_path(config.data.source))
+        sft = stages.train_sft.submit(run, model=model, data=data)
+        reward = stages.train_reward.submit(run, model=model, data=data, source=_path(config.reward.path))
+        ppo = stages.train_ppo.submit(run, data=data, sft=sft, reward=reward)
 
-        sft_responses = steps.generate_responses.submit(run, of="sft", data=data, policy=sft, reward=reward)
-        ppo_responses = steps.generate_responses.submit(run, of="rlhf", data=data, policy=ppo, reward=reward)
-        labeling = steps.export_labeling_manifest.submit(run, sft_responses=sft_responses, ppo_responses=ppo_responses)
+        sft_responses = stages.generate_responses.submit(run, of="sft", data=data, policy=sft, reward=reward)
+        ppo_responses = stages.generate_responses.submit(run, of="rlhf", data=data, policy=ppo, reward=reward)
+        labeling = stages.export_labeling_manifest.submit(run, sft_responses=sft_responses, ppo_responses=ppo_responses)
 
         classifier: dict[str, Any] = {
             "checkpoint": _path(config.toxicity.checkpoint),
             "checkpoint_config": _path(config.toxicity.checkpoint_config),
         }
-        comparison = steps.compare_policies.submit(
+        comparison = stages.compare_policies.submit(
             run, data=data, sft=sft, ppo=ppo, sft_responses=sft_responses, ppo_responses=ppo_responses, **classifier
         )
 
         prompts = _path(config.toxicity.prompts)
-        sft_toxicity = steps.score_toxicity.submit(run, of="sft", policy=sft, source=prompts, **classifier)
-        ppo_toxicity = steps.score_toxicity.submit(run, of="rlhf", policy=ppo, source=prompts, **classifier)
+        sft_toxicity = stages.score_toxicity.submit(run, of="sft", policy=sft, source=prompts, **classifier)
+        ppo_toxicity = stages.score_toxicity.submit(run, of="rlhf", policy=ppo, source=prompts, **classifier)
 
-        results = steps.aggregate_results.submit(
+        results = stages.aggregate_results.submit(
             run,
             model=model,
             data=data,
@@ -65,7 +65,7 @@ def pipeline(config: RunConfig, workspace: str = "runs") -> RunSummary:
             sft_toxicity=sft_toxicity,
             ppo_toxicity=ppo_toxicity,
         )
-        exported = steps.export_model.submit(run, ppo=ppo, results=results)
+        exported = stages.export_model.submit(run, ppo=ppo, results=results)
         return publish(
             run,
             [

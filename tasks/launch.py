@@ -15,19 +15,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict
 
+from deployments import FOLDER
 from rlhf.config import ComputeConfig
 from rlhf.errors import InputError
 from rlhf.runtime.stage import TRACKER, TRACKER_FOLDER, StageRequest
-from rlhf.storage.artifacts import LOG, REQUEST, write_atomically
+from rlhf.storage.artifacts import LOG, REQUEST
+from rlhf.storage.files import write_atomically
 from tasks.process_group import kill_after, signal_group, start_group
-from tasks.trlx_environment import ON_GPUS, ROOT, runs_there, trlx_python
+from tasks.trlx_environment import ON_GPUS, ROOT, trlx_python
 
-ACCELERATE_CONFIGS = Path(__file__).parent.parent / "deployments" / "accelerate"
+ACCELERATE_CONFIGS = FOLDER / "accelerate"
 GRACE_SECONDS = 30.0
 """Time between TERM and KILL: enough to save a checkpoint."""
 MEETING_PORT = "29500"
@@ -68,6 +70,8 @@ class StageJob(BaseModel):
     """Name of the step and, where it runs for each model, which."""
     module: str
     """Module whose body runs."""
+    environment: Literal["own", "trlx"] = "own"
+    """Python environment that it runs in: this one, or that of deployments/trlx."""
     accelerator: bool
     """Whether it runs under `accelerate launch`."""
     offline: bool
@@ -101,7 +105,7 @@ def stage_command(job: StageJob, machine_rank: int = 0) -> list[str]:
     if not job.accelerator:
         return [sys.executable, *tail]
     compute = job.compute
-    there = runs_there(job.module)
+    there = job.environment == "trlx"
     config = ACCELERATE_CONFIGS / f"{compute.accelerate}.yaml"
     if not config.is_file():
         known = ", ".join(sorted(path.stem for path in ACCELERATE_CONFIGS.glob("*.yaml")))
@@ -247,7 +251,7 @@ def _environment(job: StageJob) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }
-    if runs_there(job.module):
+    if job.environment == "trlx":
         environment["PYTHONPATH"] = str(ROOT)
     if job.compute.tracker != "none":
         environment |= {TRACKER: job.compute.tracker, TRACKER_FOLDER: str(job.tracker_folder)}

@@ -11,7 +11,6 @@ from prefect.futures import wait
 from pydantic import BaseModel, ConfigDict
 
 from rlhf.errors import InputError
-from rlhf.labeling.finished_run import read_evidence, with_stages
 from rlhf.planning.plan_vs_actual import plan_against_actual
 from rlhf.planning.throughput import BENCHMARK, read_benchmark
 from rlhf.report.lineage import device_of
@@ -19,7 +18,8 @@ from rlhf.report.model_card import refresh_card
 from rlhf.report.plot_images import picture_uri
 from rlhf.report.summary import figure_table, stage_table, summary
 from rlhf.results.schema import CONFIG, LABELS, MODEL, REPORT, RESULTS, Evidence, Results, StageRow
-from rlhf.storage.artifacts import place_model, write_atomically
+from rlhf.runs.published import read_evidence, with_stages
+from rlhf.storage.files import place_model, write_atomically
 from tasks.stage import Run, Submitted
 
 

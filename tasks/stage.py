@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefect import task
 from prefect.cache_policies import CachePolicy
@@ -19,9 +19,11 @@ from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from pydantic import BaseModel, ConfigDict
 
-from rlhf.config import RunConfig, Settings, part_of
+from rlhf.config import RunConfig, Settings
 from rlhf.runtime.stage import StageInput, StageRequest
-from rlhf.storage.artifacts import Store, external_fingerprint, fingerprint_of
+from rlhf.stage_config import part_of
+from rlhf.storage.artifacts import Store
+from rlhf.storage.fingerprints import external_fingerprint, fingerprint_of
 from rlhf.storage.s3 import S3
 from rlhf.storage.s3_store import S3Store, store_at
 from tasks.callbacks import displays, following
@@ -131,7 +133,10 @@ class Step:
         """
         given = {name: run.input(value) for name, value in inputs.items() if value is not None}
         config = part_of(run.config, self.config)
-        module = self.trlx_module if self.trlx_module and run.config.trainer == "trlx" else self.module
+        environment: Literal["own", "trlx"] = "own"
+        module = self.module
+        if self.trlx_module and run.config.trainer == "trlx":
+            environment, module = "trlx", self.trlx_module
         fingerprint = fingerprint_of(
             self.name, config, {name: value.fingerprint for name, value in given.items()}, module
         )
@@ -147,6 +152,7 @@ class Step:
             job=StageJob(
                 label=label,
                 module=module,
+                environment=environment,
                 accelerator=self.accelerator,
                 offline=not self.downloads(run.config),
                 output=folder.absolute(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlhf import config
+from rlhf import stage_config
 from rlhf.config import HUB, RunConfig
 from tasks.stage import Step
 
@@ -14,38 +14,36 @@ def _downloads_classifier(run: RunConfig) -> bool:
 prepare_model = Step(
     "prepare_model",
     "rlhf.stages.prepare_model",
-    config.ModelStage,
+    stage_config.ModelStage,
     downloads=lambda run: run.model.path is None and run.model.demonstration is None,
 )
 prepare_data = Step(
     "prepare_data",
     "rlhf.stages.prepare_data",
-    config.DataStage,
+    stage_config.DataStage,
     accelerator=False,
     downloads=lambda run: run.data.source == HUB,
 )
-train_sft = Step(
-    "train_sft", "rlhf.stages.train_sft", config.SftStage, trlx_module="rlhf.training.trlx_trainer.train_sft"
-)
-train_reward = Step("train_reward", "rlhf.stages.train_reward", config.RewardStage)
-train_ppo = Step(
-    "train_ppo", "rlhf.stages.train_ppo", config.PpoStage, trlx_module="rlhf.training.trlx_trainer.train_ppo"
-)
-generate_responses = Step("generate_responses", "rlhf.stages.generate_responses", config.ResponsesStage)
+train_sft = Step("train_sft", "rlhf.stages.train_sft", stage_config.SftStage, trlx_module="rlhf.stages.train_sft_trlx")
+train_reward = Step("train_reward", "rlhf.stages.train_reward", stage_config.RewardStage)
+train_ppo = Step("train_ppo", "rlhf.stages.train_ppo", stage_config.PpoStage, trlx_module="rlhf.stages.train_ppo_trlx")
+generate_responses = Step("generate_responses", "rlhf.stages.generate_responses", stage_config.ResponsesStage)
 score_toxicity = Step(
     "score_toxicity",
     "rlhf.stages.score_toxicity",
-    config.ToxicityStage,
+    stage_config.ToxicityStage,
     downloads=lambda run: run.toxicity.prompts == HUB or _downloads_classifier(run),
 )
 compare_policies = Step(
     "compare_policies",
     "rlhf.stages.compare_policies",
-    config.ComparisonStage,
+    stage_config.ComparisonStage,
     downloads=_downloads_classifier,
 )
 export_labeling_manifest = Step(
-    "export_labeling_manifest", "rlhf.stages.export_labeling_manifest", config.LabelingStage, accelerator=False
+    "export_labeling_manifest", "rlhf.stages.export_labeling_manifest", stage_config.LabelingStage, accelerator=False
 )
-aggregate_results = Step("aggregate_results", "rlhf.stages.aggregate_results", config.ReportStage, accelerator=False)
-export_model = Step("export_model", "rlhf.stages.export_model", config.ExportStage, accelerator=False)
+aggregate_results = Step(
+    "aggregate_results", "rlhf.stages.aggregate_results", stage_config.ReportStage, accelerator=False
+)
+export_model = Step("export_model", "rlhf.stages.export_model", stage_config.ExportStage, accelerator=False)

@@ -5,20 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from deployments import FOLDER
 from rlhf.errors import InputError
 
 ROOT = Path(__file__).parent.parent
-MODULES = "rlhf.training.trlx_trainer."
-"""Stages below this package run there."""
 BUILT = ROOT / ".trlx-venv" / "bin" / "python"
 """Where `make trlx-env` puts it."""
-ON_GPUS = ROOT / "deployments" / "trlx" / "zero2.yaml"
+ON_GPUS = FOLDER / "trlx" / "zero2.yaml"
 """The accelerate configuration of its stages on GPUs, as published: only under DeepSpeed has trlx several processes."""
-
-
-def runs_there(module: str) -> bool:
-    """Whether a stage is one of trlx's."""
-    return module.startswith(MODULES)
 
 
 def trlx_python() -> str:

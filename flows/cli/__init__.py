@@ -9,7 +9,7 @@ from pathlib import Path
 
 import typer
 
-from flows import clean_cli, deploy_cli, labels_cli, plan_cli, report_cli
+from flows.cli import clean, deploy, label, plan, report
 from flows.cli.options import Overrides, Profile, Storage
 from flows.server.settings import imports_for_good, prepare_prefect
 from rlhf.errors import InputError, user_message
@@ -94,13 +94,13 @@ def verify(workspace: Storage = "runs") -> None:
         raise typer.Exit(1)
 
 
-app.command()(plan_cli.plan)
-app.command()(clean_cli.clean)
-app.command()(deploy_cli.deploy)
-app.command()(deploy_cli.ui)
-app.command()(report_cli.report)
-app.command()(labels_cli.label)
-app.add_typer(labels_cli.labels, name="labels")
+app.command()(plan.plan)
+app.command()(clean.clean)
+app.command()(deploy.deploy)
+app.command()(deploy.ui)
+app.command()(report.report)
+app.command()(label.label)
+app.add_typer(label.labels, name="labels")
 
 
 def _survey(workspace: Path) -> dict[str, list[str] | None]:

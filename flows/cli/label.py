@@ -28,9 +28,9 @@ def label(
     """Open the page on which people compare the answers of a run."""
     from contextlib import closing, suppress
 
-    from rlhf.labeling.finished_run import open_run
     from rlhf.labeling.server import serve
     from rlhf.labeling.session import Labels
+    from rlhf.runs.published import open_run
 
     with (
         open_run(workspace, run) as found,
@@ -53,7 +53,8 @@ def import_(
     partial: Annotated[bool, typer.Option("--partial", help="Take what is good and say what is missing.")] = False,
 ) -> None:
     """Check and unblind labels, and complete the report of a run with them; nothing else runs."""
-    from rlhf.labeling.finished_run import import_labels, open_run
+    from rlhf.runs.label_import import import_labels
+    from rlhf.runs.published import open_run
 
     with open_run(workspace, run) as found:
         imported = import_labels(found, source, partial=partial)
@@ -72,8 +73,8 @@ def import_(
 @labels.command()
 def package(folder: Path, workspace: Storage = "runs", run: RunName = None) -> None:
     """Write manifest, template and instructions for Ground Truth or Ground Truth Plus into FOLDER."""
-    from rlhf.labeling.finished_run import open_run
     from rlhf.labeling.ground_truth_job import write_package
+    from rlhf.runs.published import open_run
 
     with open_run(workspace, run) as found:
         for path in write_package(found.pairs, folder):
@@ -95,9 +96,9 @@ def send(
     from pydantic import ValidationError
 
     from rlhf.errors import InputError
-    from rlhf.labeling.finished_run import open_run
     from rlhf.labeling.ground_truth_job import LabelingJob, start_job, uploaded
     from rlhf.runs.cleanup import JOBS, record_objects
+    from rlhf.runs.published import open_run
 
     try:
         job = LabelingJob(name=name, prefix=prefix.rstrip("/"), role=role, workteam=workteam, workers=workers)

@@ -31,7 +31,7 @@ def report(run: RunFolder = None, workspace: Storage = "runs", compare: Compare 
 
 
 def _write_again(workspace: str, run: Path | None) -> Path:
-    from rlhf.labeling.finished_run import open_run, refresh
+    from rlhf.runs.published import open_run, refresh
 
     place, name = (workspace, None) if run is None else _located(workspace, run)
     with open_run(place, name) as found:
@@ -42,7 +42,7 @@ def _write_again(workspace: str, run: Path | None) -> Path:
 @contextmanager
 def _folder(workspace: str, given: Path) -> Iterator[Path]:
     """Folder of a run, which need hold its results only; of one in S3 also the evidence is brought here."""
-    from rlhf.labeling.finished_run import open_run
+    from rlhf.runs.published import open_run
     from rlhf.storage.s3 import S3
 
     place, name = _located(workspace, given)
@@ -67,7 +67,7 @@ def _write_comparison(first: Path, second: Path) -> None:
 
     from rlhf.report.plots import Curve, plot_two_rewards
     from rlhf.report.run_comparison import compare_runs, read_run, render_two_runs
-    from rlhf.storage.artifacts import write_atomically
+    from rlhf.storage.files import write_atomically
 
     runs = [read_run(first), read_run(second)]
     two = compare_runs(*runs)

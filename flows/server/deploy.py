@@ -26,11 +26,11 @@ from prefect.exceptions import ObjectNotFound
 from prefect.utilities.callables import parameter_schema
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from deployments import FOLDER
 from rlhf.config import RunConfig
 from rlhf.errors import InputError
 from rlhf.storage.s3 import S3
 
-FOLDER = Path(__file__).parent.parent / "deployments"
 GPU_POOL = "p4d"
 GpuPool = Literal["process", "ecs"]
 

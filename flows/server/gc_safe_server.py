@@ -1,4 +1,4 @@
-"""`python -m flows.server.gc_safe_server ...` is `prefect server ...`, safe from a deadlock of Prefect's server on SQLite.
+"""`prefect server`, safe from a deadlock of Prefect's server on SQLite: `python -m flows.server.gc_safe_server start`.
 
 Prefect 3.8.8 leaves database cursors to the collector of cycles.  Where that runs on the server's event loop and frees
 one whose connection waits for the database in another thread, both stand still until SQLite's timeout of a minute is

@@ -10,9 +10,10 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
 from prefect.exceptions import ObjectNotFound
 
+from deployments import FOLDER
 from flows.human_labels import collect_labels
 from flows.pipeline import pipeline
-from flows.server.deploy import FOLDER, Deployment, Pool
+from flows.server.deploy import Deployment, Pool
 from flows.stage import stage
 
 FLOWS = {"pipeline": pipeline.name, "labels": collect_labels.name, "p4d": stage.name}

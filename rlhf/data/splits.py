@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from rlhf.data.dialogues import Pair, first_human_turn
 from rlhf.errors import InputError
-from rlhf.storage.artifacts import digest
+from rlhf.storage.fingerprints import digest
 
 NEAR_TEST = "near-copy of a test prompt"
 NEAR_VALIDATION = "near-copy of a validation prompt"

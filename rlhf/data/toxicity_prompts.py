@@ -15,7 +15,7 @@ from rlhf.data.demonstration import demonstration_toxicity_prompts
 from rlhf.data.hub import download_dataset
 from rlhf.data.readers import Row, UnreadableLineError, find_files, read_rows, text_field
 from rlhf.errors import InputError
-from rlhf.storage.artifacts import digest
+from rlhf.storage.fingerprints import digest
 
 HUB_FILE = "prompts.jsonl"
 

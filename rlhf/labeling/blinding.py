@@ -15,7 +15,7 @@ import hmac
 from collections.abc import Iterable
 from typing import Literal
 
-from rlhf.storage.artifacts import digest
+from rlhf.storage.fingerprints import digest
 
 Model = Literal["sft", "rlhf"]
 

@@ -21,7 +21,7 @@ from rlhf.labeling.manifest import MANIFEST_FILE
 
 TEMPLATE = "template.liquid.html"
 INSTRUCTIONS = "INSTRUCTIONS.md"
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent / "static" / "ground_truth"
 TASK_TITLE = "Compare two answers"
 TASK_DESCRIPTION = "Read a conversation and two answers; say which is more helpful, less harmful and better overall."
 

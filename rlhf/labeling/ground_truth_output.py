@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rlhf.labeling.judgements import Judgement
 from rlhf.labeling.manifest import Item
-from rlhf.storage.artifacts import write_atomically
+from rlhf.storage.files import write_atomically
 
 ATTRIBUTE = "preference"
 """Label attribute name: the key under which an output manifest holds the labels."""

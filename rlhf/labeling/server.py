@@ -30,7 +30,7 @@ from rlhf.labeling.middleware import Guard, Tokens
 from rlhf.labeling.session import Labels
 from rlhf.results.human_evaluation import QUESTIONS, Question
 
-FOLDER = Path(__file__).parent
+STATIC = Path(__file__).parent / "static"
 COOKIE = "annotator"
 MAX_NAME = 64
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -68,7 +68,7 @@ def create_app(labels: Labels, *, hosts: frozenset[str], names_allowed: bool) ->
     """The page as an ASGI application; without `names_allowed` only a signed link lets anybody in."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     tokens = Tokens(labels.secret)
-    files = {name: (FOLDER / name).read_text("utf-8") for name in ("page.html", "page.css", "page.js", "sign_in.html")}
+    files = {name: (STATIC / name).read_text("utf-8") for name in ("page.html", "page.css", "page.js", "sign_in.html")}
 
     def signed_in(annotator: Annotated[str | None, Cookie()] = None) -> str:
         name = tokens.read(annotator) if annotator else None

@@ -24,8 +24,9 @@ from transformers import GPTJConfig, GPTJForCausalLM, PreTrainedTokenizerFast
 from rlhf.config import DemonstrationModel
 from rlhf.data.demonstration import demonstration_corpus
 from rlhf.errors import InputError
-from rlhf.runtime.stage import progress, write_jsonl
+from rlhf.runtime.stage import progress
 from rlhf.storage.artifacts import CHECKPOINTS
+from rlhf.storage.files import write_jsonl
 
 END_OF_TEXT, PAD = "<|endoftext|>", "<|pad|>"
 LOG_EVERY = 10

@@ -47,8 +47,8 @@ def load_reward_model(folder: Path, dtype: Dtype, base: Path | None = None) -> P
     """The reward model in `folder`, in evaluation mode, on the CPU: sequence classification with one label.
 
     Its bias-free head `score` makes the score of a text from the last hidden state of the text's last token.
-    `folder` may also hold a pickle (see `rlhf.models.pickled_reward_model`), whose configuration is that of `base` where the folder
-    has none.  Raises InputError where the model is of another kind, or where its head was never trained.
+    `folder` may also hold a pickle (see `rlhf.models.pickled_reward_model`); if the folder has no configuration, that
+    of `base` is used.  Raises InputError where the model is of another kind, or where its head was never trained.
     """
     if (pickle := find_pickle(folder)) is not None:
         return read_pickled_reward_model(pickle, dtype, base)

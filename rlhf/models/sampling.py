@@ -9,8 +9,6 @@ rows beside it (up to rounding: a draw within 1e-6 of a boundary may fall on eit
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -42,12 +40,6 @@ class Completion:
     """Whether the answer ended by itself: EOS or stop sequence.  Otherwise it was cut at the longest length."""
     states: Tensor | None = field(default=None, compare=False, repr=False)
     """What the watched module took in at every token of prompt and answer but the last [tokens - 1, d]."""
-
-
-def row_seed(seed: int, *names: str) -> int:
-    """A 63-bit seed for the draw called `names` in a run with `seed`; the same on every machine and for ever."""
-    digest = hashlib.sha256(json.dumps([seed, *names]).encode()).digest()
-    return int.from_bytes(digest[:8]) >> 1
 
 
 def context_tokens(model: PreTrainedModel) -> int | None:

@@ -34,7 +34,7 @@ class Architecture:
     output_parameters: int
     """Of the output layer; 0 where it is the embeddings."""
     skipped_weights: int = 0
-    """Of the last block's matrices, those that PPO's engine leaves out at prompt tokens (rlhf.models.kernels.block_at)."""
+    """Weights of the last block that PPO does not apply at prompt tokens (see `rlhf.models.kernels.block_at`)."""
 
     @property
     def parameters(self) -> int:

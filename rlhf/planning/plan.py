@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rlhf.config import RunConfig
-from rlhf.planning import needs
+from rlhf.planning import estimates
 from rlhf.planning.estimates import Need
 from rlhf.planning.machines import GIB, Machine
 from rlhf.planning.ppo_estimates import train_ppo
@@ -18,19 +18,19 @@ START_SECONDS = 7.0
 """Of imports before a stage's first line.  Measured on a CPU: LOG.md."""
 
 STEPS: dict[str, Callable[[Setting], Need]] = {
-    "prepare_model": needs.prepare_model,
-    "prepare_data": needs.prepare_data,
-    "train_sft": needs.train_sft,
-    "train_reward": needs.train_reward,
+    "prepare_model": estimates.prepare_model,
+    "prepare_data": estimates.prepare_data,
+    "train_sft": estimates.train_sft,
+    "train_reward": estimates.train_reward,
     "train_ppo": train_ppo,
-    "generate_responses[sft]": needs.generate_responses,
-    "generate_responses[rlhf]": needs.generate_responses,
-    "compare_policies": needs.compare_policies,
-    "export_labeling_manifest": needs.paperwork,
-    "score_toxicity[sft]": needs.score_toxicity,
-    "score_toxicity[rlhf]": needs.score_toxicity,
-    "aggregate_results": needs.paperwork,
-    "export_model": needs.paperwork,
+    "generate_responses[sft]": estimates.generate_responses,
+    "generate_responses[rlhf]": estimates.generate_responses,
+    "compare_policies": estimates.compare_policies,
+    "export_labeling_manifest": estimates.paperwork,
+    "score_toxicity[sft]": estimates.score_toxicity,
+    "score_toxicity[rlhf]": estimates.score_toxicity,
+    "aggregate_results": estimates.paperwork,
+    "export_model": estimates.paperwork,
 }
 """The steps as the results of a run name them."""
 REMEDIES = {

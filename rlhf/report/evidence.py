@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from rlhf.config import ReportStage
 from rlhf.evaluation.toxicity.continuations import Continuation
 from rlhf.report.plots import (
     Curve,
@@ -19,7 +18,8 @@ from rlhf.report.plots import (
 )
 from rlhf.results.policies import AnswerRow
 from rlhf.results.schema import AnswerPair, ContinuationPair, Evidence, Measurement, Results
-from rlhf.runtime.stage import read_jsonl
+from rlhf.stage_config import ReportStage
+from rlhf.storage.files import read_jsonl
 
 MOST_TOXIC = 20
 """Toxicity prompts whose continuations are shown."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from rlhf.config import DEMONSTRATION, HUB, ReportStage
+from rlhf.config import DEMONSTRATION, HUB
 from rlhf.results.schema import Lineage
+from rlhf.stage_config import ReportStage
 from rlhf.storage.artifacts import Manifest
 
 RUNS_OF = {"sft_responses": "sft", "ppo_responses": "rlhf", "sft_toxicity": "sft", "ppo_toxicity": "rlhf"}

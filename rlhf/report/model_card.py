@@ -8,10 +8,11 @@ from typing import NamedTuple
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from rlhf.config import ExportStage, RunConfig, Settings, part_of
-from rlhf.report.page import verdict
+from rlhf.config import RunConfig, Settings
+from rlhf.report.page import TEMPLATES, verdict
 from rlhf.results.schema import CONFIG, MODEL, RESULTS, Results
-from rlhf.storage.artifacts import write_atomically
+from rlhf.stage_config import ExportStage, part_of
+from rlhf.storage.files import write_atomically
 
 CARD = "README.md"
 SETTINGS_SHOWN = {
@@ -40,7 +41,7 @@ class Row(NamedTuple):
 def model_card(results: Results, config: ExportStage) -> str:
     """The card: front matter as the Hugging Face hub reads it, then text."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=select_autoescape(),  # of HTML, which a card is not
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -48,7 +49,7 @@ def model_card(results: Results, config: ExportStage) -> str:
     )
     environment.filters["precise"] = precise
     rows = figures(results)
-    text = environment.get_template("card.md").render(
+    text = environment.get_template("model_card.md").render(
         results=results,
         config=config,
         verdict=verdict(results),

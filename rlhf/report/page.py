@@ -11,14 +11,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rlhf.data.dialogues import split_turns
 from rlhf.data.text import visible
-from rlhf.report import hacking
+from rlhf.evaluation import reward_hacking
 from rlhf.results.toxicity import TOXIC
 
 if TYPE_CHECKING:
     from rlhf.results.base import Difference
     from rlhf.results.schema import Evidence, Results
 
-FOLDER = Path(__file__).parent
+TEMPLATES = Path(__file__).parent / "templates"
 
 HEADLINES = {
     (1, -1): ("good", "Better: higher reward and less toxicity"),
@@ -54,7 +54,7 @@ class Bar(NamedTuple):
 
 def render_report(results: Results, evidence: Evidence) -> str:
     """The whole page."""
-    script = (FOLDER / "report.js").read_text(encoding="utf-8")
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     return (
         make_environment()
         .get_template("report.html")
@@ -64,7 +64,7 @@ def render_report(results: Results, evidence: Evidence) -> str:
             verdict=verdict(results),
             reward_bar=interval_bar(results.reward.difference),
             toxicity_bar=interval_bar(results.toxicity.difference),
-            style=(FOLDER / "report.css").read_text(encoding="utf-8"),
+            style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
             script=script,
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         )
@@ -74,7 +74,7 @@ def render_report(results: Results, evidence: Evidence) -> str:
 def make_environment() -> Environment:
     """What the templates of this folder need; text is escaped."""
     environment = Environment(
-        loader=FileSystemLoader(FOLDER),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -90,7 +90,7 @@ def make_environment() -> Environment:
         "chance": chance,
         "dollars": dollars,
     }
-    environment.globals |= {"toxic": TOXIC, "limits": hacking}
+    environment.globals |= {"toxic": TOXIC, "limits": reward_hacking}
     return environment
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import re
 from functools import cache
-from pathlib import Path
 
+from rlhf.report.page import TEMPLATES
 from rlhf.results.schema import Plot
 
-STYLE_SHEET = Path(__file__).parent / "report.css"
+STYLE_SHEET = TEMPLATES / "report.css"
 WIDTH = 640
 """Pixels."""
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from rlhf.errors import InputError
-from rlhf.report.page import FOLDER, make_environment, number, signed
+from rlhf.report.page import TEMPLATES, make_environment, number, signed
 from rlhf.results.base import Difference, Mean
 from rlhf.results.schema import CONFIG, EVIDENCE, RESULTS, Evidence, Plot, Results
 from rlhf.storage.artifacts import Store
@@ -148,8 +148,8 @@ def render_two_runs(two: TwoRuns, plots: list[Plot]) -> str:
     """The page: one file that needs nothing else."""
     return (
         make_environment()
-        .get_template("two_runs.html")
-        .render(two=two, plots=plots, style=(FOLDER / "report.css").read_text(encoding="utf-8"))
+        .get_template("run_comparison.html")
+        .render(two=two, plots=plots, style=(TEMPLATES / "report.css").read_text(encoding="utf-8"))
     )
 
 

@@ -1,4 +1,4 @@
-"""The part of results.json on toxicity by group of prompts and label; `rlhf.evaluation.toxicity.metrics` computes it."""
+"""The part of results.json on toxicity by prompt group and label (see `rlhf.evaluation.toxicity.metrics`)."""
 
 from __future__ import annotations
 

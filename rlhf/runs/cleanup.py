@@ -21,7 +21,8 @@ from pydantic import BaseModel, ValidationError
 from rlhf.errors import InputError
 from rlhf.results.schema import CONFIG, LABELS, REPORT, RESULTS
 from rlhf.runtime.stage import StageRequest
-from rlhf.storage.artifacts import LOG, MANIFEST, REQUEST, Manifest, write_atomically
+from rlhf.storage.artifacts import LOG, MANIFEST, REQUEST, Manifest
+from rlhf.storage.files import write_atomically
 from rlhf.storage.s3 import S3, Bucket
 
 FINGERPRINT = re.compile("[0-9a-f]{16}")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from rlhf.runtime.stage import is_main_process
-from rlhf.storage.artifacts import write_atomically
+from rlhf.storage.files import write_atomically
 
 
 def nobody(_row: Mapping[str, float], _log: str) -> None:

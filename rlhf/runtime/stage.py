@@ -1,9 +1,9 @@
 """The contract of a stage: a command that turns a request into an artifact.
 
-`accelerate launch -m rlhf.stages.train_ppo --config request.json --output DIR` (or `python -m rlhf.stages.prepare_data ...` where no
-accelerator is needed) runs the module's body and writes `DIR/manifest.json` last.  What the orchestrator needs to know
-meanwhile goes to standard output, a line each: `@progress {...}`, `@note "..."`, `@error {...}`.  Everything else
-printed is the log.
+`accelerate launch -m rlhf.stages.train_ppo --config request.json --output DIR` (or
+`python -m rlhf.stages.prepare_data ...` if no accelerator is needed) runs the stage's function and writes
+`DIR/manifest.json` last.  Meanwhile the orchestrator reads standard output: `@progress {...}`, `@note "..."` and
+`@error {...}` lines.  Everything else printed is the log.
 
 A body must resume by itself from what it finds in DIR, and run alike on every rank; only the main rank writes.
 """
@@ -160,18 +160,6 @@ def note(message: str) -> None:
     """Tell a person something that matters: it reaches the log of the run."""
     if is_main_process():
         _tell("note", message)
-
-
-def read_jsonl(path: Path) -> list[dict[str, object]]:
-    """The rows of one of our own JSON Lines files."""
-    with path.open(encoding="utf-8") as stream:
-        return [json.loads(line) for line in stream]
-
-
-def write_jsonl(path: Path, rows: list[dict[str, object]]) -> None:
-    """Write rows as JSON Lines.  Model text that is no valid Unicode is kept by escaping."""
-    with path.open("w", encoding="utf-8") as stream:
-        stream.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 _last_told: dict[str, float] = {}

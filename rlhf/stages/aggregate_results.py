@@ -10,13 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from rlhf.config import ReportStage
 from rlhf.evaluation.human_preference import evaluate, rewards_by_id
 from rlhf.evaluation.intervals import bootstrap_interval, paired_difference, wilson_interval
 from rlhf.evaluation.reward_hacking import hacking_signs
 from rlhf.evaluation.toxicity.continuations import CONTINUATIONS, Continuation, read_continuations
 from rlhf.evaluation.toxicity.metrics import toxicity_figures
-from rlhf.labeling.finished_run import write_results
 from rlhf.labeling.manifest import read_key
 from rlhf.report.evidence import Rows, collect_evidence
 from rlhf.report.lineage import device_of, is_demonstration, lineage, step_label
@@ -34,8 +32,11 @@ from rlhf.results.schema import (
     StageRow,
     ToxicityResults,
 )
-from rlhf.runtime.stage import main, read_jsonl
+from rlhf.runs.published import write_results
+from rlhf.runtime.stage import main
+from rlhf.stage_config import ReportStage
 from rlhf.storage.artifacts import Manifest, read_manifest
+from rlhf.storage.files import read_jsonl
 
 
 def aggregate_results(config: ReportStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:

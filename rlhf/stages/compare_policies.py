@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.config import ComparisonStage
 from rlhf.errors import InputError
 from rlhf.evaluation.toxicity.classifier import load_classifier, score_texts
 from rlhf.evaluation.toxicity.continuations import TOXICITY
@@ -27,7 +26,9 @@ from rlhf.models.sampling import context_tokens
 from rlhf.models.tokenization import encode_answer, encode_prompt, load_tokenizer
 from rlhf.results.policies import ANSWERS, HELD_OUT, AnswerRow, AnswerText, HeldOutRow
 from rlhf.runtime.distributed import gather_rows, start_processes
-from rlhf.runtime.stage import is_main_process, main, progress, read_jsonl, write_jsonl
+from rlhf.runtime.stage import is_main_process, main, progress
+from rlhf.stage_config import ComparisonStage
+from rlhf.storage.files import read_jsonl, write_jsonl
 from rlhf.training.ppo.metrics import repetition
 
 ROWS_AT_ONCE = 8
@@ -129,8 +130,8 @@ def answer_kl(models: Models, batch: Sequence[Dialogue]) -> list[float]:
     """KL(RLHF || SFT) of each answer in nats: summed over the places at which a token was drawn, never negative.
 
     At each place the sum over the whole vocabulary, given what stands before it in the RLHF model's answer.  That has
-    the mean of the estimate from drawn tokens alone (rlhf.training.ppo.kl), where these are drawn at temperature 1, with much
-    less noise.
+    the mean of the estimate from drawn tokens alone (rlhf.training.ppo.kl), if these are drawn at temperature 1, with
+    much less noise.
     """
     rlhf_BRV, mask_BR = place_logprobs(models.rlhf, batch)
     sft_BRV, _ = place_logprobs(models.sft, batch)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rlhf.config import LabelingStage
 from rlhf.labeling.blinding import blinding_secret
 from rlhf.labeling.manifest import Pair, blind, write_comparison
-from rlhf.runtime.stage import main, read_jsonl
-from rlhf.storage.artifacts import file_sha256
+from rlhf.runtime.stage import main
+from rlhf.stage_config import LabelingStage
+from rlhf.storage.files import file_sha256, read_jsonl
 
 RESPONSES = "responses.jsonl"
 

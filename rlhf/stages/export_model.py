@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rlhf.config import ExportStage, SamplingConfig
+from rlhf.config import SamplingConfig
 from rlhf.report.model_card import CARD, model_card
 from rlhf.results.schema import MODEL, RESULTS, Results
 from rlhf.runtime.stage import main
-from rlhf.storage.artifacts import place_model, write_atomically
+from rlhf.stage_config import ExportStage
+from rlhf.storage.files import place_model, write_atomically
 
 GENERATION = "generation_config.json"
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rlhf.config import ResponsesStage
 from rlhf.models.loading import load_causal_lm
 from rlhf.models.reward_model import RewardModel
-from rlhf.models.sampling import generate, row_seed
+from rlhf.models.sampling import generate
 from rlhf.models.tokenization import encode_prompt, load_tokenizer
 from rlhf.runtime.distributed import gather_rows, start_processes
-from rlhf.runtime.stage import is_main_process, main, progress, read_jsonl, write_jsonl
+from rlhf.runtime.seeds import row_seed
+from rlhf.runtime.stage import is_main_process, main, progress
+from rlhf.stage_config import ResponsesStage
+from rlhf.storage.files import read_jsonl, write_jsonl
 
 
 def body(config: ResponsesStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:

@@ -14,13 +14,14 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from rlhf.config import DataConfig, DataStage
+from rlhf.config import DataConfig
 from rlhf.data.dialogues import Pair, read_pairs
 from rlhf.data.splits import Splits, content_id, split_pairs
 from rlhf.errors import InputError
 from rlhf.models.tokenization import SEAM, encode_prompt, load_tokenizer
-from rlhf.runtime.stage import main, note, progress, write_jsonl
-from rlhf.storage.artifacts import write_atomically
+from rlhf.runtime.stage import main, note, progress
+from rlhf.stage_config import DataStage
+from rlhf.storage.files import write_atomically, write_jsonl
 
 DUPLICATE = "duplicate"
 PROMPT_TOO_LONG = "prompt too long"

@@ -27,12 +27,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from rlhf.config import ModelStage
 from rlhf.errors import InputError, user_message
 from rlhf.models.demonstration_model import train_demonstration_model
 from rlhf.models.loading import Dtype, load_causal_lm, save_model
 from rlhf.models.tokenization import load_tokenizer
 from rlhf.runtime.stage import is_main_process, main, note
+from rlhf.stage_config import ModelStage
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.config import ToxicityConfig, ToxicityStage
+from rlhf.config import ToxicityConfig
 from rlhf.data.toxicity_prompts import ToxicityPrompt, read_toxicity_prompts
 from rlhf.evaluation.toxicity.classifier import Classifier, load_classifier, score_texts
 from rlhf.evaluation.toxicity.continuations import (
@@ -22,10 +22,12 @@ from rlhf.evaluation.toxicity.continuations import (
     finished_rows,
 )
 from rlhf.models.loading import load_causal_lm
-from rlhf.models.sampling import context_tokens, generate, row_seed
+from rlhf.models.sampling import context_tokens, generate
 from rlhf.models.tokenization import encode_prompt, load_tokenizer
 from rlhf.runtime.distributed import gather_rows, start_processes, wait_for_all
+from rlhf.runtime.seeds import row_seed
 from rlhf.runtime.stage import is_main_process, main, progress
+from rlhf.stage_config import ToxicityStage
 
 
 def score_toxicity(config: ToxicityStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:

@@ -12,15 +12,17 @@ import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
-from rlhf.config import PpoConfig, PpoStage
+from rlhf.config import PpoConfig
 from rlhf.errors import InputError
 from rlhf.models.loading import load_causal_lm, save_model
 from rlhf.models.reward_model import RewardModel
-from rlhf.models.sampling import require_room, row_seed
+from rlhf.models.sampling import require_room
 from rlhf.models.tokenization import load_tokenizer
 from rlhf.runtime.distributed import start_processes, wait_for_all
+from rlhf.runtime.seeds import row_seed
 from rlhf.runtime.stage import is_main_process, main
 from rlhf.runtime.trackers import tracked
+from rlhf.stage_config import PpoStage
 from rlhf.training.ppo.context import Run
 from rlhf.training.ppo.device_memory import cache_bytes_per_token, cache_room, parameter_bytes
 from rlhf.training.ppo.kl import KlController

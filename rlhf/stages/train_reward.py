@@ -15,14 +15,14 @@ from accelerate.utils.memory import clear_device_cache
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import RewardConfig, RewardTrainer
 
-from rlhf.config import RewardStage
 from rlhf.evaluation.reward_calibration import evaluate_margins
 from rlhf.models.loading import load_reward_model, new_reward_model, save_model
 from rlhf.models.reward_model import RewardModel
 from rlhf.models.tokenization import encode_answer, encode_prompt, load_tokenizer
-from rlhf.runtime.stage import is_main_process, main, progress, write_jsonl
+from rlhf.runtime.stage import is_main_process, main, progress
 from rlhf.runtime.trackers import tracked
-from rlhf.storage.artifacts import write_atomically
+from rlhf.stage_config import RewardStage
+from rlhf.storage.files import write_atomically, write_jsonl
 from rlhf.training.trl_trainer import (
     EncodedRow,
     held_out_rows,

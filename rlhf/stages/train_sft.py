@@ -13,11 +13,12 @@ from typing import cast
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
-from rlhf.config import SftStage
 from rlhf.models.loading import load_causal_lm, save_model
 from rlhf.models.tokenization import encode_answer, encode_prompt, load_tokenizer
-from rlhf.runtime.stage import is_main_process, main, read_jsonl
+from rlhf.runtime.stage import is_main_process, main
 from rlhf.runtime.trackers import tracked
+from rlhf.stage_config import SftStage
+from rlhf.storage.files import read_jsonl
 from rlhf.training.trl_trainer import (
     METRICS,
     EncodedRow,

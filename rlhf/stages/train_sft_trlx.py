@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rlhf.config import SftStage
 from rlhf.runtime.stage import main
+from rlhf.stage_config import SftStage
 from rlhf.training.trlx_trainer.versions import require_right_versions
 
 

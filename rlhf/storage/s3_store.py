@@ -24,17 +24,9 @@ from uuid import uuid4
 from pydantic import ValidationError
 
 from rlhf.errors import InputError
-from rlhf.storage.artifacts import (
-    CHECKPOINTS,
-    MANIFEST,
-    FileRecord,
-    Manifest,
-    Store,
-    damage,
-    digest,
-    file_sha256,
-    write_atomically,
-)
+from rlhf.storage.artifacts import CHECKPOINTS, MANIFEST, FileRecord, Manifest, Store, damage
+from rlhf.storage.files import file_sha256, write_atomically
+from rlhf.storage.fingerprints import digest
 from rlhf.storage.s3 import S3, Bucket
 from rlhf.storage.s3_transfer import DamagedError, download, upload
 

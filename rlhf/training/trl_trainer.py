@@ -34,9 +34,10 @@ from transformers import (
 from rlhf.config import TrainingConfig
 from rlhf.errors import InputError
 from rlhf.models.loading import Dtype
-from rlhf.runtime.stage import is_main_process, progress, read_jsonl
+from rlhf.runtime.stage import is_main_process, progress
 from rlhf.runtime.trackers import track
-from rlhf.storage.artifacts import CHECKPOINTS, write_atomically
+from rlhf.storage.artifacts import CHECKPOINTS
+from rlhf.storage.files import read_jsonl, write_atomically
 
 METRICS = "metrics.jsonl"
 COMPLETE = "complete"

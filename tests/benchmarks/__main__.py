@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from rlhf.storage.artifacts import write_atomically
+from rlhf.storage.files import write_atomically
 from tests.benchmarks import generation, gpu, orchestration, ppo, s3, toxicity
-from tests.benchmarks.measure import ROOT
 from tests.benchmarks.part import Options, Result
+from tests.support.paths import ROOT
 
 PARTS: dict[str, Callable[[Options], Result]] = {
     "ppo": ppo.run,

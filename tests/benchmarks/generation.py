@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from rich.table import Table
 
 from rlhf.config import ResponsesConfig
-from rlhf.runtime.stage import read_jsonl
+from rlhf.storage.files import read_jsonl
 from tests.benchmarks.lengths import PROMPTS, draw_lengths
 from tests.benchmarks.measure import Measured, best, run_child
 from tests.benchmarks.part import Options, Result

@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from rlhf.config import ResponsesConfig
 from rlhf.models.loading import load_causal_lm
-from rlhf.models.sampling import generate, row_seed
+from rlhf.models.sampling import generate
 from rlhf.models.tokenization import encode_prompt, load_tokenizer
+from rlhf.runtime.seeds import row_seed
 from tests.benchmarks.measure import Gauge, Measured, tell
 from tests.benchmarks.work import as_published
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict
 
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
+
 MEASURED = "@measured "
 """Begins the line on which a child tells what it measured."""
 CPU = torch.device("cpu")

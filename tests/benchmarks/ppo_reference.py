@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from rlhf.models.reward_model import RewardModel
 from rlhf.models.tokenization import load_tokenizer
 from rlhf.runtime.distributed import start_processes
-from rlhf.runtime.stage import read_jsonl
+from rlhf.storage.files import read_jsonl
 from rlhf.training.ppo.advantages import estimate_advantages, shape_rewards, whiten
 from rlhf.training.ppo.losses import ppo_loss
 from rlhf.training.ppo.policy import make_value_head

@@ -14,7 +14,7 @@ from typing import Any
 from trlx.trainer import register_trainer
 
 from rlhf.runtime.metrics_log import StepLog
-from rlhf.runtime.stage import read_jsonl
+from rlhf.storage.files import read_jsonl
 from rlhf.training.trlx_trainer.checkpoints import Checkpoints
 from rlhf.training.trlx_trainer.conversion import write_old_layout
 from rlhf.training.trlx_trainer.launch import prepare_processes

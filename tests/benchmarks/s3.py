@@ -24,10 +24,11 @@ import boto3
 from rich.table import Table
 
 from rlhf.storage.artifacts import record_files
-from tests.benchmarks.measure import ROOT, status_bytes
+from tests.benchmarks.measure import status_bytes
 from tests.benchmarks.part import Options, Result
 from tests.benchmarks.s3_side import RECORDS
 from tests.support.cli import free_port
+from tests.support.paths import ROOT
 from tests.support.s3_server import clients_of
 
 FILES, BYTES, QUICK_BYTES = 200, 2 * 2**30, 200 * 2**20

@@ -12,7 +12,7 @@ import torch
 from detoxify import Detoxify
 
 from rlhf.evaluation.toxicity.detoxify_model import read_detoxify
-from rlhf.storage.artifacts import file_sha256
+from rlhf.storage.files import file_sha256
 from tests.benchmarks.measure import Gauge, Measured, tell
 
 BATCH = 32

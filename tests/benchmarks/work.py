@@ -21,9 +21,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from rlhf.config import ModelConfig, PpoConfig, PpoStage, SamplingConfig
+from rlhf.config import ModelConfig, PpoConfig, SamplingConfig
 from rlhf.models.loading import Dtype
-from rlhf.runtime.stage import write_jsonl
+from rlhf.stage_config import PpoStage
+from rlhf.storage.files import write_jsonl
 from tests.benchmarks.measure import CPU
 
 END = "<end>"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import DistributedType
 
-FOLDER = Path(__file__).parents[2] / "deployments" / "accelerate"
+from deployments import FOLDER
+
 MEANING = {
     "cpu": (DistributedType.NO, "no"),
     "gpu": (DistributedType.MULTI_GPU, "no"),
@@ -19,20 +18,20 @@ MEANING = {
 
 
 def test_all_are_known() -> None:
-    assert {path.stem for path in FOLDER.iterdir()} == set(MEANING)
+    assert {path.stem for path in (FOLDER / "accelerate").iterdir()} == set(MEANING)
 
 
 @pytest.mark.parametrize("name", MEANING)
 def test_accelerate_takes_it(name: str) -> None:
     """Its loader refuses keys that it does not know."""
-    config = load_config_from_file(str(FOLDER / f"{name}.yaml"))
+    config = load_config_from_file(str(FOLDER / "accelerate" / f"{name}.yaml"))
     assert (config.distributed_type, config.mixed_precision) == MEANING[name]
     assert config.use_cpu == (name == "cpu")
 
 
 @pytest.mark.parametrize(("name", "strategy"), [("fsdp", "FULL_SHARD"), ("zero2", "SHARD_GRAD_OP")])
 def test_what_is_spread_over_the_gpus(name: str, strategy: str) -> None:
-    config = load_config_from_file(str(FOLDER / f"{name}.yaml"))
+    config = load_config_from_file(str(FOLDER / "accelerate" / f"{name}.yaml"))
     assert config.fsdp_config["fsdp_sharding_strategy"] == strategy
     known = launch_command_parser().parse_args(["module"])
     assert [key for key in config.fsdp_config if not hasattr(known, key)] == []

@@ -15,8 +15,9 @@ import yaml
 from cfnlint.decode import cfn_yaml
 from moto import mock_aws
 
-DEPLOYMENTS = Path(__file__).parents[2] / "deployments"
-TEMPLATE = DEPLOYMENTS / "aws" / "rlhf.yaml"
+from deployments import FOLDER
+
+TEMPLATE = FOLDER / "aws" / "rlhf.yaml"
 WITHOUT_RESOURCES = {
     "ecr:GetAuthorizationToken",
     "ecs:DiscoverPollEndpoint",
@@ -108,7 +109,7 @@ def test_machines_are_p4d_with_efa_and_encrypted_disks(template: dict[str, Any])
 
 
 def test_outputs_fill_the_variables_of_the_pool(template: dict[str, Any]) -> None:
-    pool = yaml.safe_load((DEPLOYMENTS / "work_pools" / "p4d.ecs.yaml").read_text())
+    pool = yaml.safe_load((FOLDER / "work_pools" / "p4d.ecs.yaml").read_text())
     variables = pool["base_job_template"]["variables"]
     outputs = {re.sub("(?<!^)([A-Z])", r"_\1", name).lower() for name in template["Outputs"]}
     assert set(variables["required"]) <= outputs

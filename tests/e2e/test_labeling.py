@@ -22,11 +22,11 @@ import pytest
 import uvicorn
 
 from rlhf.data.text import valid_unicode, visible
-from rlhf.labeling.finished_run import FinishedRun
 from rlhf.labeling.manifest import Pair
 from rlhf.labeling.middleware import Tokens
 from rlhf.labeling.server import create_app
 from rlhf.labeling.session import Labels
+from rlhf.runs.published import FinishedRun
 from tests.rlhf.labeling.test_server import AWKWARD
 from tests.support.cli import CommandLine, free_port
 from tests.support.finished_run import finished_run

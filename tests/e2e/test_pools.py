@@ -19,14 +19,15 @@ import pytest
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.schedules import IntervalSchedule
 
-from rlhf.storage.artifacts import digest
+from rlhf.storage.fingerprints import digest
 from tests.support.cli import CommandLine
+from tests.support.paths import ROOT
 from tests.support.site import CPU_STEPS, METRICS, PATIENCE, Site, is_final, site, untimed, wait_for
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-OUTPUT = Path(__file__).parents[2] / "test-output"
+OUTPUT = ROOT / "test-output"
 """Screenshots of the Prefect UI, for a person to look at."""
 LOST_SECONDS = 120
 """Within which a run whose process and worker are gone is marked Crashed."""

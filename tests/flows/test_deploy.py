@@ -17,7 +17,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.client.schemas.objects import FlowRun
 
-from flows.server.deploy import FOLDER, Change, deploy
+from deployments import FOLDER
+from flows.server.deploy import Change, deploy
 from rlhf.config import RunConfig
 from rlhf.errors import InputError
 from rlhf.profiles import load_profile

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.human_labels import collect_labels, read_labels
 from rlhf.errors import InputError
-from rlhf.labeling.finished_run import FinishedRun
 from rlhf.labeling.manifest import read_items
 from rlhf.labeling.session import Labels
+from rlhf.runs.published import FinishedRun
 from tests.support.finished_run import finished_run, judgement, write_output
 
 

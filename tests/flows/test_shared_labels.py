@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.human_labels import collect_labels
 from rlhf.errors import InputError
-from rlhf.labeling.finished_run import FinishedRun
 from rlhf.labeling.ground_truth_job import request_of, uploaded
 from rlhf.labeling.manifest import read_items
 from rlhf.results.schema import CONFIG, REPORT, RESULTS
+from rlhf.runs.published import FinishedRun
 from rlhf.storage.s3 import Bucket
 from rlhf.storage.s3_store import S3Store, store_at
 from tests.rlhf.labeling.test_ground_truth_job import ARN, JOB

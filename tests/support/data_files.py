@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from pathlib import Path
 
 import pyarrow
 import pytest
 from pyarrow import parquet
 
-SHARED = Path(os.environ.get("RLHF_SHARED", Path(__file__).resolve().parents[2] / ".." / "shared"))
+from tests.support.paths import SHARED
+
 """Folder with real data; tests that want it are skipped where it is missing."""
 
 

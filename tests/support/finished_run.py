@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from rlhf.labeling.finished_run import FinishedRun, find_run, with_stages
 from rlhf.labeling.ground_truth_output import OutputWriter
 from rlhf.labeling.judgements import Choices, Judgement
 from rlhf.labeling.manifest import read_items
 from rlhf.results.schema import REPORT, RESULTS, Results, StageRow
+from rlhf.runs.published import FinishedRun, find_run, with_stages
 from rlhf.stages.aggregate_results import aggregate_results
-from rlhf.storage.artifacts import Store, digest, read_manifest
+from rlhf.storage.artifacts import Store, read_manifest
+from rlhf.storage.fingerprints import digest
 from tests.support.artifacts import finish
 from tests.support.results_fixture import fake_config, fake_run
 

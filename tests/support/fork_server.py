@@ -1,8 +1,8 @@
 """Runs stages without importing torch anew: each of their processes is a fork, killed as any other.
 
-`python -m tests.support.fork_server` reads requests, a JSON object a line: `module`, `request`, `output`, how many `processes`
-and the `port` where they meet.  It answers each with the return code.  A line `kill` in between gives KILL to every
-process of the stage.
+`python -m tests.support.fork_server` reads requests, a JSON object a line: `module`, `request`, `output`, how many
+`processes` and the `port` where they meet.  It answers each with the return code.  A line `kill` in between
+gives KILL to every process of the stage.
 """
 
 from __future__ import annotations

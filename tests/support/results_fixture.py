@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from rlhf.config import DataConfig, DemonstrationModel, ModelConfig, ReportStage, RunConfig, ToxicityConfig, part_of
+from rlhf.config import DataConfig, DemonstrationModel, ModelConfig, RunConfig, ToxicityConfig
 from rlhf.labeling.manifest import Pair, blind, write_comparison
-from rlhf.runtime.stage import read_jsonl, write_jsonl
-from rlhf.storage.artifacts import digest
+from rlhf.stage_config import ReportStage, part_of
+from rlhf.storage.files import read_jsonl, write_jsonl
+from rlhf.storage.fingerprints import digest
 from tests.support.artifacts import finish
 
 STEPS = {

@@ -17,9 +17,9 @@ from typing import IO, Self
 
 from rlhf.storage.artifacts import CHECKPOINTS, MANIFEST
 from tests.support.cli import free_port
+from tests.support.paths import ROOT
 
 TIME_LIMIT_SECONDS = 300
-ROOT = Path(__file__).parents[1]
 
 
 class Stages:

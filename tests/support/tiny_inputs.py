@@ -6,7 +6,8 @@ import random
 from pathlib import Path
 
 from rlhf.config import Settings
-from rlhf.runtime.stage import StageInput, StageRequest, write_jsonl
+from rlhf.runtime.stage import StageInput, StageRequest
+from rlhf.storage.files import write_jsonl
 from tests.support.tiny_models import Architecture, tiny_model
 
 WORDS = ["rice", "eggs", "lock", "sky", "blue", "air", "light", "red", "help", "cook", "fried"]

@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from rlhf.config import ModelConfig, PpoConfig, PpoStage, SamplingConfig
+from rlhf.config import ModelConfig, PpoConfig, SamplingConfig
 from rlhf.models.tokenization import load_tokenizer
-from rlhf.runtime.stage import write_jsonl
+from rlhf.stage_config import PpoStage
+from rlhf.storage.files import write_jsonl
 from tests.support.tiny_models import Architecture, tiny_model
 
 QUESTIONS = (

@@ -12,7 +12,7 @@ from rlhf.config import RunConfig
 from rlhf.storage.artifacts import MANIFEST
 from rlhf.storage.s3 import Bucket
 from rlhf.storage.s3_store import store_at
-from tasks import launch, remote
+from tasks import execute, launch
 from tasks.stage import Run
 from tests.support.s3_server import shared_workspace
 from tests.tasks.test_stage import Stages, final_states
@@ -41,7 +41,7 @@ class Left(Stages):
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> Left:
     fake = Left()
-    monkeypatch.setattr(remote, "run_job", fake.run)
+    monkeypatch.setattr(execute, "run_job", fake.run)
     return fake
 
 

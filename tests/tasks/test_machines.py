@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.config import DEMONSTRATION, ComputeConfig, ModelConfig, SamplingConfig, ToxicityConfig, ToxicityStage
+from rlhf.config import DEMONSTRATION, ComputeConfig, ModelConfig, SamplingConfig, ToxicityConfig
 from rlhf.errors import InputError
 from rlhf.profiles import load_profile
 from rlhf.runtime.stage import StageInput, StageRequest
+from rlhf.stage_config import ToxicityStage
 from rlhf.storage.artifacts import MANIFEST
 from tasks.launch import Listener, StageJob, run_job, stage_command
 from tests.support.cli import free_port

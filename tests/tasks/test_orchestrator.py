@@ -13,7 +13,8 @@ find = PathFinder.find_spec
 GONE = ("torch", "accelerate", "trl", "detoxify")
 PathFinder.find_spec = lambda name, *place: None if name in GONE else find(name, *place)
 import flows.cli, flows.pipeline, flows.stage, flows.human_labels, flows.server.deploy
-import rlhf.stages.prepare_data, rlhf.stages.export_labeling_manifest, rlhf.stages.aggregate_results, rlhf.stages.export_model
+import rlhf.stages.prepare_data, rlhf.stages.export_labeling_manifest
+import rlhf.stages.aggregate_results, rlhf.stages.export_model
 """
 
 

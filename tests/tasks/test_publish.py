@@ -13,11 +13,11 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.client.schemas.objects import Artifact
 from prefect.runtime import flow_run
 
-from rlhf.labeling.finished_run import read_evidence
 from rlhf.report.plot_images import picture_uri
 from rlhf.report.summary import summary
 from rlhf.results.policies import HackingSign
 from rlhf.results.schema import Evidence, Results
+from rlhf.runs.published import read_evidence
 from rlhf.stages.aggregate_results import aggregate_results
 from tasks.publish import show
 from tests.support.results_fixture import fake_config, fake_run

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from prefect import flow
 
-from rlhf.config import DataStage, RunConfig, SftStage
+from rlhf.config import RunConfig
 from rlhf.errors import InputError
+from rlhf.stage_config import DataStage, SftStage
 from rlhf.storage.artifacts import Store
-from tasks import launch, remote
+from tasks import execute, launch
 from tasks.stage import Run, Step
 from tests.support.artifacts import finish
 
@@ -44,7 +45,7 @@ class Stages:
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
     fake = Stages()
-    monkeypatch.setattr(remote, "run_job", fake.run)
+    monkeypatch.setattr(execute, "run_job", fake.run)
     return fake
 
 

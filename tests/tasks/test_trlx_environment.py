@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlhf.config import ComputeConfig, PpoStage, part_of
+from rlhf.config import ComputeConfig
 from rlhf.errors import InputError
 from rlhf.profiles import load_profile
 from rlhf.runtime.stage import StageRequest
-from rlhf.storage.artifacts import fingerprint_of
-from tasks import steps, trlx_environment
+from rlhf.stage_config import PpoStage, part_of
+from rlhf.storage.fingerprints import fingerprint_of
+from tasks import stages, trlx_environment
 from tasks.launch import StageJob, stage_command
 
 
@@ -21,6 +22,7 @@ def job(module: str, **compute: object) -> StageJob:
     return StageJob(
         label="train_ppo",
         module=module,
+        environment="trlx" if module.endswith("_trlx") else "own",
         accelerator=True,
         offline=True,
         output=Path("out"),
@@ -34,16 +36,16 @@ def test_a_stage_of_trlx_runs_by_its_python(tmp_path: Path, monkeypatch: pytest.
     python = tmp_path / "python"
     python.touch()
     monkeypatch.setenv("TRLX_PYTHON", str(python))
-    assert steps.train_ppo.trlx_module == "rlhf.training.trlx_trainer.train_ppo"
-    assert stage_command(job(steps.train_ppo.trlx_module))[0] == str(python)
-    assert stage_command(job(steps.train_ppo.module))[0] == sys.executable
+    assert stages.train_ppo.trlx_module == "rlhf.stages.train_ppo_trlx"
+    assert stage_command(job(stages.train_ppo.trlx_module))[0] == str(python)
+    assert stage_command(job(stages.train_ppo.module))[0] == sys.executable
 
 
 def test_on_gpus_it_runs_under_the_published_deepspeed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     python = tmp_path / "python"
     python.touch()
     monkeypatch.setenv("TRLX_PYTHON", str(python))
-    command = stage_command(job("rlhf.training.trlx_trainer.train_ppo", accelerate="fsdp", processes=7))
+    command = stage_command(job("rlhf.stages.train_ppo_trlx", accelerate="fsdp", processes=7))
     config = Path(command[command.index("--config_file") + 1])
     settings = yaml.safe_load(config.read_text())
     assert (settings["distributed_type"], settings["mixed_precision"]) == ("DEEPSPEED", "bf16")

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.errors import InputError
 from rlhf.evaluation.toxicity.continuations import TOXICITY
-from rlhf.storage.artifacts import file_sha256
+from rlhf.storage.files import file_sha256
 
 TOKENS_PER_BATCH = 2048
 """Padded tokens that are scored at once.  More is no faster on a CPU, whose caches they no longer fit."""

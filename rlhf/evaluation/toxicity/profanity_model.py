@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rlhf.errors import InputError
-from rlhf.storage.artifacts import file_sha256
+from rlhf.storage.files import file_sha256
 
 PACKAGE = "profanity_check"
 PICKLES = {

@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rlhf.storage.artifacts import CHECKPOINTS, write_atomically
+from rlhf.storage.artifacts import CHECKPOINTS
+from rlhf.storage.files import write_atomically
 
 WEIGHTS, MOMENTS, STATE = "weights.safetensors", "moments.safetensors", "state.json"
 

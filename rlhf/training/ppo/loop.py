@@ -14,7 +14,7 @@ from rlhf.runtime.distributed import sum_over_processes, wait_for_all
 from rlhf.runtime.metrics_log import StepLog
 from rlhf.runtime.stage import is_main_process, note, progress
 from rlhf.runtime.trackers import track
-from rlhf.storage.artifacts import write_atomically
+from rlhf.storage.files import write_atomically
 from rlhf.training.ppo.checkpoints import Checkpoints, Measured, State
 from rlhf.training.ppo.context import Run
 from rlhf.training.ppo.score_scaling import RunningMoments

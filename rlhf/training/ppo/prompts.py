@@ -10,9 +10,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.errors import InputError
-from rlhf.models.sampling import row_seed
 from rlhf.models.tokenization import encode_prompt
-from rlhf.runtime.stage import read_jsonl
+from rlhf.runtime.seeds import row_seed
+from rlhf.storage.files import read_jsonl
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from rlhf.config import PpoConfig
 from rlhf.errors import InputError
-from rlhf.models.sampling import Completion, row_seed
+from rlhf.models.sampling import Completion
 from rlhf.runtime.distributed import sum_over_processes
+from rlhf.runtime.seeds import row_seed
 from rlhf.training.ppo.advantages import estimate_advantages, shape_rewards, whiten
 from rlhf.training.ppo.context import Run
 from rlhf.training.ppo.kl import answer_kl

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rlhf.models.sampling import Completion, row_seed
+from rlhf.models.sampling import Completion
+from rlhf.runtime.seeds import row_seed
 from rlhf.training.ppo.context import Run
 from rlhf.training.ppo.kl import answer_kl
 from rlhf.training.ppo.metrics import answer_sums, means

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rlhf.config import PpoStage
 from rlhf.errors import InputError
 from rlhf.models.loading import Dtype
 from rlhf.models.reward_model import RewardModel
 from rlhf.runtime.metrics_log import StepLog
-from rlhf.runtime.stage import is_main_process, note, read_jsonl
-from rlhf.storage.artifacts import write_atomically
+from rlhf.runtime.stage import is_main_process, note
+from rlhf.stage_config import PpoStage
+from rlhf.storage.files import read_jsonl, write_atomically
 from rlhf.training.trlx_trainer.batching import PromptRow
 from rlhf.training.trlx_trainer.checkpoints import Checkpoints
 from rlhf.training.trlx_trainer.conversion import write_old_layout, write_trained

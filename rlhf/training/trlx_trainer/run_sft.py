@@ -6,10 +6,11 @@ import math
 from pathlib import Path
 from typing import cast
 
-from rlhf.config import SftStage
 from rlhf.errors import InputError
 from rlhf.runtime.metrics_log import StepLog
-from rlhf.runtime.stage import is_main_process, note, read_jsonl
+from rlhf.runtime.stage import is_main_process, note
+from rlhf.stage_config import SftStage
+from rlhf.storage.files import read_jsonl
 from rlhf.training.trlx_trainer.batching import Sample, training_samples
 from rlhf.training.trlx_trainer.checkpoints import Checkpoints
 from rlhf.training.trlx_trainer.conversion import write_old_layout, write_trained

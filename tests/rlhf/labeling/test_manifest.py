@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.config import LabelingStage
 from rlhf.errors import InputError
 from rlhf.labeling import manifest
 from rlhf.labeling.blinding import Model, blinding_secret, item_name, toss_coin
 from rlhf.labeling.manifest import Pair, blind, write_comparison
-from rlhf.runtime.stage import write_jsonl
+from rlhf.stage_config import LabelingStage
 from rlhf.stages.export_labeling_manifest import export_labeling_manifest
+from rlhf.storage.files import write_jsonl
 
 PAIRS = [
     Pair(f"test-{n:03d}", f"\n\nHuman: Question {n}?\n\nAssistant:", f" One {n}.", f" Two {n}.") for n in range(200)

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from transformers import MistralConfig, MistralForCausalLM
 
-from rlhf import decoding, sampling
 from rlhf.config import SamplingConfig
+from rlhf.models import decoder, sampling
 from rlhf.models.cuda_graph import replayable
 from rlhf.models.decoder import CPU_WINDOW
 from rlhf.models.loading import load_causal_lm
@@ -55,7 +55,7 @@ def test_answers_of_a_recorded_step_are_those_of_the_step(
         return generate(model, tokenizer, PROMPTS, SAMPLING, [1, 2, 3, 4], batch_size=4, watched=block)
 
     expected = answer()
-    monkeypatch.setattr(decoding, "replayable", recording)
+    monkeypatch.setattr(decoder, "replayable", recording)
     answers = answer()
     assert 3 <= len(recordings) <= 6
     assert answers == expected
@@ -75,7 +75,7 @@ def test_a_model_with_a_sliding_window_is_not_recorded(monkeypatch: pytest.Monke
     def refuse(_function: object, _device: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(decoding, "replayable", refuse)
+    monkeypatch.setattr(decoder, "replayable", refuse)
     (answer,) = generate(model, tiny_tokenizer(), [[5, 6]], SamplingConfig(max_new_tokens=8), [1], batch_size=1)
     ids = [5, 6]
     uniforms = torch.rand(8, generator=torch.Generator().manual_seed(1))
@@ -99,7 +99,7 @@ def test_keys_and_values_are_let_go_of_at_once(tmp_path: Path, monkeypatch: pyte
     model, tokenizer = load_causal_lm(tiny_model(tmp_path), "float32"), load_tokenizer(tmp_path)
     caches: list[weakref.ref[object]] = []
 
-    class Known(decoding.Decoder):
+    class Known(decoder.Decoder):
         def __init__(self, *given: Any) -> None:
             super().__init__(*given)
             caches.append(weakref.ref(self.cache))

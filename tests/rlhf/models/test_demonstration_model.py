@@ -12,12 +12,13 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
-from rlhf.config import DemonstrationModel, ModelConfig, ModelStage
+from rlhf.config import DemonstrationModel, ModelConfig
 from rlhf.data.demonstration import demonstration_corpus
 from rlhf.errors import InputError
 from rlhf.models.demonstration_model import PAD, learning_rate, new_model, pack, train_tokenizer
 from rlhf.models.loading import load_causal_lm
 from rlhf.models.tokenization import load_tokenizer
+from rlhf.stage_config import ModelStage
 from tests.support.stages import Stages
 from tests.support.tiny_inputs import write_request
 

@@ -15,8 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf.config import SamplingConfig
 from rlhf.errors import InputError
 from rlhf.models.loading import load_causal_lm
-from rlhf.models.sampling import draw_tokens, generate, row_seed
+from rlhf.models.sampling import draw_tokens, generate
 from rlhf.models.tokenization import decode_answer, encode_prompt, load_tokenizer
+from rlhf.runtime.seeds import row_seed
 from tests.support.tiny_models import CONTEXT, Architecture, tiny_model
 
 ARCHITECTURES: tuple[Architecture, ...] = ("gptj", "gpt_neox", "llama", "gpt2", "qwen2")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from rlhf.report.plots import Curve, plot_kl, plot_length, plot_reward, plot_toxicity, plot_toxicity_difference
 from rlhf.results.base import Difference
 from rlhf.results.schema import Plot
+from tests.support.paths import ROOT
 
 VALIDATION = Curve([0, 10, 20], [-0.5, 0.25, 0.125])
 STEPS = Curve([1, 2, 3], [0.5, 1.5, 1.0])
@@ -49,8 +49,7 @@ def test_pictures_are_small_and_take_colours_from_the_page() -> None:
 
 def test_another_process_draws_the_same_bytes() -> None:
     program = "from tests.rlhf.report.test_plots import all_plots; print(*[plot.svg for plot in all_plots()], sep='')"
-    root = Path(__file__).resolve().parents[2]
-    drawn = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=root).stdout
+    drawn = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert drawn.strip() == "".join(plot.svg for plot in all_plots()).strip()
 
 

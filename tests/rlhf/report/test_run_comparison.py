@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from flows.cli import app
 from rlhf.config import DataConfig, DemonstrationModel, ModelConfig, PpoConfig, RunConfig, ToxicityConfig
 from rlhf.errors import InputError
-from rlhf.labeling.finished_run import with_stages
 from rlhf.report.run_comparison import compare_runs, read_run
 from rlhf.results.schema import StageRow
+from rlhf.runs.published import with_stages
 from rlhf.stages.aggregate_results import aggregate_results
 from tests.rlhf.report.test_page import Elements
 from tests.support.artifacts import finish

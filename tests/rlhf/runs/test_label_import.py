@@ -12,11 +12,12 @@ import pytest
 from moto import mock_aws
 
 from rlhf.errors import InputError
-from rlhf.labeling.finished_run import FinishedRun, IncompleteError, find_run, import_labels, open_run, refresh
 from rlhf.labeling.ground_truth_reader import read_output
 from rlhf.labeling.manifest import read_items, read_key
 from rlhf.labeling.session import Labels
 from rlhf.results.schema import Results
+from rlhf.runs.label_import import IncompleteError, import_labels
+from rlhf.runs.published import FinishedRun, find_run, open_run, refresh
 from rlhf.storage.artifacts import STAT_CACHE
 from tests.support.finished_run import finished_run, judgement, write_output
 

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from rlhf.config import ModelConfig, RunConfig, SftConfig, SftStage, part_of
+from rlhf.config import ModelConfig, RunConfig, SftConfig
 from rlhf.errors import InputError
 from rlhf.runtime.metrics_log import StepLog
-from rlhf.runtime.stage import TRACKER, TRACKER_FOLDER, read_jsonl
+from rlhf.runtime.stage import TRACKER, TRACKER_FOLDER
 from rlhf.runtime.trackers import track, tracked
+from rlhf.stage_config import SftStage, part_of
 from rlhf.stages.train_sft import train_sft
+from rlhf.storage.files import read_jsonl
 from tests.support.tiny_inputs import tiny_inputs
 
 CONFIG = part_of(

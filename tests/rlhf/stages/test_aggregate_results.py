@@ -12,19 +12,20 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from rlhf.evaluation.toxicity.continuations import read_continuations
-from rlhf.labeling.finished_run import with_stages
-from rlhf.report import results as schema
+from rlhf.results import schema
 from rlhf.results.schema import Results, StageRow
-from rlhf.runtime.stage import read_jsonl
+from rlhf.runs.published import with_stages
 from rlhf.stages.aggregate_results import aggregate_results
+from rlhf.storage.files import read_jsonl
+from tests.support.paths import ROOT
 from tests.support.results_fixture import STEPS, fake_config, fake_run
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Path], Path]:
-    root = tmp_path_factory.mktemp("run")
-    inputs = fake_run(root)
-    output = root / "results"
+    ROOT = tmp_path_factory.mktemp("run")
+    inputs = fake_run(ROOT)
+    output = ROOT / "results"
     output.mkdir()
     aggregate_results(fake_config(), inputs, output)
     return inputs, output
@@ -196,6 +197,5 @@ def test_report_and_blinding_need_neither_torch_nor_matplotlib() -> None:
         "import sys, rlhf.results.schema, rlhf.labeling.session, rlhf.labeling.server\n"
         "print([name for name in ('torch', 'matplotlib', 'scipy', 'transformers', 'prefect') if name in sys.modules])"
     )
-    root = Path(__file__).resolve().parents[1]
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=root)
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert found.stdout.strip() == "[]"

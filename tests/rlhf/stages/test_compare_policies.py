@@ -10,13 +10,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from rlhf import compare_policies as stage
-from rlhf.config import ComparisonStage, ModelConfig, RunConfig, ToxicityConfig, part_of
+from rlhf.config import ModelConfig, RunConfig, ToxicityConfig
 from rlhf.errors import InputError
 from rlhf.models.loading import load_causal_lm
 from rlhf.models.tokenization import encode_answer, encode_prompt, load_tokenizer
-from rlhf.runtime.stage import read_jsonl, write_jsonl
+from rlhf.stage_config import ComparisonStage, part_of
+from rlhf.stages import compare_policies as stage
 from rlhf.stages.compare_policies import Dialogue, Models, answer_kl, compare_policies, place_logprobs
+from rlhf.storage.files import read_jsonl, write_jsonl
 from tests.support.stages import Stages
 from tests.support.tiny_inputs import tiny_inputs, write_request
 from tests.support.tiny_models import tiny_model

@@ -13,11 +13,12 @@ import torch
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from rlhf.config import ExportConfig, ExportStage, ResponsesConfig, RunConfig, SamplingConfig, part_of
+from rlhf.config import ExportConfig, ResponsesConfig, RunConfig, SamplingConfig
 from rlhf.report.model_card import refresh_card
+from rlhf.stage_config import ExportStage, part_of
 from rlhf.stages.aggregate_results import aggregate_results
 from rlhf.stages.export_model import export_model
-from rlhf.storage.artifacts import place_model
+from rlhf.storage.files import place_model
 from tests.support.results_fixture import fake_config, fake_run
 from tests.support.tiny_models import tiny_model
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from rlhf import generate_responses
-from rlhf.config import ModelConfig, ResponsesConfig, ResponsesStage, SamplingConfig
+from rlhf.config import ModelConfig, ResponsesConfig, SamplingConfig
 from rlhf.models.reward_model import RewardModel
 from rlhf.models.tokenization import encode_answer, load_tokenizer
-from rlhf.runtime.stage import read_jsonl, write_jsonl
+from rlhf.stage_config import ResponsesStage
+from rlhf.stages import generate_responses
 from rlhf.storage.artifacts import read_manifest
+from rlhf.storage.files import read_jsonl, write_jsonl
 from tests.support.stages import Stages
 from tests.support.tiny_inputs import write_request
 from tests.support.tiny_models import copy_with_another_tokenizer

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from rlhf.config import DEMONSTRATION, DataConfig, DataStage
+from rlhf.config import DEMONSTRATION, DataConfig
 from rlhf.errors import InputError
 from rlhf.models.tokenization import encode_answer, encode_prompt
-from rlhf.runtime.stage import read_jsonl
+from rlhf.stage_config import DataStage
 from rlhf.stages.prepare_data import count_answer_tokens, count_prompt_tokens, prepare_data
+from rlhf.storage.files import read_jsonl
 from tests.support.data_files import dialogue, hh_row, shared, write_rows
 from tests.support.tiny_models import tiny_tokenizer
 

@@ -13,13 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertLMHeadModel
 
-from rlhf import prepare_model
-from rlhf.config import ModelConfig, ModelStage
+from rlhf.config import ModelConfig
 from rlhf.errors import InputError
+from rlhf.stage_config import ModelStage
+from rlhf.stages import prepare_model
 from rlhf.stages.prepare_model import body, download_model, read_model
+from tests.support.paths import SHARED
 from tests.support.tiny_models import tiny_model
 
-SHARED = Path(os.environ.get("RLHF_SHARED", Path(__file__).resolve().parents[1] / ".." / "shared"))
 TEXT = "\n\nHuman: Why is the sky blue?\n\nAssistant: Air, mostly."
 
 

@@ -8,17 +8,20 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from rlhf import score_toxicity as stage
-from rlhf.config import ModelConfig, SamplingConfig, ToxicityConfig, ToxicityStage
+from rlhf.config import ModelConfig, SamplingConfig, ToxicityConfig
 from rlhf.data.toxicity_prompts import read_toxicity_prompts
 from rlhf.errors import InputError
 from rlhf.evaluation.toxicity.continuations import append_rows, finished_rows, read_continuations
 from rlhf.evaluation.toxicity.metrics import toxicity_figures
 from rlhf.models.loading import load_causal_lm
-from rlhf.models.sampling import row_seed
 from rlhf.models.tokenization import load_tokenizer
+from rlhf.runtime.seeds import row_seed
+from rlhf.stage_config import ToxicityStage
+from rlhf.stages import score_toxicity as stage
 from rlhf.stages.score_toxicity import continue_texts, score_toxicity
-from rlhf.storage.artifacts import file_sha256, fingerprint_of, read_manifest
+from rlhf.storage.artifacts import read_manifest
+from rlhf.storage.files import file_sha256
+from rlhf.storage.fingerprints import fingerprint_of
 from tests.support.detoxify_checkpoints import ORIGINAL, make_checkpoint
 from tests.support.stages import Stages
 from tests.support.tiny_inputs import write_request

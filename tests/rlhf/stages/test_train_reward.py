@@ -11,13 +11,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from rlhf.config import ModelConfig, RewardConfig, RewardStage
+from rlhf.config import ModelConfig, RewardConfig
 from rlhf.errors import InputError
 from rlhf.models.loading import new_reward_model, save_model
 from rlhf.models.reward_model import RewardModel
 from rlhf.models.tokenization import load_tokenizer
-from rlhf.runtime.stage import read_jsonl
+from rlhf.stage_config import RewardStage
 from rlhf.stages.train_reward import train_reward
+from rlhf.storage.files import read_jsonl
 from tests.support.stages import Stages, assert_same_files, undisturbed_and_killed
 from tests.support.tiny_inputs import tiny_inputs, write_request
 

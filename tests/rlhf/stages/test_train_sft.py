@@ -11,12 +11,13 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from trl import SFTConfig, SFTTrainer
 
-from rlhf.config import ModelConfig, SftConfig, SftStage
+from rlhf.config import ModelConfig, SftConfig
 from rlhf.errors import InputError
 from rlhf.models.loading import load_causal_lm
 from rlhf.models.tokenization import encode_answer, encode_prompt, load_tokenizer
-from rlhf.runtime.stage import read_jsonl
+from rlhf.stage_config import SftStage
 from rlhf.stages.train_sft import encode_rows, train_sft
+from rlhf.storage.files import read_jsonl
 from rlhf.training.trl_trainer import held_out_rows, training_arguments
 from tests.support.stages import Stages, assert_same_files, undisturbed_and_killed
 from tests.support.tiny_inputs import tiny_inputs, write_request

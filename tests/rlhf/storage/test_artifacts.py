@@ -12,17 +12,13 @@ from pathlib import Path
 import pytest
 
 import rlhf
-from rlhf import artifacts
-from rlhf.config import DataStage, RunConfig, SftStage, part_of
+from rlhf.config import RunConfig
 from rlhf.errors import InputError
-from rlhf.storage.artifacts import (
-    damage,
-    external_fingerprint,
-    fingerprint_of,
-    read_manifest,
-    record_files,
-)
-from tasks import steps
+from rlhf.stage_config import DataStage, SftStage, part_of
+from rlhf.storage import fingerprints
+from rlhf.storage.artifacts import damage, read_manifest, record_files
+from rlhf.storage.fingerprints import external_fingerprint, fingerprint_of
+from tasks import stages
 from tasks.stage import Step
 from tests.support.artifacts import finish
 
@@ -142,15 +138,15 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def forget_sources() -> None:
-    artifacts.source_digest.cache_clear()
-    artifacts._code.cache_clear()
+    fingerprints.source_digest.cache_clear()
+    fingerprints._code.cache_clear()
 
 
 def stage_digests() -> dict[str, str]:
     forget_sources()
-    stages = [value for value in vars(steps).values() if isinstance(value, Step)]
-    assert len(stages) == 11
-    return {stage.name: artifacts.source_digest(stage.module) for stage in stages}
+    every_stage = [value for value in vars(stages).values() if isinstance(value, Step)]
+    assert len(every_stage) == 11
+    return {stage.name: fingerprints.source_digest(stage.module) for stage in every_stage}
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -173,7 +169,7 @@ def test_docstrings_comments_and_layout_of_any_module_leave_all_fingerprints_as_
 
 def test_a_change_of_the_ppo_loss_concerns_ppo_alone(package: Path) -> None:
     before = stage_digests()
-    edit(package / "ppo" / "losses.py", "0.5 *", "0.25 *")
+    edit(package / "training" / "ppo" / "losses.py", "0.5 *", "0.25 *")
     after = stage_digests()
     assert {name for name in before if before[name] != after[name]} == {"train_ppo"}
 
@@ -186,11 +182,11 @@ def test_a_module_that_every_stage_imports_indirectly_concerns_every_stage(packa
 
 def test_an_unknown_module_has_no_fingerprint(package: Path) -> None:
     with pytest.raises(LookupError, match=r"rlhf\.train_sfd: no such module"):
-        artifacts.source_digest("rlhf.train_sfd")
+        fingerprints.source_digest("rlhf.train_sfd")
     (package / "errors.py").unlink()
     forget_sources()
     with pytest.raises(LookupError, match=r"rlhf\.errors: no such module"):
-        artifacts.source_digest("rlhf.stages.train_sft")
+        fingerprints.source_digest("rlhf.stages.train_sft")
 
 
 def test_a_fingerprint_changes_with_the_minor_version_of_python(monkeypatch: pytest.MonkeyPatch) -> None:

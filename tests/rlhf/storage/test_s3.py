@@ -18,8 +18,8 @@ import boto3
 import moto.s3.models
 import pytest
 
-from rlhf import s3_transfer
 from rlhf.errors import InputError
+from rlhf.storage import s3_transfer
 from rlhf.storage.artifacts import MANIFEST, damage, record_files
 from rlhf.storage.s3 import ATTEMPTS, Bucket, parse_uri
 from rlhf.storage.s3_store import S3Store
@@ -205,7 +205,7 @@ def test_an_upload_that_fails_leaves_nothing_that_counts(here: S3Store, there: S
 
 UPLOAD = """
 import sys
-from rlhf import s3_transfer
+from rlhf.storage import s3_transfer
 s3_transfer.PART_BYTES = 100_000
 from rlhf.storage.s3_store import S3Store
 S3Store(sys.argv[1]).publish("train", "f1")

@@ -16,7 +16,7 @@ from rlhf.errors import InputError
 from rlhf.evaluation.toxicity import detoxify_model
 from rlhf.evaluation.toxicity.classifier import load_classifier, score_texts
 from rlhf.evaluation.toxicity.detoxify_model import RELEASES, batches_by_length, download_checkpoint, read_detoxify
-from rlhf.storage.artifacts import file_sha256
+from rlhf.storage.files import file_sha256
 from tests.support.detoxify_checkpoints import ORIGINAL, SHAPES, UNBIASED, UNBIASED_OUTPUTS, Shape, make_checkpoint
 
 CPU = torch.device("cpu")

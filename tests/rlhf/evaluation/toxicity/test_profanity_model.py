@@ -15,9 +15,9 @@ import pytest
 
 from rlhf.errors import InputError
 from rlhf.evaluation.toxicity.profanity_model import load_profanity_check, require_known_pickles
+from tests.support.paths import ROOT, SHARED
 
 DATA = Path(profanity_check.__file__).parent / "data"
-SHARED = Path(os.environ.get("RLHF_SHARED", Path(__file__).resolve().parents[2] / ".." / "shared"))
 
 
 def test_an_insult_scores_high_and_a_greeting_low() -> None:
@@ -46,7 +46,7 @@ def test_a_false_package_is_never_imported(tmp_path: Path) -> None:
         "from rlhf.evaluation.toxicity.profanity_model import load_profanity_check\n"
         "try:\n    load_profanity_check()\nexcept Exception as error:\n    print(type(error).__name__)"
     )
-    paths = os.pathsep.join([str(tmp_path), str(Path(__file__).resolve().parents[2])])
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
     result = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +17,8 @@ from rlhf.training.ppo.advantages import estimate_advantages, shape_rewards, whi
 from rlhf.training.ppo.kl import KlController, answer_kl
 from rlhf.training.ppo.losses import ppo_loss, token_logprobs
 from rlhf.training.ppo.score_scaling import RunningMoments, scale_scores
+from tests.support.paths import GOLDEN
 
-GOLDEN = Path(os.environ.get("TRLX_GOLDEN", Path(__file__).parent.parent / "golden" / "trlx-ppo.json"))
 CASES: dict[str, Any] = json.loads(GOLDEN.read_text())["cases"]
 GAE_CASES = [name for name in CASES if name.startswith("gae")]
 LOSS_CASES = [name for name in CASES if name.startswith("loss")]

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from rlhf import train_ppo
-from rlhf.config import PpoStage
 from rlhf.errors import InputError
 from rlhf.models.loading import load_causal_lm
-from rlhf.runtime.stage import read_jsonl
-from rlhf.storage.artifacts import file_sha256
+from rlhf.stage_config import PpoStage
+from rlhf.stages import train_ppo
+from rlhf.storage.files import file_sha256, read_jsonl
 from rlhf.training.ppo import loop
 from rlhf.training.ppo.context import Run
 from rlhf.training.ppo.loop import EXIT_TERMINATED
 from rlhf.training.ppo.step import run_step
-from tests.support.stages import ROOT, Stages, undisturbed_and_killed
+from tests.support.paths import ROOT
+from tests.support.stages import Stages, undisturbed_and_killed
 from tests.support.tiny_inputs import write_request
 from tests.support.tiny_ppo import settings, write_inputs
 

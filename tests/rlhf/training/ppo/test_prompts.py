@@ -8,7 +8,7 @@ import pytest
 
 from rlhf.errors import InputError
 from rlhf.models.tokenization import encode_prompt
-from rlhf.runtime.stage import write_jsonl
+from rlhf.storage.files import write_jsonl
 from rlhf.training.ppo.prompts import prompt_numbers, read_prompts
 from tests.support.tiny_models import tiny_tokenizer
 

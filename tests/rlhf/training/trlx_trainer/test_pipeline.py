@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.runtime.stage import read_jsonl
 from rlhf.storage.artifacts import read_manifest
+from rlhf.storage.files import read_jsonl
 from tests.support.cli import SMALL, CommandLine
 from tests.support.trlx_env import needs_trlx
 

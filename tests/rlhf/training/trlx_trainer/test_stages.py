@@ -10,12 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlhf.config import ModelConfig, PpoConfig, PpoStage, SamplingConfig, SftConfig, SftStage
+from rlhf.config import ModelConfig, PpoConfig, SamplingConfig, SftConfig
 from rlhf.models.loading import load_causal_lm, new_reward_model, save_model
 from rlhf.models.reward_model import RewardModel
 from rlhf.models.sampling import generate
-from rlhf.runtime.stage import read_jsonl, write_jsonl
+from rlhf.stage_config import PpoStage, SftStage
 from rlhf.stages.train_sft import train_sft
+from rlhf.storage.files import read_jsonl, write_jsonl
 from tests.support.stages import Stages
 from tests.support.tiny_inputs import tiny_inputs, write_request
 from tests.support.tiny_models import Architecture, tiny_tokenizer
@@ -78,7 +79,7 @@ def test_fine_tuning_measures_what_our_own_does_and_learns(
 ) -> None:
     inputs = tiny_inputs(tmp_path, architecture)
     request = write_request(tmp_path / "request.json", "train_sft", SFT, inputs)
-    assert stages.run("rlhf.training.trlx_trainer.train_sft", request, tmp_path / "trlx")
+    assert stages.run("rlhf.stages.train_sft_trlx", request, tmp_path / "trlx")
     ours = train_sft(SFT.model_copy(update={"trainer": "own"}), inputs, tmp_path / "ours")
     found = json.loads((tmp_path / "trlx" / "manifest.json").read_bytes())["metrics"]
     assert found["validation_loss_first"] == pytest.approx(ours["validation_loss_first"], abs=1e-4)
@@ -95,7 +96,7 @@ def test_ppo_begins_at_the_reference_and_trains_the_top_only(
 ) -> None:
     inputs, output = ppo_inputs(tmp_path, architecture), tmp_path / "trlx"
     request = write_request(tmp_path / "request.json", "train_ppo", PPO, inputs)
-    assert stages.run("rlhf.training.trlx_trainer.train_ppo", request, output)
+    assert stages.run("rlhf.stages.train_ppo_trlx", request, output)
     rows = read_jsonl(output / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-9)
@@ -131,11 +132,11 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path, stages: Stages
     inputs, output = ppo_inputs(tmp_path), tmp_path / "trlx"
     request = write_request(tmp_path / "request.json", "train_ppo", PPO, inputs)
     state = output / "checkpoints" / "step-00000008" / "state.json"  # after the second round
-    assert not stages.run("rlhf.training.trlx_trainer.train_ppo", request, output, kill_when=state.is_file)
+    assert not stages.run("rlhf.stages.train_ppo_trlx", request, output, kill_when=state.is_file)
     before = read_jsonl(output / "metrics.jsonl")[:2]
     saved = json.loads(state.read_bytes())
     assert saved["moments"]["count"] == pytest.approx(16)
-    assert stages.run("rlhf.training.trlx_trainer.train_ppo", request, output)
+    assert stages.run("rlhf.stages.train_ppo_trlx", request, output)
     assert "going on after step" in (output / "log.txt").read_text()
     rows = read_jsonl(output / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]

@@ -1,1 +1,0 @@
-"""People compare the answers of two models without knowing which wrote which."""

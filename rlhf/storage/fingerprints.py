@@ -1,0 +1,109 @@
+"""Fingerprints: a hash of everything that the output of a stage depends on."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+
+import rlhf
+from rlhf.config import DEMONSTRATION, HUB, Settings
+from rlhf.errors import InputError
+from rlhf.storage.files import file_sha256
+
+LOCATIONS = {
+    "data": ("source",),
+    "model": ("path",),
+    "reward": ("path",),
+    "toxicity": ("prompts", "checkpoint", "checkpoint_config"),
+}
+"""Settings that name a place: what lies there enters the fingerprint as an input, the place itself does not."""
+SETTINGS_MODULES = ("rlhf.config", "rlhf.stage_config")
+"""Modules whose source is not part of any fingerprint."""
+
+
+def digest(value: object) -> str:
+    """sha256 of the canonical JSON of `value`, in hex."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def fingerprint_of(step: str, config: Settings, inputs: Mapping[str, str], module: str) -> str:
+    """Fingerprint of a step: 16 hex digits over its settings, its inputs' fingerprints and the sources of `module`."""
+    settings = config.model_dump(mode="json")
+    for part, names in LOCATIONS.items():
+        for name in names:
+            if isinstance(settings.get(part), dict) and settings[part].get(name) not in (None, HUB, DEMONSTRATION):
+                settings[part][name] = "given"
+    return digest([step, settings, dict(inputs), source_digest(module)])[:16]
+
+
+@cache
+def source_digest(module: str) -> str:
+    """sha256 over the code of `module` and of every module of this package that it imports, directly or not.
+
+    Code is the syntax tree: comments, layout and docstrings do not count.  The minor version of Python does, since the
+    tree differs between versions.  Raises LookupError if there is no such module.
+    """
+    package = Path(rlhf.__file__).parent
+    pending, sources = [module], {}
+    while pending:
+        name = pending.pop()
+        if name in sources:
+            continue
+        path = _module_file(package, name)
+        if path is None:
+            raise LookupError(f"{name}: no such module below {package}")
+        sources[name], imported = _code(path)
+        pending.extend(found for found, is_module in imported if is_module or _module_file(package, found))
+    for settings in SETTINGS_MODULES:  # their values are in the fingerprint
+        sources.pop(settings, None)
+    return digest([sys.version_info[:2], sources])
+
+
+def _module_file(package: Path, name: str) -> Path | None:
+    base = package.joinpath(*name.split(".")[1:])
+    candidates = (base.with_suffix(".py"), base / "__init__.py")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+@cache
+def _code(path: Path) -> tuple[str, tuple[tuple[str, bool], ...]]:
+    """sha256 of a module's code, and what it imports of this package: parsed once for all stages that run it."""
+    tree = ast.parse(path.read_bytes())
+    imported = tuple(_imports(tree))
+    return hashlib.sha256(ast.dump(_WithoutDocstrings().visit(tree)).encode()).hexdigest(), imported
+
+
+class _WithoutDocstrings(ast.NodeTransformer):
+    """Drops every string that stands alone: it has no effect, wherever it is."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        """The node, or None if it is such a string."""
+        return None if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str) else node
+
+
+def _imports(tree: ast.Module) -> Iterator[tuple[str, bool]]:
+    """Names that a module imports of this package, and whether each must be a module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "rlhf":
+            yield node.module, True
+            yield from ((f"{node.module}.{alias.name}", False) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, True) for alias in node.names if alias.name.split(".")[0] == "rlhf")
+
+
+def external_fingerprint(path: Path) -> str:
+    """Fingerprint of a user's file or folder, from the names and bytes of its files.
+
+    Raises InputError where there is nothing at `path`.
+    """
+    if path.is_file():
+        return file_sha256(path)[:16]
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else []
+    if not files:
+        raise InputError(f"{path}: no such file, or a folder without files")
+    return digest({file.relative_to(path).as_posix(): file_sha256(file) for file in files})[:16]
