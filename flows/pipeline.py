@@ -9,17 +9,17 @@ from prefect import flow
 from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from rlhf.config import DEMONSTRATION, HUB, RunConfig
+from rlhf.config import HUB, SYNTHETIC, RunConfig
 from tasks import stages
-from tasks.launch import stages_end_with_this
+from tasks.launch import stop_stages_on_error
 from tasks.publish import RunSummary, publish
 from tasks.stage import Run
 
 THREADS: TaskRunner[PrefectFuture[Any]] = cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=16))
-"""A thread for each step: most wait for their inputs.  Prefect's types do not know a runner of threads as a runner."""
+"""A thread for each stage: most wait for their inputs.  Prefect's types do not know a runner of threads as a runner."""
 
 
-@flow(name="rlhf-pipeline", flow_run_name="{config.profile}", task_runner=THREADS)
+@flow(name="rlhf-pipeline", flow_run_name="{config.run_name}", task_runner=THREADS)
 def pipeline(config: RunConfig, workspace: str = "runs") -> RunSummary:
     """Align a base model and prove whether it got better.
 
@@ -28,28 +28,30 @@ def pipeline(config: RunConfig, workspace: str = "runs") -> RunSummary:
         workspace: Folder of artifacts and results, or s3://bucket/prefix.
     """
     run = Run.at(config, workspace)
-    with stages_end_with_this():
+    with stop_stages_on_error():
         model = stages.prepare_model.submit(run, source=_path(config.model.path))
         data = stages.prepare_data.submit(run, model=model, source=_path(config.data.source))
         sft = stages.train_sft.submit(run, model=model, data=data)
         reward = stages.train_reward.submit(run, model=model, data=data, source=_path(config.reward.path))
-        ppo = stages.train_ppo.submit(run, data=data, sft=sft, reward=reward)
+        rlhf = stages.train_ppo.submit(run, data=data, sft=sft, reward=reward)
 
-        sft_responses = stages.generate_responses.submit(run, of="sft", data=data, policy=sft, reward=reward)
-        ppo_responses = stages.generate_responses.submit(run, of="rlhf", data=data, policy=ppo, reward=reward)
-        labeling = stages.export_labeling_manifest.submit(run, sft_responses=sft_responses, ppo_responses=ppo_responses)
+        sft_responses = stages.generate_responses.submit(run, variant="sft", data=data, policy=sft, reward=reward)
+        rlhf_responses = stages.generate_responses.submit(run, variant="rlhf", data=data, policy=rlhf, reward=reward)
+        labeling = stages.export_labeling_manifest.submit(
+            run, sft_responses=sft_responses, rlhf_responses=rlhf_responses
+        )
 
         classifier: dict[str, Any] = {
             "checkpoint": _path(config.toxicity.checkpoint),
             "checkpoint_config": _path(config.toxicity.checkpoint_config),
         }
         comparison = stages.compare_policies.submit(
-            run, data=data, sft=sft, ppo=ppo, sft_responses=sft_responses, ppo_responses=ppo_responses, **classifier
+            run, data=data, sft=sft, rlhf=rlhf, sft_responses=sft_responses, rlhf_responses=rlhf_responses, **classifier
         )
 
         prompts = _path(config.toxicity.prompts)
-        sft_toxicity = stages.score_toxicity.submit(run, of="sft", policy=sft, source=prompts, **classifier)
-        ppo_toxicity = stages.score_toxicity.submit(run, of="rlhf", policy=ppo, source=prompts, **classifier)
+        sft_toxicity = stages.score_toxicity.submit(run, variant="sft", policy=sft, source=prompts, **classifier)
+        rlhf_toxicity = stages.score_toxicity.submit(run, variant="rlhf", policy=rlhf, source=prompts, **classifier)
 
         results = stages.aggregate_results.submit(
             run,
@@ -57,20 +59,20 @@ def pipeline(config: RunConfig, workspace: str = "runs") -> RunSummary:
             data=data,
             sft=sft,
             reward=reward,
-            ppo=ppo,
+            rlhf=rlhf,
             sft_responses=sft_responses,
-            ppo_responses=ppo_responses,
+            rlhf_responses=rlhf_responses,
             comparison=comparison,
             labeling=labeling,
             sft_toxicity=sft_toxicity,
-            ppo_toxicity=ppo_toxicity,
+            rlhf_toxicity=rlhf_toxicity,
         )
-        exported = stages.export_model.submit(run, ppo=ppo, results=results)
+        exported = stages.export_model.submit(run, rlhf=rlhf, results=results)
         return publish(
             run,
             [
-                *(model, data, sft, reward, ppo, sft_responses, ppo_responses),
-                *(comparison, labeling, sft_toxicity, ppo_toxicity),
+                *(model, data, sft, reward, rlhf, sft_responses, rlhf_responses),
+                *(comparison, labeling, sft_toxicity, rlhf_toxicity),
             ],
             results,
             exported,
@@ -79,4 +81,4 @@ def pipeline(config: RunConfig, workspace: str = "runs") -> RunSummary:
 
 def _path(location: str | None) -> Path | None:
     """The user's file or folder behind a setting, or None where it names no place on this machine."""
-    return None if location in (None, HUB, DEMONSTRATION) else Path(location)
+    return None if location in (None, HUB, SYNTHETIC) else Path(location)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from prefect import flow
 
-from tasks.callbacks import following
-from tasks.execute import make_here
-from tasks.launch import StageJob, stages_end_with_this
+from tasks.callbacks import ui_callbacks
+from tasks.execute import execute_locally
+from tasks.launch import StageJob, stop_stages_on_error
 from tasks.pool import STAGE_FLOW
 
 
@@ -17,5 +17,5 @@ def stage(job: StageJob) -> None:
     Args:
         job: The stage, its inputs and the folder of the artifact that it makes.
     """
-    with stages_end_with_this():
-        make_here(job, following(job.label))
+    with stop_stages_on_error():
+        execute_locally(job, ui_callbacks(job.label))

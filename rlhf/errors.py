@@ -7,13 +7,13 @@ import errno
 DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
-class InputError(ValueError):
+class UserError(ValueError):
     """Bad input or surroundings.  The message alone must tell the user what to change; it is shown without a trace."""
 
 
 def user_message(error: BaseException) -> str | None:
     """The one line for the user where `error` is theirs to mend (bad input, full or read-only disk), else None."""
-    if isinstance(error, InputError):
+    if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
         where = f" {error.filename}" if error.filename else ""

@@ -94,7 +94,7 @@ class LabelingStage(Settings):
 class ReportStage(Settings):
     """What aggregate_results may depend on: it shows the whole run."""
 
-    profile: str
+    run_name: str
     seed: int
     trainer: Trainer = "own"
     model: ModelConfig
@@ -109,7 +109,7 @@ class ReportStage(Settings):
 class ExportStage(Settings):
     """What export_model may depend on."""
 
-    profile: str
+    run_name: str
     seed: int
     model: ModelConfig
     data: DataConfig

@@ -1,1 +1,1 @@
-"""The workflow steps as cached Prefect tasks.  Nothing here imports torch."""
+"""The workflow stages as cached Prefect tasks.  Nothing here imports torch."""

@@ -1,4 +1,4 @@
-"""What a person sees while steps run: progress in the Prefect UI and, where one is attached, in the terminal."""
+"""What a person sees while stages run: progress in the Prefect UI and, where one is attached, in the terminal."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import httpx
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 
-from tasks.launch import Listener, Progress
+from tasks.launch import Progress, StageCallbacks
 
 UI_SECONDS = 5.0
 """Least time between two updates of a progress bar in the Prefect UI."""
 
 
 class Display(Protocol):
-    """A terminal, or whatever else wants to hear of the steps of this process."""
+    """A terminal, or whatever else wants to hear of the stages of this process."""
 
     def progress(self, label: str, progress: Progress) -> None:
         """A stage told how far it is."""
@@ -27,14 +27,14 @@ class Display(Protocol):
         """A stage told something that matters."""
 
     def finished(self, label: str, state: str) -> None:
-        """A step reached its final state, by Prefect's name of it."""
+        """A stage reached its final state, by Prefect's name of it."""
 
 
 displays: list[Display] = []
 """Those that are attached to this process."""
 
 
-def following(label: str) -> Listener:
+def ui_callbacks(label: str) -> StageCallbacks:
     """A listener that passes a stage's progress and notes on to the Prefect UI and to every display."""
     logger = get_run_logger()
     artifacts: dict[str, tuple[UUID | None, float]] = {}
@@ -64,4 +64,4 @@ def following(label: str) -> Listener:
         for display in displays:
             display.note(label, message)
 
-    return Listener(on_progress, on_note)
+    return StageCallbacks(on_progress, on_note)

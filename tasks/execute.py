@@ -9,17 +9,17 @@ from pathlib import Path
 from prefect.filesystems import WritableFileSystem
 from prefect.utilities.asyncutils import sync_compatible
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.storage.artifacts import MANIFEST, Store, damage
 from rlhf.storage.s3_store import store_at
-from tasks.launch import Listener, StageJob, run_job
+from tasks.launch import StageCallbacks, StageJob, launch_stage
 
 RECORDS = "records"
 """Prefix of Prefect's records, below the workspace."""
 
 
 class SharedRecords(WritableFileSystem):
-    """Prefect's records of finished steps, in S3 beside their artifacts."""
+    """Prefect's records of finished stages, in S3 beside their artifacts."""
 
     _block_type_name = "RLHF records"
     _block_type_slug = "rlhf-records"
@@ -51,30 +51,30 @@ def store_of(job: StageJob) -> Store:
     return Store(job.output.parent.parent) if job.remote is None else store_at(job.remote.uri)
 
 
-def make_here(job: StageJob, listener: Listener) -> None:
+def execute_locally(job: StageJob, listener: StageCallbacks) -> None:
     """Make the artifact of a job on this machine; nothing runs where it is finished and whole.
 
     What is left of a damaged artifact is removed before.  With S3, the inputs are fetched and held and what another
     machine left unfinished is taken over; then the artifact is published or, on an error, its checkpoints are.
-    Raises what `run_job` raises.
+    Raises what `launch_stage` raises.
     """
     if job.remote is None:
         if _remove_damaged(job.output):
-            run_job(job, listener)
+            launch_stage(job, listener)
         return
-    store, step, fingerprint = store_at(job.remote.uri), job.request.step, job.request.fingerprint
+    store, stage, fingerprint = store_at(job.remote.uri), job.request.stage, job.request.fingerprint
     here = moved(job, job.remote.cache, store.workspace)
     with store.in_use(store.bundle(here.output)):
         if _remove_damaged(here.output):
-            store.restore_unfinished(step, fingerprint)
+            store.restore_unfinished(stage, fingerprint)
             with store.at_hand(given.path for given in here.request.inputs.values()):
                 try:
-                    run_job(here, listener)
+                    launch_stage(here, listener)
                 except BaseException:
-                    with suppress(InputError):  # the stage's own error matters more
-                        store.save_unfinished(step, fingerprint)
+                    with suppress(UserError):  # the stage's own error matters more
+                        store.save_unfinished(stage, fingerprint)
                     raise
-        store.publish(step, fingerprint)
+        store.publish(stage, fingerprint)
 
 
 def moved(job: StageJob, old: Path, new: Path) -> StageJob:

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 from deployments import FOLDER
 from rlhf.config import ComputeConfig
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.runtime.stage import TRACKER, TRACKER_FOLDER, StageRequest
 from rlhf.storage.artifacts import LOG, REQUEST
 from rlhf.storage.files import write_atomically
@@ -67,7 +67,7 @@ class StageJob(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     label: str
-    """Name of the step and, where it runs for each model, which."""
+    """Name of the stage and, where it runs for each model, which."""
     module: str
     """Module whose body runs."""
     environment: Literal["own", "trlx"] = "own"
@@ -89,7 +89,7 @@ class StageJob(BaseModel):
 
 
 @dataclass(frozen=True)
-class Listener:
+class StageCallbacks:
     """Who wants to hear of a running stage."""
 
     progress: Callable[[Progress], None]
@@ -109,7 +109,7 @@ def stage_command(job: StageJob, machine_rank: int = 0) -> list[str]:
     config = ACCELERATE_CONFIGS / f"{compute.accelerate}.yaml"
     if not config.is_file():
         known = ", ".join(sorted(path.stem for path in ACCELERATE_CONFIGS.glob("*.yaml")))
-        raise InputError(f"compute.accelerate ({compute.accelerate}) names no configuration; there are {known}")
+        raise UserError(f"compute.accelerate ({compute.accelerate}) names no configuration; there are {known}")
     settings = yaml.safe_load(config.read_text(encoding="utf-8"))
     if there and not settings["use_cpu"]:
         config, settings = ON_GPUS, yaml.safe_load(ON_GPUS.read_text(encoding="utf-8"))
@@ -133,10 +133,10 @@ def _machines(compute: ComputeConfig, rank: int) -> list[str]:
     ]
 
 
-def run_job(job: StageJob, listener: Listener) -> None:
+def launch_stage(job: StageJob, listener: StageCallbacks) -> None:
     """Run a stage on this machine to its end, where there is room for one more.
 
-    Raises what `run_stage` raises.
+    Raises what `run_process` raises.
     """
     command = stage_command(job)
     job.output.mkdir(parents=True, exist_ok=True)
@@ -146,16 +146,16 @@ def run_job(job: StageJob, listener: Listener) -> None:
         there = ["env", *(f"{name}={value}" for name, value in settings.items()), *stage_command(job, rank)]
         listener.note(f"{job.label} waits for machine {rank}; start there: {shlex.join(there)}")
     with _slots(job.compute.parallel_stages):
-        run_stage(command, job.output, {**os.environ, **settings}, listener)
+        run_process(command, job.output, {**os.environ, **settings}, listener)
 
 
-def run_stage(command: list[str], output: Path, environment: dict[str, str], listener: Listener) -> None:
+def run_process(command: list[str], output: Path, environment: dict[str, str], listener: StageCallbacks) -> None:
     """Run `command` to its end.
 
     Its standard output is followed for progress and notes; everything else goes to `output/log.txt`.  The process
     group gets TERM, and KILL after a grace, when this thread is interrupted; TERM too when this process dies.
 
-    Raises InputError where the stage says that the user can mend it, StageFailedError with the end of the log where
+    Raises UserError where the stage says that the user can mend it, StageFailedError with the end of the log where
     it fails otherwise.
     """
     error: dict[str, str] | None = None
@@ -175,14 +175,14 @@ def run_stage(command: list[str], output: Path, environment: dict[str, str], lis
                 log(line)
         code = process.wait()
     if error is not None and error["kind"] == "input":
-        raise InputError(error["message"])
+        raise UserError(error["message"])
     if code != 0 or error is not None:
         reason = error["message"] if error else _exit_reason(code)
         raise StageFailedError(f"{reason}\n{''.join(tail)}(whole log: {output / 'log.txt'})")
 
 
 @contextlib.contextmanager
-def stages_end_with_this() -> Iterator[None]:
+def stop_stages_on_error() -> Iterator[None]:
     """Where the body is left by an error, end every running stage, with a grace to save a checkpoint."""
     _stopping.clear()
     interrupted.clear()

@@ -1,6 +1,6 @@
 """Run a stage on the GPU pool: as a run of the deployment `rlhf-stage/POOL`, followed to its end.
 
-A retry of the pipeline comes back to the run that is still going instead of starting a second one: the runs of a step
+A retry of the pipeline comes back to the run that is still going instead of starting a second one: the runs of a stage
 within one run of the pipeline are numbered, and a number is used up only by a run that ended without finishing.
 """
 
@@ -21,8 +21,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run as pipeline_run
 from prefect.states import Cancelling
 
-from rlhf.errors import InputError
-from tasks.launch import Listener, Progress, StageFailedError, StageJob, interrupted
+from rlhf.errors import UserError
+from tasks.launch import Progress, StageCallbacks, StageFailedError, StageJob, interrupted
 
 STAGE_FLOW = "rlhf-stage"
 """Name of the flow that the pool runs; its deployment bears the pool's name."""
@@ -30,17 +30,17 @@ POLL_SECONDS = 1.0
 PROGRESS_POLLS = 5
 """Polls of the state between two of the progress."""
 UNREACHABLE_SECONDS = 600.0
-"""How long a server may be away, for a restart say, before a step that is followed fails."""
+"""How long a server may be away, for a restart say, before a stage that is followed fails."""
 
-NOBODY = Listener(lambda _progress: None, lambda _note: None)
+NOBODY = StageCallbacks(lambda _progress: None, lambda _note: None)
 
 ResultT = TypeVar("ResultT")
 
 
-def run_on_pool(job: StageJob, pool: str, listener: Listener) -> None:
+def run_on_pool(job: StageJob, pool: str, listener: StageCallbacks) -> None:
     """Run `job` on a worker of `pool` and wait for its end.
 
-    Raises InputError where the stage says that the user can mend it, StageFailedError where it fails otherwise or is
+    Raises UserError where the stage says that the user can mend it, StageFailedError where it fails otherwise or is
     cancelled.
     """
     with get_client(sync_client=True) as client:
@@ -49,14 +49,14 @@ def run_on_pool(job: StageJob, pool: str, listener: Listener) -> None:
     if run.state.is_completed():
         return
     message = run.state.message or run.state.name or run.state.type.value
-    _, mendable, what = message.partition(f"{InputError.__name__}: ")
+    _, mendable, what = message.partition(f"{UserError.__name__}: ")
     if mendable:
-        raise InputError(what)
+        raise UserError(what)
     raise StageFailedError(f"{job.label} on pool {pool}, run {run.name}: {message}")
 
 
 def _run_of(client: SyncPrefectClient, job: StageJob, pool: str) -> FlowRun:
-    """The run of this step that is going or finished, or else a new one."""
+    """The run of this stage that is going or finished, or else a new one."""
     for number in count():
         run = _numbered(job, pool, number)
         if run.state is not None and run.state.is_cancelling():
@@ -73,18 +73,18 @@ def _numbered(job: StageJob, pool: str, number: int) -> FlowRun:
             f"{STAGE_FLOW}/{pool}",
             parameters={"job": job.model_dump(mode="json")},
             flow_run_name=job.label,
-            idempotency_key=f"{pipeline_run.get_id()}-{job.request.step}-{job.request.fingerprint}-{number}",
+            idempotency_key=f"{pipeline_run.get_id()}-{job.request.stage}-{job.request.fingerprint}-{number}",
             timeout=0,
         )
     except ObjectNotFound:
-        raise InputError(
+        raise UserError(
             f"compute.gpu_pool ({pool}): this Prefect server has no deployment {STAGE_FLOW}/{pool}; run `rlhf deploy`"
         ) from None
     assert isinstance(run, FlowRun)
     return run
 
 
-def _followed(client: SyncPrefectClient, run: FlowRun, listener: Listener) -> FlowRun:
+def _followed(client: SyncPrefectClient, run: FlowRun, listener: StageCallbacks) -> FlowRun:
     """The run once it is final; its progress goes to the listener meanwhile.
 
     Where the pipeline is cancelled, or interrupted by Ctrl-C, so is the run.  Prefect itself cancels it only when the
@@ -109,7 +109,7 @@ def _pipeline_is_cancelled(client: SyncPrefectClient) -> bool:
     return state is not None and (state.is_cancelling() or state.is_cancelled())
 
 
-def _tell_progress(client: SyncPrefectClient, run: UUID, listener: Listener) -> None:
+def _tell_progress(client: SyncPrefectClient, run: UUID, listener: StageCallbacks) -> None:
     bars = client.read_artifacts(
         artifact_filter=ArtifactFilter(
             flow_run_id=ArtifactFilterFlowRunId(any_=[run]), type=ArtifactFilterType(any_=["progress"])

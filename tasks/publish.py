@@ -10,7 +10,7 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact, c
 from prefect.futures import wait
 from pydantic import BaseModel, ConfigDict
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.planning.plan_vs_actual import plan_against_actual
 from rlhf.planning.throughput import BENCHMARK, read_benchmark
 from rlhf.report.lineage import device_of
@@ -20,7 +20,7 @@ from rlhf.report.summary import figure_table, stage_table, summary
 from rlhf.results.schema import CONFIG, LABELS, MODEL, REPORT, RESULTS, Evidence, Results, StageRow
 from rlhf.runs.published import read_evidence, with_stages
 from rlhf.storage.files import place_model, write_atomically
-from tasks.stage import Run, Submitted
+from tasks.stage import Run, StageFuture
 
 
 class RunSummary(BaseModel):
@@ -34,19 +34,19 @@ class RunSummary(BaseModel):
     """Where report and results lie for everybody, in S3."""
 
 
-def publish(run: Run, submitted: list[Submitted], results: Submitted, exported: Submitted) -> RunSummary:
-    """Wait for the steps, then put report, results with what each step took, and the model into the run's folder.
+def publish(run: Run, submitted: list[StageFuture], results: StageFuture, exported: StageFuture) -> RunSummary:
+    """Wait for the stages, then put report, results with what each stage took, and the model into the run's folder.
 
-    Raises the error of the first step that failed.
+    Raises the error of the first stage that failed.
     """
-    steps = [*submitted, results, exported]
-    wait([step.future for step in steps])
-    for step in steps:
-        if step.future.state.is_failed() or step.future.state.is_crashed():
-            step.future.result()  # raises the step's own error
-    rows = with_plan(run, [_stage_row(run, step) for step in steps])
+    stages = [*submitted, results, exported]
+    wait([stage.future for stage in stages])
+    for stage in stages:
+        if stage.future.state.is_failed() or stage.future.state.is_crashed():
+            stage.future.result()  # raises the stage's own error
+    rows = with_plan(run, [_stage_row(run, stage) for stage in stages])
     run.folder.mkdir(parents=True, exist_ok=True)
-    artifact, model = (run.store.folder(step.name, step.fingerprint) for step in (results, exported))
+    artifact, model = (run.store.folder(stage.name, stage.fingerprint) for stage in (results, exported))
     report, figures = run.folder / REPORT, run.folder / RESULTS
     with run.store.at_hand([artifact, model]):
         run.store.take(run.folder, [LABELS])
@@ -60,33 +60,33 @@ def publish(run: Run, submitted: list[Submitted], results: Submitted, exported: 
 
 
 def with_plan(run: Run, rows: list[StageRow]) -> list[StageRow]:
-    """The rows with what each step was planned to take, as far as a plan can be made."""
+    """The rows with what each stage was planned to take, as far as a plan can be made."""
     planned: dict[str, float] = {}
-    with suppress(InputError):
+    with suppress(UserError):
         benchmark = read_benchmark(run.workspace / BENCHMARK)
         planned = {row.name: row.planned_seconds for row in plan_against_actual(run.config, rows, benchmark)}
     return [row.model_copy(update={"planned_seconds": planned.get(row.name)}) for row in rows]
 
 
 def show(results: Results, evidence: Evidence) -> None:
-    """Put the report's figures, steps and plots on the run's page in the Prefect UI."""
+    """Put the report's figures, stages and plots on the run's page in the Prefect UI."""
     create_markdown_artifact(summary(results), key="results", description="Did the model get better?")
     create_table_artifact(figure_table(results), key="figures", description="Figures of both models")
-    create_table_artifact(stage_table(results.stages), key="stages", description="Steps of this run")
+    create_table_artifact(stage_table(results.stages), key="stages", description="Stages of this run")
     for plot in (*evidence.training, *evidence.toxicity, *evidence.reward_model):
         key = re.sub(r"[^a-z0-9]+", "-", f"plot {plot.title}".lower()).strip("-")
         create_image_artifact(image_url=picture_uri(plot), key=key, description=f"{plot.title}: {plot.text}")
 
 
-def _stage_row(run: Run, step: Submitted) -> StageRow:
-    manifest = run.store.manifest(step.name, step.fingerprint)
-    assert manifest is not None, f"{step.label} ended well without a manifest"
+def _stage_row(run: Run, stage: StageFuture) -> StageRow:
+    manifest = run.store.manifest(stage.name, stage.fingerprint)
+    assert manifest is not None, f"{stage.label} ended well without a manifest"
     price = run.config.compute.dollars_per_hour
     return StageRow(
-        name=step.label,
+        name=stage.label,
         seconds=manifest.seconds,
-        cached=step.future.state.name == "Cached",
-        fingerprint=step.fingerprint,
+        cached=stage.future.state.name == "Cached",
+        fingerprint=stage.fingerprint,
         device=device_of(manifest),
         dollars=None if price is None else round(manifest.seconds / 3600 * price, 6),
     )

@@ -1,6 +1,6 @@
-"""One cache policy for every step: by fingerprint, and only while the artifact is there and whole.
+"""One cache policy for every stage: by fingerprint, and only while the artifact is there and whole.
 
-A step's fingerprint is known before anything runs, since it depends on settings, sources and the inputs'
+A stage's fingerprint is known before anything runs, since it depends on settings, sources and the inputs'
 fingerprints alone.  What Prefect stores is a small JSON record of the finished artifact, never a model.
 """
 
@@ -23,20 +23,20 @@ from rlhf.config import RunConfig, Settings
 from rlhf.runtime.stage import StageInput, StageRequest
 from rlhf.stage_config import part_of
 from rlhf.storage.artifacts import Store
-from rlhf.storage.fingerprints import external_fingerprint, fingerprint_of
+from rlhf.storage.fingerprints import fingerprint_path, fingerprint_stage
 from rlhf.storage.s3 import S3
 from rlhf.storage.s3_store import S3Store, store_at
-from tasks.callbacks import displays, following
-from tasks.execute import make_here, shared_records, store_of
+from tasks.callbacks import displays, ui_callbacks
+from tasks.execute import execute_locally, shared_records, store_of
 from tasks.launch import Remote, StageJob
 from tasks.pool import run_on_pool
 
 
-class StepRecord(BaseModel):
-    """What is known of a finished step."""
+class StageRecord(BaseModel):
+    """What is known of a finished stage."""
 
     model_config = ConfigDict(frozen=True)
-    step: str
+    stage: str
     fingerprint: str
     uri: str
     """Where the artifact lies, from the workspace."""
@@ -74,11 +74,11 @@ class Run:
 
     @cached_property
     def records(self) -> Path | WritableFileSystem:
-        """Where Prefect keeps the records of finished steps: beside the artifacts."""
+        """Where Prefect keeps the records of finished stages: beside the artifacts."""
         return shared_records(self.shared.bucket.uri) if self.shared else self.workspace.absolute() / "records"
 
-    def input(self, value: Submitted | Path) -> StageInput:
-        """An input of stages: what a step makes, or the user's own file or folder."""
+    def input(self, value: StageFuture | Path) -> StageInput:
+        """An input of stages: what a stage makes, or the user's own file or folder."""
         if isinstance(value, Path):
             return self._given(value)
         return StageInput(
@@ -87,9 +87,9 @@ class Run:
 
     @cached_property
     def _given(self) -> Callable[[Path], StageInput]:
-        @cache  # several steps may read it; it is hashed, and put where they find it, once
+        @cache  # several stages may read it; it is hashed, and put where they find it, once
         def given(path: Path) -> StageInput:
-            fingerprint = external_fingerprint(path)
+            fingerprint = fingerprint_path(path)
             found = self.shared.give(path, fingerprint) if self.shared else path.absolute()
             return StageInput(fingerprint=fingerprint, path=found)
 
@@ -98,22 +98,22 @@ class Run:
     @property
     def folder(self) -> Path:
         """Where the results of this run are published."""
-        return self.workspace / self.config.profile
+        return self.workspace / self.config.run_name
 
 
 @dataclass(frozen=True)
-class Submitted:
-    """A step on its way: its fingerprint is known, its record will be."""
+class StageFuture:
+    """A stage on its way: its fingerprint is known, its record will be."""
 
     name: str
     label: str
     fingerprint: str
-    future: PrefectFuture[StepRecord]
+    future: PrefectFuture[StageRecord]
 
 
 @dataclass(frozen=True)
-class Step:
-    """A step of the workflow: which stage runs, on which part of the settings."""
+class Stage:
+    """A stage of the workflow: which stage runs, on which part of the settings."""
 
     name: str
     module: str
@@ -125,10 +125,10 @@ class Step:
     trlx_module: str | None = None
     """What runs instead with `trainer: trlx`."""
 
-    def submit(self, run: Run, *, of: str = "", **inputs: Submitted | Path | None) -> Submitted:
-        """Send the step to run once its inputs are there; nothing runs where its artifact is finished and whole.
+    def submit(self, run: Run, *, variant: str = "", **inputs: StageFuture | Path | None) -> StageFuture:
+        """Send the stage to run once its inputs are there; nothing runs where its artifact is finished and whole.
 
-        `of` names which of several runs of the step this is.  Inputs that are None are left out; a path is the
+        `variant` names which of several runs of the stage this is.  Inputs that are None are left out; a path is the
         user's own file or folder.
         """
         given = {name: run.input(value) for name, value in inputs.items() if value is not None}
@@ -137,12 +137,12 @@ class Step:
         module = self.module
         if self.trlx_module and run.config.trainer == "trlx":
             environment, module = "trlx", self.trlx_module
-        fingerprint = fingerprint_of(
+        fingerprint = fingerprint_stage(
             self.name, config, {name: value.fingerprint for name, value in given.items()}, module
         )
-        label = f"{self.name}[{of}]" if of else self.name
+        label = f"{self.name}[{variant}]" if variant else self.name
         folder = run.store.folder(self.name, fingerprint)
-        cached_task = run_step.with_options(
+        cached_task = run_stage_task.with_options(
             name=self.name,
             task_run_name=label,
             refresh_cache=bool(run.store.problems(self.name, fingerprint)),
@@ -159,7 +159,7 @@ class Step:
                 compute=run.config.compute,
                 tracker_folder=run.folder.absolute() / "tracker" / label,
                 request=StageRequest(
-                    step=self.name,
+                    stage=self.name,
                     fingerprint=fingerprint,
                     config=config.model_dump(mode="json"),
                     inputs=given,
@@ -168,38 +168,38 @@ class Step:
             ),
             workspace=run.workspace.absolute(),
             return_state=False,
-            wait_for=[value.future for value in inputs.values() if isinstance(value, Submitted)],
+            wait_for=[value.future for value in inputs.values() if isinstance(value, StageFuture)],
         )
         future.add_done_callback(lambda done: _announce(label, done))
-        return Submitted(self.name, label, fingerprint, future)
+        return StageFuture(self.name, label, fingerprint, future)
 
 
 class ByFingerprint(CachePolicy):
-    """The record of a step is stored under its fingerprint and nothing else."""
+    """The record of a stage is stored under its fingerprint and nothing else."""
 
     def compute_key(
         self, task_ctx: object, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: object
     ) -> str:
-        """Key of the record of the step that is about to run."""
+        """Key of the record of the stage that is about to run."""
         request: StageRequest = inputs["job"].request
-        return f"{request.step}-{request.fingerprint}"
+        return f"{request.stage}-{request.fingerprint}"
 
 
 @task(persist_result=True, result_serializer="json", cache_policy=ByFingerprint())
-def run_step(job: StageJob, workspace: Path) -> StepRecord:
-    """Make the artifact of one step, or find it finished."""
-    store, step, fingerprint = store_of(job), job.request.step, job.request.fingerprint
-    problems = store.problems(step, fingerprint)
-    if problems and store.manifest(step, fingerprint) is not None:
+def run_stage_task(job: StageJob, workspace: Path) -> StageRecord:
+    """Make the artifact of one stage, or find it finished."""
+    store, stage, fingerprint = store_of(job), job.request.stage, job.request.fingerprint
+    problems = store.problems(stage, fingerprint)
+    if problems and store.manifest(stage, fingerprint) is not None:
         get_run_logger().warning("%s is made again: %s", job.label, "; ".join(problems))
     if problems and job.accelerator and job.compute.gpu_pool is not None:
-        run_on_pool(job, job.compute.gpu_pool, following(job.label))
+        run_on_pool(job, job.compute.gpu_pool, ui_callbacks(job.label))
     elif problems:
-        make_here(job, following(job.label))
-    manifest = store.manifest(step, fingerprint)
+        execute_locally(job, ui_callbacks(job.label))
+    manifest = store.manifest(stage, fingerprint)
     assert manifest is not None, f"{job.module} ended well without a manifest in {job.output}"
-    return StepRecord(
-        step=step,
+    return StageRecord(
+        stage=stage,
         fingerprint=fingerprint,
         uri=job.output.relative_to(workspace).as_posix(),
         seconds=manifest.seconds,
@@ -207,7 +207,7 @@ def run_step(job: StageJob, workspace: Path) -> StepRecord:
     )
 
 
-def _announce(label: str, done: PrefectFuture[StepRecord]) -> None:
+def _announce(label: str, done: PrefectFuture[StageRecord]) -> None:
     done.wait()  # the future is told of its end a moment before it knows its final state
     for display in displays:
         display.finished(label, done.state.name or done.state.type.value)

@@ -1,49 +1,49 @@
-"""The steps of the workflow, one line of the table in the README each."""
+"""The stages of the workflow, one line of the table in the README each."""
 
 from __future__ import annotations
 
 from rlhf import stage_config
 from rlhf.config import HUB, RunConfig
-from tasks.stage import Step
+from tasks.stage import Stage
 
 
 def _downloads_classifier(run: RunConfig) -> bool:
     return run.toxicity.classifier == "detoxify" and run.toxicity.checkpoint is None
 
 
-prepare_model = Step(
+prepare_model = Stage(
     "prepare_model",
     "rlhf.stages.prepare_model",
     stage_config.ModelStage,
-    downloads=lambda run: run.model.path is None and run.model.demonstration is None,
+    downloads=lambda run: run.model.path is None and run.model.synthetic is None,
 )
-prepare_data = Step(
+prepare_data = Stage(
     "prepare_data",
     "rlhf.stages.prepare_data",
     stage_config.DataStage,
     accelerator=False,
     downloads=lambda run: run.data.source == HUB,
 )
-train_sft = Step("train_sft", "rlhf.stages.train_sft", stage_config.SftStage, trlx_module="rlhf.stages.train_sft_trlx")
-train_reward = Step("train_reward", "rlhf.stages.train_reward", stage_config.RewardStage)
-train_ppo = Step("train_ppo", "rlhf.stages.train_ppo", stage_config.PpoStage, trlx_module="rlhf.stages.train_ppo_trlx")
-generate_responses = Step("generate_responses", "rlhf.stages.generate_responses", stage_config.ResponsesStage)
-score_toxicity = Step(
+train_sft = Stage("train_sft", "rlhf.stages.train_sft", stage_config.SftStage, trlx_module="rlhf.stages.train_sft_trlx")
+train_reward = Stage("train_reward", "rlhf.stages.train_reward", stage_config.RewardStage)
+train_ppo = Stage("train_ppo", "rlhf.stages.train_ppo", stage_config.PpoStage, trlx_module="rlhf.stages.train_ppo_trlx")
+generate_responses = Stage("generate_responses", "rlhf.stages.generate_responses", stage_config.ResponsesStage)
+score_toxicity = Stage(
     "score_toxicity",
     "rlhf.stages.score_toxicity",
     stage_config.ToxicityStage,
     downloads=lambda run: run.toxicity.prompts == HUB or _downloads_classifier(run),
 )
-compare_policies = Step(
+compare_policies = Stage(
     "compare_policies",
     "rlhf.stages.compare_policies",
     stage_config.ComparisonStage,
     downloads=_downloads_classifier,
 )
-export_labeling_manifest = Step(
+export_labeling_manifest = Stage(
     "export_labeling_manifest", "rlhf.stages.export_labeling_manifest", stage_config.LabelingStage, accelerator=False
 )
-aggregate_results = Step(
+aggregate_results = Stage(
     "aggregate_results", "rlhf.stages.aggregate_results", stage_config.ReportStage, accelerator=False
 )
-export_model = Step("export_model", "rlhf.stages.export_model", stage_config.ExportStage, accelerator=False)
+export_model = Stage("export_model", "rlhf.stages.export_model", stage_config.ExportStage, accelerator=False)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from deployments import FOLDER
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 BUILT = ROOT / ".trlx-venv" / "bin" / "python"
@@ -18,13 +18,13 @@ ON_GPUS = FOLDER / "trlx" / "zero2.yaml"
 def trlx_python() -> str:
     """The interpreter: the one that TRLX_PYTHON names, else the one that `make trlx-env` built.
 
-    Raises InputError where there is none.
+    Raises UserError where there is none.
     """
     given = os.environ.get("TRLX_PYTHON")
     python = Path(given) if given else BUILT
     if not python.is_file():
         found = f"TRLX_PYTHON ({given}) is no file" if given else "trainer (trlx): there is no environment for it"
-        raise InputError(
+        raise UserError(
             f"{found}; build one with `make trlx-env`, let TRLX_PYTHON name the python of one, or set trainer to own"
         )
     return str(python)

@@ -12,7 +12,7 @@ import typer
 from flows.cli import clean, deploy, label, plan, report
 from flows.cli.options import Overrides, Profile, Storage
 from flows.server.settings import imports_for_good, prepare_prefect
-from rlhf.errors import InputError, user_message
+from rlhf.errors import UserError, user_message
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 
@@ -82,7 +82,7 @@ def verify(workspace: Storage = "runs") -> None:
 
     artifacts = store_at(workspace).survey() if workspace.startswith(S3) else _survey(Path(workspace))
     if not artifacts:
-        raise InputError(f"{workspace}: holds no artifacts; name the folder of a run with --workspace")
+        raise UserError(f"{workspace}: holds no artifacts; name the folder of a run with --workspace")
     finished = {name: found for name, found in artifacts.items() if found is not None}
     problems = [problem for found in finished.values() for problem in found]
     for problem in problems:

@@ -12,7 +12,7 @@ import typer
 
 from flows.cli.options import Overrides, Profile, Storage, Workspace
 from flows.server.settings import prepare_prefect
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 
 GpuPoolType = Annotated[Literal["process", "ecs"], typer.Option(help="Type of the GPU pool.")]
 Port = Annotated[int, typer.Option(help="Port of the server on 127.0.0.1.")]
@@ -65,4 +65,4 @@ def _require_free(port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            raise InputError(f"port {port} is taken, perhaps by a Prefect server; choose another with --port") from None
+            raise UserError(f"port {port} is taken, perhaps by a Prefect server; choose another with --port") from None

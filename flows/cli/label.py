@@ -95,7 +95,7 @@ def send(
     """Create a Ground Truth labeling job for a private work team."""
     from pydantic import ValidationError
 
-    from rlhf.errors import InputError
+    from rlhf.errors import UserError
     from rlhf.labeling.ground_truth_job import LabelingJob, start_job, uploaded
     from rlhf.runs.cleanup import JOBS, record_objects
     from rlhf.runs.published import open_run
@@ -103,7 +103,7 @@ def send(
     try:
         job = LabelingJob(name=name, prefix=prefix.rstrip("/"), role=role, workteam=workteam, workers=workers)
     except ValidationError as error:
-        raise InputError("; ".join(f"{part['loc'][0]}: {part['msg']}" for part in error.errors())) from None
+        raise UserError("; ".join(f"{part['loc'][0]}: {part['msg']}" for part in error.errors())) from None
     with open_run(workspace, run) as found:
         found.store.take(found.folder, [JOBS])
         typer.echo(start_job(found.pairs, job))

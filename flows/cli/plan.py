@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.options import Overrides, Profile, Workspace
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,7 +50,7 @@ def plan(
         console.print(f"[{number}] {source}", markup=False, style="dim")
     problems = [*made.problems, *(problem for step in made.steps for problem in step.problems)]
     if problems:
-        raise InputError("this does not fit:\n  " + "\n  ".join(problems))
+        raise UserError("this does not fit:\n  " + "\n  ".join(problems))
 
 
 class Sources:
@@ -80,9 +80,9 @@ def plan_table(made: Plan, config: RunConfig, sources: Sources) -> Table:
     reached = made.setting.rates.source
     several = f"{compute.machines} x " if compute.machines > 1 else ""
     unit = "GPU" if machine.gpus else "process"
-    table = Table(title=f"{config.profile} on {several}{machine.name}, {compute.processes} processes")
-    for heading in ("step", f"memory / {unit}", "PFLOP", "hours", "dollars", "from"):
-        table.add_column(heading, justify="left" if heading in ("step", "from") else "right")
+    table = Table(title=f"{config.run_name} on {several}{machine.name}, {compute.processes} processes")
+    for heading in ("stage", f"memory / {unit}", "PFLOP", "hours", "dollars", "from"):
+        table.add_column(heading, justify="left" if heading in ("stage", "from") else "right")
     for step in made.steps:
         need = step.need
         table.add_row(

@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from deployments import FOLDER
 from rlhf.config import RunConfig
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.storage.s3 import S3
 
 GPU_POOL = "p4d"
@@ -96,7 +96,7 @@ def deploy(config: RunConfig, workspace: Path | str, gpu_pool: GpuPool = "proces
     place = {"workspace": str(workspace) if shared else str(Path(workspace).absolute())}
     parameters: dict[str, dict[str, Any]] = {
         "pipeline": {"config": on_pool.model_dump(mode="json"), **place},
-        "labels": {"run": config.profile, **place},
+        "labels": {"run": config.run_name, **place},
     }
     pools = [Pool.model_validate(_yaml(f"work_pools/{name}.yaml")) for name in ("cpu", f"{GPU_POOL}.{gpu_pool}")]
     automations = TypeAdapter(list[AutomationCore]).validate_python(_yaml("automations.yaml"))
@@ -127,7 +127,7 @@ def _pool(client: SyncPrefectClient, wanted: Pool) -> Change:
         client.create_work_pool(WorkPoolCreate.model_validate(wanted.model_dump()))
         return Change(kind="pool", name=wanted.name, outcome="created")
     if found.type != wanted.type:
-        raise InputError(
+        raise UserError(
             f"work pool {wanted.name} is of type {found.type}, wanted {wanted.type}; "
             f"delete it first: prefect work-pool delete {wanted.name}"
         )

@@ -18,7 +18,7 @@ from typing import Self
 import httpx
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from tasks.process_group import kill_after, signal_group, start_group
 
 START_SECONDS = 120.0
@@ -76,11 +76,11 @@ class Services:
             self.stop(name)
 
     def wait(self) -> None:
-        """Return when a service ends by itself: InputError with its log."""
+        """Return when a service ends by itself: UserError with its log."""
         while True:
             for name, process in self.running.items():
                 if process.poll() is not None:
-                    raise InputError(f"{name} ended with exit code {process.returncode}; see {self.logs / name}.log")
+                    raise UserError(f"{name} ended with exit code {process.returncode}; see {self.logs / name}.log")
             time.sleep(1)
 
     def _wait(self, name: str, ready: Callable[[], bool]) -> None:
@@ -89,7 +89,7 @@ class Services:
             ended = self.running[name].poll() is not None
             if ended or time.monotonic() > deadline:
                 why = "ended" if ended else f"did not answer within {START_SECONDS:.0f} s"
-                raise InputError(f"the Prefect {name} {why}; see {self.logs / name}.log")
+                raise UserError(f"the Prefect {name} {why}; see {self.logs / name}.log")
             time.sleep(0.3)
 
     def _healthy(self) -> bool:

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from rlhf.config import DEMONSTRATION, HUB, DataConfig
-from rlhf.data.demonstration import demonstration_pairs
+from rlhf.config import HUB, SYNTHETIC, DataConfig
 from rlhf.data.hub import download_dataset
 from rlhf.data.readers import SUFFIXES, Row, UnreadableLineError, find_files, read_rows, text_field
-from rlhf.errors import InputError
+from rlhf.data.synthetic import synthetic_pairs
+from rlhf.errors import UserError
 
 HUMAN = "\n\nHuman:"
 ASSISTANT = "\n\nAssistant:"
@@ -48,11 +48,11 @@ class Turn(NamedTuple):
 def read_pairs(config: DataConfig, seed: int, source: Path | None) -> Iterator[Pair | str]:
     """One item for every row of the data that `config` names: its pair, or the reason why it gives none.
 
-    `source` is the user's file or folder where `config.source` names one.  Raises InputError where data are missing,
+    `source` is the user's file or folder where `config.source` names one.  Raises UserError where data are missing,
     a file has the wrong columns, or a line cannot be read and `config.on_bad_row` does not skip it.
     """
-    if config.source == DEMONSTRATION:
-        rows = demonstration_pairs(config.demonstration_pairs, seed)
+    if config.source == SYNTHETIC:
+        rows = synthetic_pairs(config.synthetic_pairs, seed)
         yield from (split_dialogues(row["chosen"], row["rejected"]) for row in rows)
         return
     for file in _hub_files(config) if config.source == HUB else find_files(source or Path(config.source)):
@@ -69,7 +69,7 @@ def read_file(path: Path, *, skip_unreadable: bool) -> Iterator[Pair | str]:
             texts = [text_field(content, name) for name in fields]
         except UnreadableLineError as problem:
             if not skip_unreadable:
-                raise InputError(f"{path}:{number}: {problem}; fix the line or set data.on_bad_row=skip") from None
+                raise UserError(f"{path}:{number}: {problem}; fix the line or set data.on_bad_row=skip") from None
             yield UNREADABLE_LINE
         else:
             yield split_dialogues(*texts) if len(texts) == 2 else join_answers(*texts)
@@ -119,9 +119,7 @@ def _layout(path: Path, row: Iterable[str]) -> tuple[str, ...]:
     columns = set(row)
     if not columns >= {"chosen", "rejected"}:
         found = ", ".join(sorted(columns)) or "none"
-        raise InputError(
-            f"{path}: no columns chosen and rejected (found: {found}); give data in HH or rm-static layout"
-        )
+        raise UserError(f"{path}: no columns chosen and rejected (found: {found}); give data in HH or rm-static layout")
     return ("prompt", "chosen", "rejected") if "prompt" in columns else ("chosen", "rejected")
 
 
@@ -130,7 +128,7 @@ def _hub_files(config: DataConfig) -> list[Path]:
     folder = download_dataset(config.repository, config.revision, patterns, field="data.source")
     for subset in config.subsets:
         if not (folder / subset).is_dir():
-            raise InputError(
+            raise UserError(
                 f"data.subsets ({subset}): {config.repository} at {config.revision} has no such folder with data "
                 "files; name those it has"
             )

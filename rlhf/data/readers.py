@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow
 from pyarrow import parquet
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 PARQUET_BATCH_ROWS = 1000
@@ -31,17 +31,17 @@ Row = dict[str, object] | UnreadableLineError
 def find_files(source: Path) -> list[Path]:
     """The data files that `source` means: itself, or all those below the folder, sorted.
 
-    Raises InputError where there is none.
+    Raises UserError where there is none.
     """
     if source.is_file():
         if not source.name.endswith(SUFFIXES):
-            raise InputError(f"{source}: not a data file; give one that ends in {', '.join(SUFFIXES)}")
+            raise UserError(f"{source}: not a data file; give one that ends in {', '.join(SUFFIXES)}")
         return [source]
     if not source.exists():
-        raise InputError(f"{source}: no such file or folder")
+        raise UserError(f"{source}: no such file or folder")
     files = sorted(path for path in source.rglob("*") if path.name.endswith(SUFFIXES) and path.is_file())
     if not files:
-        raise InputError(f"{source}: a folder without data files; they end in {', '.join(SUFFIXES)}")
+        raise UserError(f"{source}: a folder without data files; they end in {', '.join(SUFFIXES)}")
     return files
 
 
@@ -49,7 +49,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
     """The lines of a file with their numbers, counted from 1; blank lines are passed over.
 
     After damage that hides where the next line starts (compressed data that ends early) nothing more comes.
-    Raises InputError where the file has no row at all or may not be read.
+    Raises UserError where the file has no row at all or may not be read.
     """
     empty = True
     try:
@@ -57,9 +57,9 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
             empty = False
             yield numbered
     except PermissionError as error:
-        raise InputError(f"{path}: may not be read ({error.strerror}); change its permissions") from error
+        raise UserError(f"{path}: may not be read ({error.strerror}); change its permissions") from error
     if empty:
-        raise InputError(f"{path}: an empty file; remove it or give one with rows")
+        raise UserError(f"{path}: an empty file; remove it or give one with rows")
 
 
 def text_field(row: dict[str, object], name: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rlhf.data.dialogues import Pair, first_human_turn
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.storage.fingerprints import digest
 
 NEAR_TEST = "near-copy of a test prompt"
@@ -51,30 +51,30 @@ def split_pairs(
     seed: int,
     test_prompts: int,
     validation_prompts: int,
-    near_copy_similarity: float,
+    near_duplicate_threshold: float,
     max_pairs: int | None,
 ) -> Splits:
     """Draw test prompts, then validation prompts, and leave to training what is near neither.
 
-    Raises InputError where the pairs have too few prompts that are no near-copies of each other, or none is left to
+    Raises UserError where the pairs have too few prompts that are no near-copies of each other, or none is left to
     train on.
     """
     rows = [_Row(pair, comparable(first_human_turn(pair.prompt))) for pair in _draw_order(pairs, seed)]
     frequency = Counter(shingle for row in rows[:RARITY_SAMPLE] for shingle in shingles(row.turn))
     left_out: Counter[str] = Counter()
 
-    held_out = NearCopies(near_copy_similarity, frequency)
+    held_out = NearCopies(near_duplicate_threshold, frequency)
     test = _draw(rows, held_out, test_prompts, "data.test_prompts")
     others = _without(rows, held_out)
     left_out[NEAR_TEST] = len(rows) - len(others) - len(test)
 
-    held_out = NearCopies(near_copy_similarity, frequency)
+    held_out = NearCopies(near_duplicate_threshold, frequency)
     prompts = {row.pair.prompt for row in _draw(others, held_out, validation_prompts, "data.validation_prompts")}
     validation = [row for row in others if row.pair.prompt in prompts]
     training = _without(others, held_out)
     left_out[NEAR_VALIDATION] = len(others) - len(training) - len(validation)
     if not training:
-        raise InputError(
+        raise UserError(
             f"no pair is left to train on: all {len(rows)} are near-copies of the test or validation prompts; lower "
             f"data.test_prompts ({test_prompts}) or data.validation_prompts ({validation_prompts}), or give more data"
         )
@@ -151,7 +151,7 @@ def _draw(rows: list[_Row], held_out: NearCopies, count: int, field: str) -> lis
             held_out.add(row.turn)
             drawn.append(row)
     if len(drawn) < count:
-        raise InputError(
+        raise UserError(
             f"{field} ({count}): the {len(rows)} pairs at hand have only {len(drawn)} prompts that are no near-copies "
             f"of each other; lower {field} or give more data"
         )

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from rlhf.config import DEMONSTRATION, HUB, ToxicityConfig
-from rlhf.data.demonstration import demonstration_toxicity_prompts
+from rlhf.config import HUB, SYNTHETIC, ToxicityConfig
 from rlhf.data.hub import download_dataset
 from rlhf.data.readers import Row, UnreadableLineError, find_files, read_rows, text_field
-from rlhf.errors import InputError
+from rlhf.data.synthetic import synthetic_toxicity_prompts
+from rlhf.errors import UserError
 from rlhf.storage.fingerprints import digest
 
 HUB_FILE = "prompts.jsonl"
@@ -31,12 +31,12 @@ class ToxicityPrompt(NamedTuple):
 def read_toxicity_prompts(config: ToxicityConfig, seed: int, path: Path | None) -> list[ToxicityPrompt]:
     """`config.n_prompts` prompts with distinct texts, drawn by seed; the order of the rows has no say in it.
 
-    `path` is the user's file where `config.prompts` names one.  Raises InputError where data are missing or a line
+    `path` is the user's file where `config.prompts` names one.  Raises UserError where data are missing or a line
     cannot be read, and where there are too few prompts.
     """
     prompts = _distinct(_read_prompts(config, seed, path))
     if len(prompts) < config.n_prompts:
-        raise InputError(
+        raise UserError(
             f"toxicity.n_prompts ({config.n_prompts}): the data have only {len(prompts)} distinct prompts; "
             f"lower it to {len(prompts)} or give more prompts"
         )
@@ -61,8 +61,8 @@ def parse_prompt(row: Row) -> ToxicityPrompt:
 
 
 def _read_prompts(config: ToxicityConfig, seed: int, path: Path | None) -> Iterator[ToxicityPrompt]:
-    if config.prompts == DEMONSTRATION:
-        yield from map(parse_prompt, demonstration_toxicity_prompts(config.n_prompts, seed))
+    if config.prompts == SYNTHETIC:
+        yield from map(parse_prompt, synthetic_toxicity_prompts(config.n_prompts, seed))
         return
     if config.prompts == HUB:
         folder = download_dataset(config.repository, config.revision, [HUB_FILE], field="toxicity.prompts")
@@ -74,7 +74,7 @@ def _read_prompts(config: ToxicityConfig, seed: int, path: Path | None) -> Itera
             try:
                 yield parse_prompt(row)
             except UnreadableLineError as problem:
-                raise InputError(f"{file}:{number}: {problem}; fix or remove the line") from None
+                raise UserError(f"{file}:{number}: {problem}; fix or remove the line") from None
 
 
 def _distinct(prompts: Iterable[ToxicityPrompt]) -> list[ToxicityPrompt]:

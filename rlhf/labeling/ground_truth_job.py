@@ -14,7 +14,7 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 from pydantic import BaseModel, ConfigDict, Field
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.labeling.ground_truth_output import ATTRIBUTE
 from rlhf.labeling.ground_truth_reader import S3
 from rlhf.labeling.manifest import MANIFEST_FILE
@@ -53,7 +53,7 @@ def write_package(pairs: Path, folder: Path) -> list[Path]:
 
 
 def start_job(pairs: Path, job: LabelingJob) -> str:
-    """Upload the package and create the labeling job; returns its ARN.  Raises InputError with what AWS refuses."""
+    """Upload the package and create the labeling job; returns its ARN.  Raises UserError with what AWS refuses."""
     bucket, _, prefix = job.prefix.removeprefix(S3).partition("/")
     root = f"{prefix}/{job.name}".lstrip("/")
     storage, sagemaker = boto3.client("s3"), boto3.client("sagemaker")
@@ -62,7 +62,7 @@ def start_job(pairs: Path, job: LabelingJob) -> str:
             storage.put_object(Bucket=bucket, Key=f"{root}/input/{source.name}", Body=source.read_bytes())
         arn: str = sagemaker.create_labeling_job(**request_of(job))["LabelingJobArn"]
     except (BotoCoreError, ClientError, ParamValidationError) as error:
-        raise InputError(f"labeling job {job.name}: {error}") from None
+        raise UserError(f"labeling job {job.name}: {error}") from None
     return arn
 
 

@@ -17,7 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import ValidationError
 
 from rlhf.data.text import valid_unicode
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.labeling.blinding import pseudonym
 from rlhf.labeling.ground_truth_output import OUTPUT_MANIFEST
 from rlhf.labeling.judgements import MAX_COMMENT, MAX_SECONDS, Judgement
@@ -48,7 +48,7 @@ class Place(Protocol):
         ...
 
     def read(self, reference: str) -> bytes:
-        """The file behind a reference of the manifest; raises InputError where it is not there or outside."""
+        """The file behind a reference of the manifest; raises UserError where it is not there or outside."""
         ...
 
 
@@ -60,7 +60,7 @@ class Folder:
         manifests = [candidate for candidate in found if candidate.is_file()]
         if len(manifests) != 1:
             what = "no" if not manifests else f"{len(manifests)} times"
-            raise InputError(f"{path}: {what} {OUTPUT_MANIFEST}; name the output manifest or the folder of one job")
+            raise UserError(f"{path}: {what} {OUTPUT_MANIFEST}; name the output manifest or the folder of one job")
         self.name = str(manifests[0])
         self._manifest = manifests[0]
         in_layout = self._manifest.match(str(OUTPUT_MANIFEST))
@@ -77,11 +77,11 @@ class Folder:
             relative = "annotations/" + reference.partition("/annotations/")[2]
         path = (self._root / relative).resolve()
         if not path.is_relative_to(self._root):
-            raise InputError(f"{reference} lies outside of {self._root}")
+            raise UserError(f"{reference} lies outside of {self._root}")
         try:
             return path.read_bytes()
         except OSError as error:
-            raise InputError(f"{reference}: {error.strerror}") from None
+            raise UserError(f"{reference}: {error.strerror}") from None
 
 
 class Bucket:
@@ -103,14 +103,14 @@ class Bucket:
         """The object behind a reference, which must be in the same bucket."""
         own = f"{S3}{self._bucket}/"
         if reference.startswith(S3) and not reference.startswith(own):
-            raise InputError(f"{reference} lies outside of {own}")
+            raise UserError(f"{reference} lies outside of {own}")
         return self._get(reference.removeprefix(own) if reference.startswith(S3) else self._root + reference)
 
     def _get(self, key: str) -> bytes:
         try:
             content: bytes = self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read()
         except (BotoCoreError, ClientError) as error:
-            raise InputError(f"{S3}{self._bucket}/{key}: {error}") from None
+            raise UserError(f"{S3}{self._bucket}/{key}: {error}") from None
         return content
 
 
@@ -162,7 +162,7 @@ def _read_answers(place: Place, line: dict[str, Any], comparison: str) -> tuple[
     for reference in references:
         try:
             answers = json.loads(place.read(reference).decode("utf-8"))["answers"]
-        except InputError as error:
+        except UserError as error:
             problems.append(str(error))
             continue
         except (UnicodeDecodeError, ValueError, KeyError, TypeError):
@@ -200,7 +200,7 @@ def _choice(value: object, question: str) -> str:
         taken = [name for name, on in value.items() if on is True]
         value = taken[0] if len(taken) == 1 else value
     if value not in CHOICES:
-        raise InputError(f"{question} is {_short(value)}, not one of {', '.join(CHOICES)}")
+        raise UserError(f"{question} is {_short(value)}, not one of {', '.join(CHOICES)}")
     return str(value)
 
 

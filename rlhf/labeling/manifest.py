@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from rlhf.data.text import valid_unicode
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.labeling.blinding import Model, item_name, toss_coin
 
 MANIFEST_FILE = "manifest.jsonl"
@@ -71,12 +71,12 @@ def blind(pairs: list[Pair], secret: str) -> tuple[list[Item], list[KeyLine]]:
 
 
 def write_comparison(folder: Path, items: list[Item], key: list[KeyLine]) -> None:
-    """Write manifest and key into `folder`.  Raises InputError where a line is longer than Ground Truth takes."""
+    """Write manifest and key into `folder`.  Raises UserError where a line is longer than Ground Truth takes."""
     lines = [_line(item) for item in items]
     ids = {line.item: line.id for line in key}
     for item, line in zip(items, lines, strict=True):
         if len(line.encode()) > MAX_LINE_BYTES:
-            raise InputError(
+            raise UserError(
                 f"test prompt {ids[item.item]}: {len(line.encode())} bytes with its answers, where Ground Truth takes "
                 f"at most {MAX_LINE_BYTES} a line; lower data.max_prompt_tokens or responses.sampling.max_new_tokens"
             )

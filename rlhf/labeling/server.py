@@ -23,7 +23,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from rlhf.data.dialogues import split_turns
 from rlhf.data.text import valid_unicode, visible
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.labeling.journal import Entry, RevisionError
 from rlhf.labeling.judgements import MAX_COMMENT, MAX_SECONDS, Choice, Choices
 from rlhf.labeling.middleware import Guard, Tokens
@@ -57,10 +57,10 @@ class Answer(BaseModel):
 
 
 def annotator_name(text: str) -> str:
-    """A name in one spelling: outer and repeated spaces do not count.  Raises InputError where it is no name."""
+    """A name in one spelling: outer and repeated spaces do not count.  Raises UserError where it is no name."""
     name = " ".join(unicodedata.normalize("NFC", valid_unicode(text)).split())
     if not name or len(name) > MAX_NAME or not name.isprintable():
-        raise InputError(f"a name has 1 to {MAX_NAME} printable characters, not {text[:MAX_NAME]!r}")
+        raise UserError(f"a name has 1 to {MAX_NAME} printable characters, not {text[:MAX_NAME]!r}")
     return name
 
 
@@ -116,7 +116,7 @@ def create_app(labels: Labels, *, hosts: frozenset[str], names_allowed: bool) ->
         form = parse_qs((await request.body()).decode("utf-8", "replace"))
         try:
             return enter(annotator_name(form.get("name", [""])[0]))
-        except InputError as error:
+        except UserError as error:
             raise HTTPException(422, str(error)) from None
 
     @app.post("/sign-out")
@@ -205,11 +205,11 @@ def _state(entry: Entry | None) -> dict[str, object]:
 def serve(labels: Labels, host: str, port: int, annotators: Sequence[str]) -> None:
     """Serve the page until interrupted; prints its address and a link for each of `annotators`.
 
-    Raises InputError where the address cannot be had, or where others could reach it and nobody has a link.
+    Raises UserError where the address cannot be had, or where others could reach it and nobody has a link.
     """
     is_loopback = host in LOOPBACK
     if not is_loopback and not annotators:
-        raise InputError(f"--host {host} lets other machines in; name who gets a link with --annotator NAME")
+        raise UserError(f"--host {host} lets other machines in; name who gets a link with --annotator NAME")
     with closing(_listen(host, port)) as listener:
         port = listener.getsockname()[1]
         hosts = {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")} if is_loopback else set()
@@ -228,4 +228,4 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise InputError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port or --host") from None
+        raise UserError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port or --host") from None

@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Literal
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.labeling.blinding import place_in_order, pseudonym, toss_side
 from rlhf.labeling.ground_truth_output import OutputWriter
 from rlhf.labeling.journal import Entry, Journal
@@ -25,7 +25,7 @@ ANSWERS = "answers"
 OUTPUT = "output"
 
 
-class LabelsInUseError(InputError):
+class LabelsInUseError(UserError):
     """Another page has the labels open, and keeps the output up to date."""
 
 

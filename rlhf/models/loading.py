@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from rlhf.errors import InputError, brief
+from rlhf.errors import UserError, brief
 from rlhf.models.kernels import use_fast_kernels
 from rlhf.models.pickled_reward_model import find_pickle, read_pickled_reward_model
 from rlhf.models.tokenization import load_tokenizer
@@ -36,7 +36,7 @@ PAD = "<|pad|>"
 def load_causal_lm(folder: Path, dtype: Dtype) -> PreTrainedModel:
     """The causal language model in `folder`, in evaluation mode, on the CPU.
 
-    Raises InputError where the folder has no whole model: no safetensors, or tensors missing from them.
+    Raises UserError where the folder has no whole model: no safetensors, or tensors missing from them.
     """
     model, missing = _load(AutoModelForCausalLM, folder, dtype)
     _require_all(folder, missing)
@@ -48,7 +48,7 @@ def load_reward_model(folder: Path, dtype: Dtype, base: Path | None = None) -> P
 
     Its bias-free head `score` makes the score of a text from the last hidden state of the text's last token.
     `folder` may also hold a pickle (see `rlhf.models.pickled_reward_model`); if the folder has no configuration, that
-    of `base` is used.  Raises InputError where the model is of another kind, or where its head was never trained.
+    of `base` is used.  Raises UserError where the model is of another kind, or where its head was never trained.
     """
     if (pickle := find_pickle(folder)) is not None:
         return read_pickled_reward_model(pickle, dtype, base)
@@ -107,7 +107,7 @@ def _load(kind: Any, folder: Path, dtype: Dtype, **changes: object) -> tuple[Pre
             folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True, **changes
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError(f"{folder}: no model that transformers can load from safetensors ({brief(error)})") from error
+        raise UserError(f"{folder}: no model that transformers can load from safetensors ({brief(error)})") from error
     return use_fast_kernels(model), set(report["missing_keys"])
 
 
@@ -120,7 +120,7 @@ def _quiet() -> None:
 def _require_all(folder: Path, missing: set[str]) -> None:
     if missing:
         names = ", ".join(sorted(missing)[:5]) + (" ..." if len(missing) > 5 else "")
-        raise InputError(
+        raise UserError(
             f"{folder}: {len(missing)} tensors of the model are not in its safetensors: {names}; "
             "give a folder with all trained weights of this kind of model"
         )
@@ -129,7 +129,7 @@ def _require_all(folder: Path, missing: set[str]) -> None:
 def _require_score_head(folder: Path, model: PreTrainedModel) -> None:
     head = getattr(model, "score", None)
     if model.config.num_labels != 1 or getattr(head, "out_features", None) != 1:
-        raise InputError(
+        raise UserError(
             f"{folder}: {type(model).__name__} with {model.config.num_labels} labels is no reward model; "
             "give a decoder model for sequence classification with num_labels 1 and a linear head named score"
         )

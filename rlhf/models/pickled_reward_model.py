@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, GPTJConfig, GPTJForSequenceClassification, PreTrainedModel
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 
 MASK_BUFFER = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)")
 """Causal masks, which older versions of transformers stored beside the weights; today's computes them."""
@@ -24,7 +24,7 @@ MASK_BUFFER = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)")
 def find_pickle(source: Path) -> Path | None:
     """The one pickled checkpoint at `source` (a folder or the file itself), or None where there are safetensors.
 
-    Raises InputError where a folder has several pickles and no safetensors.
+    Raises UserError where a folder has several pickles and no safetensors.
     """
     if source.is_file():
         return source
@@ -33,7 +33,7 @@ def find_pickle(source: Path) -> Path | None:
     pickles = sorted(path for suffix in ("*.pt", "*.bin") for path in source.glob(suffix))
     if len(pickles) > 1:
         names = ", ".join(path.name for path in pickles)
-        raise InputError(f"{source}: several checkpoints ({names}); leave one, or convert the model to safetensors")
+        raise UserError(f"{source}: several checkpoints ({names}); leave one, or convert the model to safetensors")
     return pickles[0] if pickles else None
 
 
@@ -41,7 +41,7 @@ def read_pickled_reward_model(checkpoint: Path, dtype: str, base: Path | None) -
     """The reward model in the file `checkpoint` as GPTJForSequenceClassification, in evaluation mode, on the CPU.
 
     The configuration lies beside the file or, where there is none, in the base model's folder `base`.
-    Raises InputError where the file is no plain state dict, or its tensors are not exactly those of such a model.
+    Raises UserError where the file is no plain state dict, or its tensors are not exactly those of such a model.
     """
     config = _gptj_config(checkpoint, base)
     state = {name: tensor for name, tensor in _read_state(checkpoint).items() if not MASK_BUFFER.fullmatch(name)}
@@ -58,7 +58,7 @@ def _gptj_config(checkpoint: Path, base: Path | None) -> GPTJConfig:
     folder = checkpoint.parent if (checkpoint.parent / "config.json").is_file() else base
     config = AutoConfig.from_pretrained(folder, local_files_only=True, num_labels=1) if folder else None
     if not isinstance(config, GPTJConfig):
-        raise InputError(
+        raise UserError(
             f"{checkpoint}: a pickled reward model needs a GPT-J configuration; put GPT-J's config.json beside it, "
             "or convert the model to safetensors with AutoModelForSequenceClassification and num_labels 1"
         )
@@ -69,12 +69,12 @@ def _read_state(checkpoint: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise InputError(
+        raise UserError(
             f"{checkpoint}: no checkpoint of plain tensors that torch can load without running code from it; "
             "download it again or convert it to safetensors"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise InputError(f"{checkpoint}: not a state dict (name -> tensor); convert the model to safetensors")
+        raise UserError(f"{checkpoint}: not a state dict (name -> tensor); convert the model to safetensors")
     return state
 
 
@@ -87,7 +87,7 @@ def _require_same_tensors(checkpoint: Path, expected: dict[str, Tensor], given: 
     ):
         if names:
             listed = ", ".join(sorted(names)[:5]) + (" ..." if len(names) > 5 else "")
-            raise InputError(
+            raise UserError(
                 f"{checkpoint}: {len(names)} tensors {problem}: {listed}; a pickled reward model must hold "
                 "exactly GPT-J's transformer.* and v_head.weight, of the base model's size"
             )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.models.loading import Dtype, load_reward_model
 from rlhf.models.tokenization import encode_answer, encode_prompt, load_tokenizer
 
@@ -25,7 +25,7 @@ class RewardModel:
 
     @classmethod
     def load(cls, folder: Path, dtype: Dtype, device: torch.device | str) -> Self:
-        """The reward model in `folder`; raises InputError where that is none."""
+        """The reward model in `folder`; raises UserError where that is none."""
         return cls(folder, load_reward_model(folder, dtype).to(device), load_tokenizer(folder))
 
     def score(
@@ -39,7 +39,7 @@ class RewardModel:
 
         An end-of-text token is put behind every answer, sampled or not, and the score read there.  A dialogue longer
         than the model's context loses its beginning.  `on_batch` is told the number scored so far.
-        Raises InputError where a score is not finite.
+        Raises UserError where a score is not finite.
         """
         rows = [self.encode(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
         score_N = torch.empty(len(rows))
@@ -51,7 +51,7 @@ class RewardModel:
                 on_batch(start + len(chosen))
         if not score_N.isfinite().all():
             row = int((~score_N.isfinite()).nonzero()[0])
-            raise InputError(
+            raise UserError(
                 f"reward model {self.folder}: score of {answers[row][:60]!r} is {score_N[row]:g}, no finite number; "
                 "its weights are damaged, or its training diverged: lower reward.learning_rate"
             )

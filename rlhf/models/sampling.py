@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config import SamplingConfig
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.models.decoder import Decoder
 from rlhf.models.tokenization import decode_answer, decode_answers
 
@@ -48,11 +48,11 @@ def context_tokens(model: PreTrainedModel) -> int | None:
 
 
 def require_room(model: PreTrainedModel, prompt_ids: list[list[int]]) -> None:
-    """Raise InputError where a prompt leaves no room for an answer in the model's context."""
+    """Raise UserError where a prompt leaves no room for an answer in the model's context."""
     context = context_tokens(model)
     for number, prompt in enumerate(prompt_ids, start=1):
         if context is not None and len(prompt) >= context:
-            raise InputError(
+            raise UserError(
                 f"prompt {number} has {len(prompt)} tokens, which leaves no room for an answer in the model's context "
                 f"of {context}; set data.max_prompt_tokens to at most {context - 1}, and it is left out"
             )
@@ -75,7 +75,7 @@ def generate(
     An answer has at most `sampling.max_new_tokens` tokens, fewer where the context of the model ends before.
     With a `watched` module of the model, a block, the hidden states that it takes in come with the answers.
 
-    Raises InputError where a prompt fills the context, or where the model returns NaN.
+    Raises UserError where a prompt fills the context, or where the model returns NaN.
     """
     assert not model.training
     assert len(prompt_ids) == len(seeds)
@@ -163,7 +163,7 @@ def _draw(
 
     logits_bV = decoder.read_prompts()
     if not bool(torch.isfinite(logits_bV).any(-1).all()):
-        raise InputError("the model returns no finite logits (NaN weights); train it again with a lower learning rate")
+        raise UserError("the model returns no finite logits (NaN weights); train it again with a lower learning rate")
     for step in range(steps):
         live_b = decoder.live_b
         token_b = draw_tokens(logits_bV, uniform_BT[live_b, step], sampling)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 
 MLP_RATIO = 4
 GATED = ("llama", "mistral", "qwen2", "qwen3")
@@ -85,17 +85,17 @@ def gptj(width: int, blocks: int, vocabulary: int) -> Architecture:
 def read_architecture(config: Mapping[str, Any], origin: str) -> Architecture:
     """The sizes that a config.json of transformers declares.
 
-    Raises InputError, with `origin` as the place, where the model type is not one of KNOWN or a size is missing.
+    Raises UserError, with `origin` as the place, where the model type is not one of KNOWN or a size is missing.
     """
     kind = config.get("model_type")
     if kind not in KNOWN:
-        raise InputError(f"{origin}: model_type ({kind}) cannot be planned for; known are {', '.join(KNOWN)}")
+        raise UserError(f"{origin}: model_type ({kind}) cannot be planned for; known are {', '.join(KNOWN)}")
     try:
         if kind == "gptj":
             return gptj(config["n_embd"], config["n_layer"], config["vocab_size"])
         return _gpt2(config) if kind == "gpt2" else _gated(config) if kind in GATED else _gpt_neox(config)
     except KeyError as missing:
-        raise InputError(f"{origin}: has no {missing}; give the model's own config.json") from None
+        raise UserError(f"{origin}: has no {missing}; give the model's own config.json") from None
 
 
 def _gpt2(config: Mapping[str, Any]) -> Architecture:

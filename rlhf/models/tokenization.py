@@ -11,7 +11,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from rlhf.errors import InputError, brief
+from rlhf.errors import UserError, brief
 
 SEAM = ":"
 """What every prompt ends in.  Answers are encoded and decoded behind it, because tokenizers of the Llama family treat
@@ -59,14 +59,14 @@ def _encode_plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in `folder`, with a pad token: its EOS where it has none of its own.
 
-    Raises InputError where there is no tokenizer that transformers can read, or one without an EOS token.
+    Raises UserError where there is no tokenizer that transformers can read, or one without an EOS token.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{folder}: no tokenizer that transformers can load ({brief(error)})") from error
+        raise UserError(f"{folder}: no tokenizer that transformers can load ({brief(error)})") from error
     if tokenizer.eos_token_id is None:
-        raise InputError(
+        raise UserError(
             f"{folder}: the tokenizer has no EOS token, so no answer could end; set eos_token in tokenizer_config.json"
         )
     if tokenizer.pad_token_id is None:

@@ -24,7 +24,7 @@ DOWNLOAD_BANDWIDTH = 0.2e9
 HUB_BYTES = 4
 """Of a weight as the hub has it: GPT-J's are float32."""
 DOCUMENT_TOKENS = 31
-"""Mean words and signs of 5,000 documents of the demonstration corpus.  Measured."""
+"""Mean words and signs of 5,000 documents of the synthetic corpus.  Measured."""
 ROWS_PER_SECOND = 1000
 """Rows that prepare_data reads, encodes and compares.  Measured: 3,000 in 1.5 to 3 s."""
 COMPARED_ROWS = 8
@@ -206,11 +206,11 @@ def _training(
 
 
 def prepare_model(setting: Setting) -> Need:
-    """Download, or training of the demonstration model, which every process does alike with its share of the batch."""
+    """Download, or training of the synthetic model, which every process does alike with its share of the batch."""
     model, config = setting.policy.model, setting.config.model
     stored = setting.number_bytes * model.parameters
-    if config.path is None and config.demonstration is not None:
-        made = config.demonstration
+    if config.path is None and config.synthetic is not None:
+        made = config.synthetic
         flop = 3.0 * made.documents * DOCUMENT_TOKENS * (block_flop(model) + output_flop(model))
         tokens = made.batch_size * made.context_tokens
         memory = {
@@ -291,7 +291,7 @@ def compare_policies(setting: Setting) -> Need:
     placed = data.validation_prompts * (setting.row_tokens - setting.prompt_tokens) + data.test_prompts * answers
     flop = 2 * ((held_out + told) * block_flop(model) + placed * output_flop(model))
     weights = 2 * setting.number_bytes * model.parameters
-    logits = COMPARED_ROWS * max(data.max_answer_tokens, answers) * model.vocabulary * FLOAT32
+    logits = COMPARED_ROWS * max(data.max_response_tokens, answers) * model.vocabulary * FLOAT32
     return Need(
         memory={
             "both policies": weights,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 
 GIB = 1024**3
 
@@ -98,9 +98,9 @@ DEFAULT_MACHINE, DEFAULT_CPU = "p4d.24xlarge", "cpu"
 
 
 def find_machine(name: str) -> Machine:
-    """The machine of that name.  Raises InputError where there is none."""
+    """The machine of that name.  Raises UserError where there is none."""
     if name not in MACHINES:
-        raise InputError(f"--machine ({name}) is not known; there are {', '.join(MACHINES)}")
+        raise UserError(f"--machine ({name}) is not known; there are {', '.join(MACHINES)}")
     return MACHINES[name]
 
 

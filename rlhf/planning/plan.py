@@ -83,7 +83,7 @@ class Plan:
 def plan_run(config: RunConfig, machine: Machine, benchmark: Mapping[str, float]) -> Plan:
     """The plan of a run of `config` on `config.compute.machines` such machines, which are held from beginning to end.
 
-    Raises InputError where a model's sizes are not known.
+    Raises UserError where a model's sizes are not known.
     """
     setting = make_setting(config, machine, benchmark)
     price, price_source = _price(config, machine)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 from rlhf.config import RunConfig
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.planning.machines import DEFAULT_CPU, find_machine, machine_of
 from rlhf.planning.plan import plan_run
 
@@ -55,7 +55,7 @@ def plan_against_actual(
         return []
     try:
         plan = plan_run(config, machine, benchmark or {})
-    except InputError:
+    except UserError:
         return []
     planned = {step.name: step.need.seconds for step in plan.steps}
     return [Compared(row.name, planned[row.name], row.seconds) for row in rows if row.name in planned]

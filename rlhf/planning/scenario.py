@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf.config import DEMONSTRATION, HUB, DataConfig, ModelConfig, RunConfig
-from rlhf.errors import InputError
+from rlhf.config import HUB, SYNTHETIC, DataConfig, ModelConfig, RunConfig
+from rlhf.errors import UserError
 from rlhf.models.sizes import Architecture, gptj, read_architecture
 from rlhf.planning.machines import Machine
 from rlhf.planning.throughput import Rates, rates_of
@@ -26,7 +26,7 @@ HUB_PAIRS = {
 UNKNOWN_PAIRS = 10_000
 """Where the rows cannot be counted."""
 KEPT_SHARE, PROMPT_SHARE, ANSWER_SHARE = 0.89, 0.29, 0.32
-"""Of the rows, those that are kept; their mean length as a share of data.max_prompt_tokens and data.max_answer_tokens.
+"""Share of rows kept; their mean lengths as shares of data.max_prompt_tokens and data.max_response_tokens.
 Measured on the 4,666 test rows of Anthropic/hh-rlhf (helpful-base, harmless-base) with GPT-2's tokenizer at limits of
 384 and 128: 4,170 kept, 112 and 41 tokens."""
 TOXICITY_PROMPT_TOKENS = 15
@@ -73,18 +73,18 @@ class Setting:
     @property
     def row_tokens(self) -> float:
         """Mean of the data's prompts with an answer."""
-        return self.prompt_tokens + ANSWER_SHARE * self.config.data.max_answer_tokens
+        return self.prompt_tokens + ANSWER_SHARE * self.config.data.max_response_tokens
 
     @property
     def longest_row(self) -> int:
         """The most tokens of a prompt with an answer."""
-        return self.config.data.max_prompt_tokens + self.config.data.max_answer_tokens
+        return self.config.data.max_prompt_tokens + self.config.data.max_response_tokens
 
 
 def make_setting(config: RunConfig, machine: Machine, benchmark: Mapping[str, float]) -> Setting:
     """What the plan of a run starts from.  Reads config.json of the user's models and counts the user's rows.
 
-    Raises InputError where a model's sizes are not known.
+    Raises UserError where a model's sizes are not known.
     """
     policy = size_of(config.model)
     pairs, pairs_source = count_pairs(config.data)
@@ -100,15 +100,15 @@ def make_setting(config: RunConfig, machine: Machine, benchmark: Mapping[str, fl
 
 
 def size_of(model: ModelConfig) -> Sized:
-    """Sizes of the base model.  Raises InputError where they are not known."""
+    """Sizes of the base model.  Raises UserError where they are not known."""
     if model.path is not None:
         path = Path(model.path) / "config.json"
         return Sized(_read(path), str(path))
-    if model.demonstration is not None:
-        made = model.demonstration
-        return Sized(gptj(made.width, made.layers, made.vocabulary), "model.demonstration")
+    if model.synthetic is not None:
+        made = model.synthetic
+        return Sized(gptj(made.hidden_size, made.num_layers, made.vocab_size), "model.synthetic")
     if model.repository not in HUB_MODELS:
-        raise InputError(
+        raise UserError(
             f"model.repository ({model.repository}): its sizes are not known before it is there; set model.path to a "
             f"folder that holds its config.json; known without are {', '.join(HUB_MODELS)}"
         )
@@ -125,8 +125,8 @@ def reward_size(path: str | None, policy: Sized) -> Sized:
 
 def count_pairs(data: DataConfig) -> tuple[int, str]:
     """Pairs to train on, and where the number comes from."""
-    if data.source == DEMONSTRATION:
-        found, source = data.demonstration_pairs, "data.demonstration_pairs"
+    if data.source == SYNTHETIC:
+        found, source = data.synthetic_pairs, "data.synthetic_pairs"
     elif data.source == HUB and all(subset in HUB_PAIRS for subset in data.subsets):
         found, source = sum(HUB_PAIRS[subset] for subset in data.subsets), f"data card of {data.repository}"
     else:
@@ -142,9 +142,9 @@ def _read(path: Path) -> Architecture:
     try:
         config = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); give a model in transformers layout") from None
+        raise UserError(f"{path}: cannot be read ({error}); give a model in transformers layout") from None
     if not isinstance(config, dict):
-        raise InputError(f"{path}: not the configuration of a model")
+        raise UserError(f"{path}: not the configuration of a model")
     return read_architecture(config, str(path))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf.config import RunConfig
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.planning.machines import Machine
 
 BENCHMARK = "bench.json"
@@ -42,16 +42,14 @@ class Rates:
 
 
 def read_benchmark(path: Path) -> dict[str, float]:
-    """The figures of `make bench`; none where it has not run.  Raises InputError where the file is something else."""
+    """The figures of `make bench`; none where it has not run.  Raises UserError where the file is something else."""
     if not path.is_file():
         return {}
     try:
         figures = json.loads(path.read_bytes())
         return {name: float(value) for name, value in figures.items() if isinstance(value, int | float)}
     except (ValueError, AttributeError):
-        raise InputError(
-            f"{path}: not the figures of a benchmark; delete it, or write it again by make bench"
-        ) from None
+        raise UserError(f"{path}: not the figures of a benchmark; delete it, or write it again by make bench") from None
 
 
 def rates_of(machine: Machine, config: RunConfig, benchmark: Mapping[str, float]) -> Rates:

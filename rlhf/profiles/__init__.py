@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from rlhf.config import RunConfig
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 
 
 def profile_names() -> list[str]:
@@ -30,15 +30,15 @@ def profile_names() -> list[str]:
 def load_profile(profile: str, overrides: Iterable[str] = ()) -> RunConfig:
     """The configuration of a shipped profile, or of a YAML file, with `a.b=value` overrides applied in order.
 
-    Raises InputError that names the profile or key, and the near ones, where there is no such thing.
+    Raises UserError that names the profile or key, and the near ones, where there is no such thing.
     """
-    settings = {"profile": _run_name(profile), **_read(profile)}
+    settings = {"run_name": _run_name(profile), **_read(profile)}
     for override in overrides:
         _apply(settings, override)
     try:
         return RunConfig.model_validate(settings)
     except ValidationError as error:
-        raise InputError("; ".join(_explain(problem) for problem in error.errors())) from None
+        raise UserError("; ".join(_explain(problem) for problem in error.errors())) from None
 
 
 def describe(profile: str) -> str:
@@ -59,10 +59,10 @@ def _text(profile: str) -> str:
         try:
             return Path(profile).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"profile {profile}: cannot be read ({error})") from None
+            raise UserError(f"profile {profile}: cannot be read ({error})") from None
     names = profile_names()
     if profile not in names:
-        raise InputError(
+        raise UserError(
             f"unknown profile {profile!r}{_did_you_mean(profile, names)}; "
             f"there are {', '.join(names)}, or name a .yaml file"
         )
@@ -73,9 +73,9 @@ def _read(profile: str) -> dict[str, Any]:
     try:
         settings = yaml.safe_load(_text(profile)) or {}
     except yaml.YAMLError as error:
-        raise InputError(f"profile {profile}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"profile {profile}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(settings, dict):
-        raise InputError(f"profile {profile}: must hold keys such as `data:` and `ppo:`, got {type(settings).__name__}")
+        raise UserError(f"profile {profile}: must hold keys such as `data:` and `ppo:`, got {type(settings).__name__}")
     return settings
 
 
@@ -83,11 +83,11 @@ def _apply(settings: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
-        raise InputError(f"--set {override}: must read KEY.KEY=VALUE, as in --set ppo.steps=20")
+        raise UserError(f"--set {override}: must read KEY.KEY=VALUE, as in --set ppo.steps=20")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InputError(f"--set {override}: the value is not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"--set {override}: the value is not valid YAML: {' '.join(str(error).split())}") from None
     for key in keys[:-1]:
         inner = settings.get(key)
         settings[key] = dict(inner) if isinstance(inner, dict) else {}

@@ -87,7 +87,7 @@ def front_matter(results: Results, config: ExportStage) -> dict[str, object]:
         "dataset": {"type": "rlhf-workflow", "name": revisions["dialogues"]},
         "metrics": metrics,
     }
-    return {**matter, "model-index": [{"name": config.profile, "results": [evaluated]}]}
+    return {**matter, "model-index": [{"name": config.run_name, "results": [evaluated]}]}
 
 
 def figures(results: Results) -> list[Row]:

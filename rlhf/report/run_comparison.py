@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.report.page import TEMPLATES, make_environment, number, signed
 from rlhf.results.base import Difference, Mean
 from rlhf.results.schema import CONFIG, EVIDENCE, RESULTS, Evidence, Plot, Results
@@ -63,14 +63,14 @@ class TwoRuns(NamedTuple):
 
 
 def read_run(folder: Path) -> RunFiles:
-    """The run published in `folder`, WORKSPACE/PROFILE.  Raises InputError where there is none of this version."""
+    """The run published in `folder`, WORKSPACE/PROFILE.  Raises UserError where there is none of this version."""
     if not (folder / RESULTS).is_file() or not (folder / CONFIG).is_file():
-        raise InputError(f"{folder}: no {RESULTS} and {CONFIG}; name the folder of a finished run, WORKSPACE/PROFILE")
+        raise UserError(f"{folder}: no {RESULTS} and {CONFIG}; name the folder of a finished run, WORKSPACE/PROFILE")
     try:
         results = Results.model_validate_json((folder / RESULTS).read_bytes())
         settings = json.loads((folder / CONFIG).read_bytes())
     except ValueError:
-        raise InputError(f"{folder}: not of this version; `rlhf run {folder.name}` writes it again") from None
+        raise UserError(f"{folder}: not of this version; `rlhf run {folder.name}` writes it again") from None
     fingerprint = next((row.fingerprint for row in results.stages if row.name == "aggregate_results"), "")
     return RunFiles(
         folder, results, dict(_flat(settings)), _read_evidence(folder.absolute().parent / "artifacts", fingerprint)
@@ -139,8 +139,8 @@ def cautions(first: Results, second: Results) -> list[str]:
         found.append("Different classifiers scored toxicity.")
     if not same_prompts or not same_draw:
         found.append("The toxicity prompts are not the same.")
-    if first.demonstration != second.demonstration:
-        found.append("One of the runs is on demonstration data.")
+    if first.synthetic != second.synthetic:
+        found.append("One of the runs is on synthetic data.")
     return found
 
 

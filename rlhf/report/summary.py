@@ -45,7 +45,7 @@ def stage_table(stages: list[StageRow]) -> Table:
     """What each step took, a row each."""
     return [
         {
-            "step": stage.name,
+            "stage": stage.name,
             "took": duration(stage.seconds),
             "cost": "" if stage.dollars is None else f"${stage.dollars:.4f}",
             "on": stage.device,

@@ -146,10 +146,10 @@ class StageRow(Record):
 class Results(Record):
     """Figures of one run: the content of results.json."""
 
-    profile: str
+    run_name: str
     """Name of the run."""
-    demonstration: bool
-    """Whether dialogues, toxicity prompts or base model are generated demonstration material."""
+    synthetic: bool
+    """Whether dialogues, toxicity prompts or base model are synthetic material."""
     reward: RewardResults
     toxicity: ToxicityResults
     policies: PolicyResults

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ValidationError
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.results.schema import CONFIG, LABELS, REPORT, RESULTS
 from rlhf.runtime.stage import StageRequest
 from rlhf.storage.artifacts import LOG, MANIFEST, REQUEST, Manifest
@@ -26,9 +26,9 @@ from rlhf.storage.files import write_atomically
 from rlhf.storage.s3 import S3, Bucket
 
 FINGERPRINT = re.compile("[0-9a-f]{16}")
-RECORD = re.compile(r"(?P<step>[a-z_]+)-(?P<fingerprint>[0-9a-f]{16})")
+RECORD = re.compile(r"(?P<stage>[a-z_]+)-(?P<fingerprint>[0-9a-f]{16})")
 FAILURE = re.compile("[0-9a-f]{32}")
-"""Name by which Prefect keeps the error of a step, beside the records of those that ended well."""
+"""Name by which Prefect keeps the error of a stage, beside the records of those that ended well."""
 STEPS = (
     "prepare_model",
     "prepare_data",
@@ -65,7 +65,7 @@ PEOPLES = (LABELS, "labels/*")
 
 
 class PublishedStep(BaseModel):
-    """A step in results.json, of whichever version."""
+    """A stage in results.json, of whichever version."""
 
     name: str
     fingerprint: str
@@ -74,7 +74,7 @@ class PublishedStep(BaseModel):
 class Published(BaseModel):
     """What results.json of any version says of whose it is."""
 
-    profile: str
+    run_name: str
     stages: list[PublishedStep]
 
 
@@ -153,11 +153,11 @@ class Prefix:
 
 
 def place_at(workspace: str) -> Place:
-    """The place behind --workspace.  Raises InputError where there is none."""
+    """The place behind --workspace.  Raises UserError where there is none."""
     if workspace.startswith(S3):
         return Prefix(Bucket(workspace.rstrip("/")))
     if not Path(workspace).is_dir():
-        raise InputError(f"{workspace}: no such folder; name one with --workspace")
+        raise UserError(f"{workspace}: no such folder; name one with --workspace")
     return Folder(Path(workspace))
 
 
@@ -179,13 +179,13 @@ class Found:
 def survey(place: Place, run: str | None = None) -> Found:
     """What lies in `place`, and what of it is ours: all of it, or what only the run of that name has made.
 
-    Raises InputError where there is no such run, or where a stage is writing at this moment.
+    Raises UserError where there is no such run, or where a stage is writing at this moment.
     """
     names = place.names()
     owners = dict(_owned(place, names))
     runs = {owner.run for owner in owners.values() if owner.run}
     if run is not None and run not in runs:
-        raise InputError(f"{place.uri}: no run {run}; there are {', '.join(sorted(runs)) or 'none'}")
+        raise UserError(f"{place.uri}: no run {run}; there are {', '.join(sorted(runs)) or 'none'}")
     wanted = _bundles_of(place, run, owners) if run is not None else None
     found = Found()
     for name in names:
@@ -244,8 +244,8 @@ def _owned(place: Place, names: list[str]) -> Iterator[tuple[str, Owner]]:
             within.setdefault((parts[0], parts[1], parts[2]), []).append("/".join(parts[3:]))
         elif parts[0] == "records" and len(parts) == 2:
             record = RECORD.fullmatch(parts[1])
-            if record and record["step"] in STEPS:
-                yield name, Owner(bundle=f"{record['step']}/{record['fingerprint']}")
+            if record and record["stage"] in STEPS:
+                yield name, Owner(bundle=f"{record['stage']}/{record['fingerprint']}")
             elif FAILURE.fullmatch(parts[1]) and _is_failure(place.read(name), parts[1]):
                 yield name, Owner()
         elif (parts[0] == "leases" and len(parts) == 2 and parts[1].startswith(BUNDLES)) or (
@@ -264,24 +264,24 @@ def _owned(place: Place, names: list[str]) -> Iterator[tuple[str, Owner]]:
 
 
 def _of_bundle(place: Place, part: str, first: str, second: str, names: list[str]) -> list[str]:
-    step, fingerprint = (part, first) if part == "inputs" else (first, second)
-    if not FINGERPRINT.fullmatch(fingerprint) or (part != "inputs" and step not in STEPS):
+    stage, fingerprint = (part, first) if part == "inputs" else (first, second)
+    if not FINGERPRINT.fullmatch(fingerprint) or (part != "inputs" and stage not in STEPS):
         return []
     folder = f"{part}/{first}/{second}"
     if MANIFEST in names:
         manifest = _parse_manifest(place.read(f"{folder}/{MANIFEST}"))
-        # An unfinished bundle in S3 says so where an artifact says its step.
-        if manifest is None or manifest.fingerprint != fingerprint or manifest.step not in (step, part):
+        # An unfinished bundle in S3 says so where an artifact says its stage.
+        if manifest is None or manifest.fingerprint != fingerprint or manifest.stage not in (stage, part):
             return []
         return [name for name in names if name in manifest.files or name in BESIDE_A_MANIFEST]
-    if REQUEST in names and _is_request(place.read(f"{folder}/{REQUEST}"), step, fingerprint):
+    if REQUEST in names and _is_request(place.read(f"{folder}/{REQUEST}"), stage, fingerprint):
         return [name for name in names if any(fnmatch(name, pattern) for pattern in UNFINISHED)]
     return []
 
 
 def _of_run(place: Place, run: str, names: list[str]) -> Iterator[tuple[str, Owner]]:
     results = _results(place, run) if RESULTS in names else None
-    if results is None or results.profile != run:
+    if results is None or results.run_name != run:
         return
     exported = next((stage.fingerprint for stage in results.stages if stage.name == "export_model"), "")
     manifest = _content(place, f"artifacts/export_model/{exported}/{MANIFEST}")
@@ -325,7 +325,7 @@ def _refuse_running(folder: Folder, names: Iterable[str]) -> None:
                 try:
                     fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    raise InputError(f"{folder.path / name}: a run is using it; wait for its end or stop it") from None
+                    raise UserError(f"{folder.path / name}: a run is using it; wait for its end or stop it") from None
 
 
 def record_objects(folder: Path, uris: list[str]) -> None:
@@ -368,8 +368,8 @@ def _is_failure(content: bytes, name: str) -> bool:
     return False
 
 
-def _is_request(content: bytes, step: str, fingerprint: str) -> bool:
+def _is_request(content: bytes, stage: str, fingerprint: str) -> bool:
     with suppress(ValidationError):
         request = StageRequest.model_validate_json(content)
-        return (request.step, request.fingerprint) == (step, fingerprint)
+        return (request.stage, request.fingerprint) == (stage, fingerprint)
     return False

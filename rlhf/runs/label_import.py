@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.evaluation.human_preference import evaluate, rewards_by_id, unblind
 from rlhf.labeling.ground_truth_output import OUTPUT_MANIFEST
 from rlhf.labeling.ground_truth_reader import read_output
@@ -19,7 +19,7 @@ from rlhf.storage.artifacts import read_manifest
 from rlhf.storage.files import read_jsonl, write_atomically
 
 
-class IncompleteError(InputError):
+class IncompleteError(UserError):
     """All is well with the labels, but there are not enough of them yet."""
 
 
@@ -36,7 +36,7 @@ class Imported(NamedTuple):
 def import_labels(run: FinishedRun, source: str | None, *, partial: bool) -> Imported:
     """Read labels, unblind them and write results and report of `run` again; nothing else runs.
 
-    Without a `source` the labels are those of this machine's page.  Raises InputError, and changes nothing, where
+    Without a `source` the labels are those of this machine's page.  Raises UserError, and changes nothing, where
     anything is wrong (IncompleteError where something is only missing); with `partial` only where nothing is left.
     """
     place = source or str(_own_output(run) / OUTPUT_MANIFEST)
@@ -45,7 +45,7 @@ def import_labels(run: FinishedRun, source: str | None, *, partial: bool) -> Imp
     absent = [f"item {name}: no answer" for name in found.missing]
     if not found.judgements or (not partial and (found.problems or absent)):
         remedy = "nothing can be imported" if partial else "nothing was imported; --partial takes what is good"
-        raise (InputError if found.problems else IncompleteError)(
+        raise (UserError if found.problems else IncompleteError)(
             "\n  ".join([f"{place}: {remedy}", *found.problems, *absent])
         )
     evaluation = evaluate(found.judgements, key, _rewards(run), run.results.lineage.seed)
@@ -73,7 +73,7 @@ def import_labels(run: FinishedRun, source: str | None, *, partial: bool) -> Imp
 def _own_output(run: FinishedRun) -> Path:
     """Folder of the page's output, made whole where no page is open that does so itself."""
     if not run.labels.is_dir():
-        raise InputError(
+        raise UserError(
             f"{run.folder.name}: nobody has labelled yet; `rlhf label --run {run.folder.name}` opens the page"
         )
     with suppress(LabelsInUseError):
@@ -85,6 +85,6 @@ def _rewards(run: FinishedRun) -> dict[str, tuple[float, float]]:
     manifest = read_manifest(run.pairs)
     assert manifest is not None, f"{run.pairs} is not finished"
     folders = [
-        run.store.folder("generate_responses", manifest.inputs[name]) for name in ("sft_responses", "ppo_responses")
+        run.store.folder("generate_responses", manifest.inputs[name]) for name in ("sft_responses", "rlhf_responses")
     ]
     return rewards_by_id(*(read_jsonl(folder / "responses.jsonl") for folder in folders))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.report.model_card import refresh_card
 from rlhf.report.page import render_report
 from rlhf.results.schema import (
@@ -29,7 +29,7 @@ from rlhf.storage.s3_store import store_in
 
 EXPORT = "export_labeling_manifest"
 READ = ("generate_responses", "aggregate_results")
-"""Steps whose artifacts an import reads, beside that of the pairs."""
+"""Stages whose artifacts an import reads, beside that of the pairs."""
 
 
 @dataclass(frozen=True)
@@ -60,22 +60,22 @@ class FinishedRun:
 def find_run(workspace: str, name: str | None) -> FinishedRun:
     """The run of that name in `workspace`, a folder or s3://bucket/prefix; the only one where no name is given.
 
-    Raises InputError where there is none, or where several could be meant.
+    Raises UserError where there is none, or where several could be meant.
     """
     store = store_in(workspace)
     names = store.runs(RESULTS)
     if name is None and len(names) != 1:
         has = f"holds several runs ({', '.join(names)}); choose one with --run" if names else "holds no finished run"
-        raise InputError(f"{workspace}: {has}; --workspace names another folder, `rlhf run` makes a run")
+        raise UserError(f"{workspace}: {has}; --workspace names another folder, `rlhf run` makes a run")
     chosen = name or names[0]
     if chosen not in names:
-        raise InputError(f"{workspace}: no finished run {chosen}; there are {', '.join(names) or 'none'}")
+        raise UserError(f"{workspace}: no finished run {chosen}; there are {', '.join(names) or 'none'}")
     folder = store.run_folder(chosen)
     store.take(folder, [RESULTS, CONFIG, LABELS])
     try:
         results = Results.model_validate_json((folder / RESULTS).read_bytes())
     except ValidationError:
-        raise InputError(f"{folder / RESULTS}: not of this version; `rlhf run {chosen}` writes it again") from None
+        raise UserError(f"{folder / RESULTS}: not of this version; `rlhf run {chosen}` writes it again") from None
     return FinishedRun(folder, store, results)
 
 
@@ -83,14 +83,14 @@ def find_run(workspace: str, name: str | None) -> FinishedRun:
 def open_run(workspace: str, name: str | None) -> Iterator[FinishedRun]:
     """What `find_run` finds, with the artifacts that human evaluation reads on this machine while the body runs.
 
-    Raises InputError too where the pairs are not as they were made.
+    Raises UserError too where the pairs are not as they were made.
     """
     run = find_run(workspace, name)
-    steps = [(stage.name.partition("[")[0], stage.fingerprint) for stage in run.results.stages]
-    read = [run.store.folder(step, fingerprint) for step, fingerprint in steps if step in READ]
+    stages = [(stage.name.partition("[")[0], stage.fingerprint) for stage in run.results.stages]
+    read = [run.store.folder(stage, fingerprint) for stage, fingerprint in stages if stage in READ]
     with run.store.at_hand([run.pairs, *read]):
         if problems := damage(run.pairs):
-            raise InputError(f"{'; '.join(problems)}; `rlhf run {run.folder.name}` makes it again")
+            raise UserError(f"{'; '.join(problems)}; `rlhf run {run.folder.name}` makes it again")
         yield run
 
 
@@ -99,7 +99,7 @@ def refresh(run: FinishedRun) -> None:
     fingerprint = next(stage.fingerprint for stage in run.results.stages if stage.name == "aggregate_results")
     artifact = run.store.folder("aggregate_results", fingerprint)
     if problems := damage(artifact):
-        raise InputError(f"{'; '.join(problems)}; `rlhf run {run.folder.name}` makes it again")
+        raise UserError(f"{'; '.join(problems)}; `rlhf run {run.folder.name}` makes it again")
     with_stages(artifact, run.results.stages, run.folder / RESULTS, run.folder / REPORT)
     refresh_card(run.folder)
     run.store.share(run.folder, [name for name in (LABELS, REPORT, RESULTS) if (run.folder / name).exists()])
@@ -112,7 +112,7 @@ def write_results(results: Results, evidence: Evidence, figures: Path, report: P
 
 
 def with_stages(artifact: Path, stages: list[StageRow], figures: Path, report: Path) -> None:
-    """Write the results of the finished aggregate_results `artifact` again, with what each step of this run took.
+    """Write the results of the finished aggregate_results `artifact` again, with what each stage of this run took.
 
     Labels that were imported for the same pairs, beside `figures`, are part of them.
     """

@@ -30,7 +30,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from rlhf.config import Settings
-from rlhf.errors import InputError, user_message
+from rlhf.errors import UserError, user_message
 from rlhf.storage.artifacts import CHECKPOINTS, Manifest, record_files, write_manifest
 
 PACKAGES = (
@@ -64,14 +64,14 @@ class StageRequest(BaseModel):
     """Content of the file behind --config."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    step: str
+    stage: str
     fingerprint: str
     config: dict[str, object]
     inputs: dict[str, StageInput]
 
 
 Body = Callable[[StageT, dict[str, Path], Path], dict[str, float]]
-"""Takes the settings, the inputs by name and the output folder; returns the figures that the step's record shows."""
+"""Takes the settings, the inputs by name and the output folder; returns the figures that the stage's record shows."""
 
 
 def is_main_process() -> bool:
@@ -110,7 +110,7 @@ def execute(request: StageRequest, config_type: type[StageT], body: Body[StageT]
         write_manifest(
             output,
             Manifest(
-                step=request.step,
+                stage=request.stage,
                 fingerprint=request.fingerprint,
                 config=config.model_dump(mode="json"),
                 inputs={name: given.fingerprint for name, given in request.inputs.items()},
@@ -144,7 +144,7 @@ def _locked(output: Path) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"{output} is being written by another run; wait for it or stop it") from None
+            raise UserError(f"{output} is being written by another run; wait for it or stop it") from None
         yield
 
 

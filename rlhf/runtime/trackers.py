@@ -15,7 +15,7 @@ from typing import Any
 from accelerate import tracking
 
 from rlhf.config import Settings
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.runtime.stage import TRACKER, TRACKER_FOLDER, is_main_process
 
 
@@ -23,7 +23,7 @@ from rlhf.runtime.stage import TRACKER, TRACKER_FOLDER, is_main_process
 def tracked(config: Settings) -> Iterator[None]:
     """Send the rows of `track` to the tracker that the environment names, if any, while the body runs.
 
-    Raises InputError where its package is not installed.
+    Raises UserError where its package is not installed.
     """
     name = os.environ.get(TRACKER)
     if name is None or not is_main_process():
@@ -53,7 +53,7 @@ _trackers: list[Any] = []
 def _start(name: str, folder: Path) -> Any:
     """accelerate's tracker `name`, which knows the run by the names of its folders."""
     if name not in map(str, tracking.get_available_trackers()):
-        raise InputError(f"compute.tracker ({name}) needs its package: pip install {name}, or set it to none")
+        raise UserError(f"compute.tracker ({name}) needs its package: pip install {name}, or set it to none")
     run, step = folder.parent.parent.name, folder.name
     folder.mkdir(parents=True, exist_ok=True)
     match name:

@@ -17,7 +17,7 @@ from rlhf.evaluation.toxicity.continuations import CONTINUATIONS, Continuation, 
 from rlhf.evaluation.toxicity.metrics import toxicity_figures
 from rlhf.labeling.manifest import read_key
 from rlhf.report.evidence import Rows, collect_evidence
-from rlhf.report.lineage import device_of, is_demonstration, lineage, step_label
+from rlhf.report.lineage import device_of, is_synthetic, lineage, stage_label
 from rlhf.results.base import Difference, Mean
 from rlhf.results.policies import ANSWERS, HELD_OUT, AnswerRow, Compared, HeldOutRow, KlResults, PolicyResults
 from rlhf.results.schema import (
@@ -41,8 +41,8 @@ from rlhf.storage.files import read_jsonl
 
 def aggregate_results(config: ReportStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:
     """Write the results of the run into `output`; the figures are those that a person wants first."""
-    responses = [read_jsonl(inputs[name] / "responses.jsonl") for name in ("sft_responses", "ppo_responses")]
-    continuations = [read_continuations(inputs[name] / CONTINUATIONS) for name in ("sft_toxicity", "ppo_toxicity")]
+    responses = [read_jsonl(inputs[name] / "responses.jsonl") for name in ("sft_responses", "rlhf_responses")]
+    continuations = [read_continuations(inputs[name] / CONTINUATIONS) for name in ("sft_toxicity", "rlhf_toxicity")]
     answers = [AnswerRow.model_validate(row) for row in read_jsonl(inputs["comparison"] / ANSWERS)]
     held_out = [HeldOutRow.model_validate(row) for row in read_jsonl(inputs["comparison"] / HELD_OUT)]
     _require_pairs([[row["id"] for row in rows] for rows in responses])
@@ -54,8 +54,8 @@ def aggregate_results(config: ReportStage, inputs: dict[str, Path], output: Path
     reward = reward_results(config, inputs, responses[0], responses[1])
     policies = policy_results(held_out, answers, config.seed)
     results = Results(
-        profile=config.profile,
-        demonstration=is_demonstration(config),
+        run_name=config.run_name,
+        synthetic=is_synthetic(config),
         reward=reward,
         toxicity=toxicity,
         policies=policies,
@@ -66,7 +66,7 @@ def aggregate_results(config: ReportStage, inputs: dict[str, Path], output: Path
         lineage=lineage(config, manifests),
         stages=[
             StageRow(
-                name=step_label(name, found),
+                name=stage_label(name, found),
                 seconds=found.seconds,
                 cached=False,
                 fingerprint=found.fingerprint,
@@ -76,7 +76,7 @@ def aggregate_results(config: ReportStage, inputs: dict[str, Path], output: Path
         ],
     )
     evidence = collect_evidence(
-        config, inputs["ppo"], results, responses=responses, answers=answers, continuations=continuations
+        config, inputs["rlhf"], results, responses=responses, answers=answers, continuations=continuations
     )
     (output / EVIDENCE).write_text(evidence.model_dump_json(indent=2) + "\n", encoding="utf-8")
     write_results(results, evidence, output / RESULTS, output / REPORT)
@@ -90,11 +90,11 @@ def aggregate_results(config: ReportStage, inputs: dict[str, Path], output: Path
 
 def reward_results(config: ReportStage, inputs: dict[str, Path], sft: Rows, rlhf: Rows) -> RewardResults:
     """Reward on the validation prompts while PPO ran, and of both models' answers to the test prompts."""
-    summary = json.loads((inputs["ppo"] / "summary.json").read_bytes())
+    summary = json.loads((inputs["rlhf"] / "summary.json").read_bytes())
     chosen = {row["id"]: row["score"] for row in read_jsonl(inputs["reward"] / "chosen_scores.jsonl")}
     before, after = _floats(sft, "reward"), _floats(rlhf, "reward")
     return RewardResults(
-        relative=config.ppo.delta_reward,
+        relative=config.ppo.subtract_chosen_score,
         first=summary["first"],
         best=summary["best"],
         last=summary["last"],

@@ -1,6 +1,6 @@
 """Stage: what PPO changed besides the reward.
 
-Takes `data`, `sft`, `ppo`, `sft_responses` and `ppo_responses`; makes `held_out.jsonl`, a row per held-out
+Takes `data`, `sft`, `rlhf`, `sft_responses` and `rlhf_responses`; makes `held_out.jsonl`, a row per held-out
 demonstration with both models' loss, and `answers.jsonl`, a row per test prompt with the KL of the RLHF answer and, for
 both answers, length, repetition and toxicity.
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.evaluation.toxicity.classifier import load_classifier, score_texts
 from rlhf.evaluation.toxicity.continuations import TOXICITY
 from rlhf.models.loading import load_causal_lm
@@ -58,11 +58,11 @@ def compare_policies(config: ComparisonStage, inputs: dict[str, Path], output: P
     processes = start_processes()
     models = Models(
         load_tokenizer(inputs["sft"] / "model"),
-        *(load_causal_lm(inputs[name] / "model", config.model.dtype).to(processes.device) for name in ("sft", "ppo")),
+        *(load_causal_lm(inputs[name] / "model", config.model.dtype).to(processes.device) for name in ("sft", "rlhf")),
     )
     mine = slice(processes.process_index, None, processes.num_processes)
     demonstrations = read_jsonl(inputs["data"] / "validation_demonstrations.jsonl")
-    sft, rlhf = (read_jsonl(inputs[name] / "responses.jsonl") for name in ("sft_responses", "ppo_responses"))
+    sft, rlhf = (read_jsonl(inputs[name] / "responses.jsonl") for name in ("sft_responses", "rlhf_responses"))
     held_out = _in_order(measure_held_out(models, demonstrations[mine]), demonstrations)
     toxicity = score_answers(config, inputs, sft[mine], rlhf[mine], processes.device)
     answers = _in_order(measure_answers(models, sft[mine], rlhf[mine], toxicity), sft)
@@ -205,7 +205,7 @@ def _in_order(rows: list[RowT], source: JsonRows) -> list[RowT]:
 def _require_finite(what: str, name: object, *values: float) -> None:
     for value in values:
         if not math.isfinite(value):
-            raise InputError(f"{what} {name} is {value}; a model's weights are damaged: lower ppo.learning_rate")
+            raise UserError(f"{what} {name} is {value}; a model's weights are damaged: lower ppo.learning_rate")
 
 
 if __name__ == "__main__":

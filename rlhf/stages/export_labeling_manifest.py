@@ -15,7 +15,7 @@ RESPONSES = "responses.jsonl"
 
 def export_labeling_manifest(config: LabelingStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:
     """Write manifest.jsonl and key.jsonl for the test prompts, which both models must have answered."""
-    files = [inputs[name] / RESPONSES for name in ("sft_responses", "ppo_responses")]
+    files = [inputs[name] / RESPONSES for name in ("sft_responses", "rlhf_responses")]
     sft, rlhf = (read_jsonl(file) for file in files)
     pairs = [
         Pair(str(before["id"]), str(before["prompt"]), str(before["answer"]), str(after["answer"]))

@@ -1,6 +1,6 @@
 """A model folder that is ready to share: weights, tokenizer, generation settings and a card filled from the results.
 
-Takes `ppo` and `results`; makes `model/`.  Torch-free: weights are hard links to the artifact's own where the file
+Takes `rlhf` and `results`; makes `model/`.  Torch-free: weights are hard links to the artifact's own where the file
 system has them, else copies; nothing is loaded.
 """
 
@@ -23,7 +23,7 @@ def export_model(config: ExportStage, inputs: dict[str, Path], output: Path) -> 
     """Write the folder; the figures are its size and its number of files."""
     results = Results.model_validate_json((inputs["results"] / RESULTS).read_bytes())
     folder = output / MODEL
-    place_model(inputs["ppo"] / "model", folder)
+    place_model(inputs["rlhf"] / "model", folder)
     write_generation_config(folder, config.responses.sampling)
     write_atomically(folder / CARD, model_card(results, config))
     files = list(folder.iterdir())

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf.config import DataConfig
 from rlhf.data.dialogues import Pair, read_pairs
 from rlhf.data.splits import Splits, content_id, split_pairs
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.models.tokenization import SEAM, encode_prompt, load_tokenizer
 from rlhf.runtime.stage import main, note, progress
 from rlhf.stage_config import DataStage
@@ -44,11 +44,11 @@ def prepare_data(config: DataStage, inputs: dict[str, Path], output: Path) -> di
             seed=config.seed,
             test_prompts=config.data.test_prompts,
             validation_prompts=config.data.validation_prompts,
-            near_copy_similarity=config.data.near_copy_similarity,
+            near_duplicate_threshold=config.data.near_duplicate_threshold,
             max_pairs=config.data.max_pairs,
         )
-    except InputError as error:
-        raise InputError(f"{error}.  Of {read} rows read, left out before: {_sentence(left_out)}") from None
+    except UserError as error:
+        raise UserError(f"{error}.  Of {read} rows read, left out before: {_sentence(left_out)}") from None
     left_out += splits.left_out
 
     files = _files(splits)
@@ -136,7 +136,7 @@ def _short_enough(
     for pair, prompt, chosen, rejected in zip(pairs, prompt_tokens, chosen_tokens, rejected_tokens, strict=True):
         if prompt > config.max_prompt_tokens:
             left_out[PROMPT_TOO_LONG] += 1
-        elif max(chosen, rejected) > config.max_answer_tokens:
+        elif max(chosen, rejected) > config.max_response_tokens:
             left_out[ANSWER_TOO_LONG] += 1
         else:
             yield pair

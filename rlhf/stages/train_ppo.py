@@ -13,7 +13,7 @@ from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from rlhf.config import PpoConfig
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.models.loading import load_causal_lm, save_model
 from rlhf.models.reward_model import RewardModel
 from rlhf.models.sampling import require_room
@@ -54,14 +54,14 @@ def body(config: PpoStage, inputs: dict[str, Path], output: Path) -> dict[str, f
 def make_run(config: PpoStage, inputs: dict[str, Path], processes: PartialState) -> Run:
     """Load and check everything that the steps need.
 
-    Raises InputError where the batches do not divide by the processes, or a prompt leaves no room for an answer.
+    Raises UserError where the batches do not divide by the processes, or a prompt leaves no room for an answer.
     """
     ppo, folder = config.ppo, inputs["sft"] / "model"
     require_equal_shares(ppo, processes.num_processes)
     if processes.device.type == "cuda":
         torch.use_deterministic_algorithms(True, warn_only=True)
     tokenizer = load_tokenizer(folder)
-    chosen_scores = inputs["reward"] / "chosen_scores.jsonl" if ppo.delta_reward else None
+    chosen_scores = inputs["reward"] / "chosen_scores.jsonl" if ppo.subtract_chosen_score else None
     prompts = read_prompts(inputs["data"], "ppo_prompts.jsonl", tokenizer, chosen_scores)
     validation_prompts = read_prompts(inputs["data"], "validation_prompts.jsonl", tokenizer, chosen_scores)
     model: PreTrainedModel = load_causal_lm(folder, config.model.dtype).to(processes.device).eval()
@@ -101,14 +101,14 @@ def make_run(config: PpoStage, inputs: dict[str, Path], processes: PartialState)
 
 
 def require_equal_shares(config: PpoConfig, processes: int) -> None:
-    """Raise InputError where a step or a minibatch cannot be shared out equally."""
+    """Raise UserError where a step or a minibatch cannot be shared out equally."""
     for name, value, divisor_name, divisor in (
         ("ppo.rollouts_per_step", config.rollouts_per_step, "ppo.minibatch_size", config.minibatch_size),
         ("ppo.minibatch_size", config.minibatch_size, "the number of processes", processes),
     ):
         if value % divisor:
             nearest = max(1, value // divisor) * divisor
-            raise InputError(f"{name} ({value}) must be a multiple of {divisor_name} ({divisor}); try {nearest}")
+            raise UserError(f"{name} ({value}) must be a multiple of {divisor_name} ({divisor}); try {nearest}")
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def adopt(source: Path, base: Path, config: RewardStage, output: Path) -> None:
 def encode_pairs(path: Path, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> list[EncodedRow]:
     """Rows {chosen_ids, rejected_ids} of a file of preferences: prompt, answer and EOS.
 
-    Raises InputError where the file has no rows, or one that is longer than the model's context.
+    Raises UserError where the file has no rows, or one that is longer than the model's context.
     """
     encoded = []
     for row in read_rows(path):

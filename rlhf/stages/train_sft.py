@@ -69,7 +69,7 @@ def fine_tune(config: SftStage, base: Path, data: Path, output: Path) -> Path:
 def encode_rows(path: Path, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> list[EncodedRow]:
     """Rows {input_ids, labels} of a file of demonstrations; a label is the answer's id, its EOS included, or -100.
 
-    Raises InputError where the file has no rows, or one that is longer than the model's context.
+    Raises UserError where the file has no rows, or one that is longer than the model's context.
     """
     encoded = []
     for row in read_rows(path):

@@ -1,8 +1,8 @@
-"""Artifacts: the finished output of a step, under a fingerprint of all that it depends on.
+"""Artifacts: the finished output of a stage, under a fingerprint of all that it depends on.
 
-`artifacts/<step>/<fingerprint>/` holds the step's files and, written last, `manifest.json` with the sha256 of every
-one.  No manifest: not finished.  The fingerprint hashes the step's settings, the fingerprints of its inputs and the
-sources that the step runs; a rerun therefore writes to the same place and resumes there.
+`artifacts/<stage>/<fingerprint>/` holds the stage's files and, written last, `manifest.json` with the sha256 of every
+one.  No manifest: not finished.  The fingerprint hashes the stage's settings, the fingerprints of its inputs and the
+sources that the stage runs; a rerun therefore writes to the same place and resumes there.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Manifest(BaseModel):
     """What `manifest.json` says of a finished stage."""
 
     model_config = ConfigDict(frozen=True)
-    step: str
+    stage: str
     fingerprint: str
     config: dict[str, object]
     inputs: dict[str, str]
@@ -123,17 +123,17 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def folder(self, step: str, fingerprint: str) -> Path:
-        """Where the artifact of `step` with `fingerprint` lies or will lie."""
-        return self.root / step / fingerprint
+    def folder(self, stage: str, fingerprint: str) -> Path:
+        """Where the artifact of `stage` with `fingerprint` lies or will lie."""
+        return self.root / stage / fingerprint
 
-    def manifest(self, step: str, fingerprint: str) -> Manifest | None:
+    def manifest(self, stage: str, fingerprint: str) -> Manifest | None:
         """The manifest of an artifact, or None where it is not finished."""
-        return read_manifest(self.folder(step, fingerprint))
+        return read_manifest(self.folder(stage, fingerprint))
 
-    def problems(self, step: str, fingerprint: str) -> list[str]:
+    def problems(self, stage: str, fingerprint: str) -> list[str]:
         """What is wrong with an artifact, one line a file; empty where it is finished and whole."""
-        return damage(self.folder(step, fingerprint))
+        return damage(self.folder(stage, fingerprint))
 
     @contextmanager
     def at_hand(self, _folders: Iterable[Path], /) -> Iterator[None]:

@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 
 import rlhf
-from rlhf.config import DEMONSTRATION, HUB, Settings
-from rlhf.errors import InputError
+from rlhf.config import HUB, SYNTHETIC, Settings
+from rlhf.errors import UserError
 from rlhf.storage.files import file_sha256
 
 LOCATIONS = {
@@ -31,14 +31,14 @@ def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def fingerprint_of(step: str, config: Settings, inputs: Mapping[str, str], module: str) -> str:
-    """Fingerprint of a step: 16 hex digits over its settings, its inputs' fingerprints and the sources of `module`."""
+def fingerprint_stage(stage: str, config: Settings, inputs: Mapping[str, str], module: str) -> str:
+    """Fingerprint of a stage: 16 hex digits over its settings, its inputs' fingerprints and the sources of `module`."""
     settings = config.model_dump(mode="json")
     for part, names in LOCATIONS.items():
         for name in names:
-            if isinstance(settings.get(part), dict) and settings[part].get(name) not in (None, HUB, DEMONSTRATION):
+            if isinstance(settings.get(part), dict) and settings[part].get(name) not in (None, HUB, SYNTHETIC):
                 settings[part][name] = "given"
-    return digest([step, settings, dict(inputs), source_digest(module)])[:16]
+    return digest([stage, settings, dict(inputs), source_digest(module)])[:16]
 
 
 @cache
@@ -96,14 +96,14 @@ def _imports(tree: ast.Module) -> Iterator[tuple[str, bool]]:
             yield from ((alias.name, True) for alias in node.names if alias.name.split(".")[0] == "rlhf")
 
 
-def external_fingerprint(path: Path) -> str:
+def fingerprint_path(path: Path) -> str:
     """Fingerprint of a user's file or folder, from the names and bytes of its files.
 
-    Raises InputError where there is nothing at `path`.
+    Raises UserError where there is nothing at `path`.
     """
     if path.is_file():
         return file_sha256(path)[:16]
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else []
     if not files:
-        raise InputError(f"{path}: no such file, or a folder without files")
+        raise UserError(f"{path}: no such file, or a folder without files")
     return digest({file.relative_to(path).as_posix(): file_sha256(file) for file in files})[:16]

@@ -32,7 +32,7 @@ from botocore.exceptions import (
 )
 from botocore.exceptions import ConnectionError as NoConnectionError
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 
 S3 = "s3://"
 THREADS = 10
@@ -111,14 +111,14 @@ class Bucket:
 
     @contextmanager
     def errors_told(self) -> Iterator[None]:
-        """Raise InputError for what the user can mend."""
+        """Raise UserError for what the user can mend."""
         try:
             yield
         except (BotoCoreError, ClientError) as error:
             message = remedy(error, self.name)
             if message is None:
                 raise
-            raise InputError(f"{self.uri}: {message}") from error
+            raise UserError(f"{self.uri}: {message}") from error
 
     def read(self, key: str) -> bytes | None:
         """Content of a small object, or None where there is none."""
@@ -154,7 +154,7 @@ class Bucket:
                 batch = {"Objects": names[start : start + DELETE_BATCH], "Quiet": True}
                 answer = self.client.delete_objects(Bucket=self.name, Delete=batch, ChecksumAlgorithm="SHA256")
                 for failed in answer.get("Errors", []):
-                    raise InputError(
+                    raise UserError(
                         f"{self.uri}: cannot remove {failed['Key']} ({failed['Code']}); allow s3:DeleteObject"
                     )
 
@@ -191,11 +191,11 @@ class Bucket:
 def parse_uri(uri: str) -> tuple[str, str]:
     """Bucket and prefix of `s3://bucket/prefix`.
 
-    Raises InputError where it is none.
+    Raises UserError where it is none.
     """
     bucket, _, prefix = uri.removeprefix(S3).strip("/").partition("/")
     if not uri.startswith(S3) or not bucket:
-        raise InputError(f"{uri}: no place in S3; write s3://bucket/prefix")
+        raise UserError(f"{uri}: no place in S3; write s3://bucket/prefix")
     return bucket, prefix
 
 

@@ -23,7 +23,7 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.storage.artifacts import CHECKPOINTS, MANIFEST, FileRecord, Manifest, Store, damage
 from rlhf.storage.files import file_sha256, write_atomically
 from rlhf.storage.fingerprints import digest
@@ -60,20 +60,20 @@ class S3Store(Store):
         """This machine's copy of what is below the uri."""
         super().__init__(self.workspace / ARTIFACTS)
 
-    def manifest(self, step: str, fingerprint: str) -> Manifest | None:
+    def manifest(self, stage: str, fingerprint: str) -> Manifest | None:
         """What S3 says of an artifact, or None where it is not finished."""
-        return _parsed(self._manifest_of(f"{ARTIFACTS}/{step}/{fingerprint}"))
+        return _parsed(self._manifest_of(f"{ARTIFACTS}/{stage}/{fingerprint}"))
 
-    def problems(self, step: str, fingerprint: str) -> list[str]:
+    def problems(self, stage: str, fingerprint: str) -> list[str]:
         """What the artifact in S3 lacks, one line a file, by presence and size; bytes are hashed when they are read."""
-        bundle = f"{ARTIFACTS}/{step}/{fingerprint}"
+        bundle = f"{ARTIFACTS}/{stage}/{fingerprint}"
         return self._lacks(bundle, self._manifest_of(bundle))
 
     @contextmanager
     def at_hand(self, folders: Iterable[Path], /) -> Iterator[None]:
         """Hold finished artifacts and inputs in the cache, fetched where they are not there, while the body runs.
 
-        `folders` are paths at or below theirs.  Raises InputError where one is not whole in S3; it then counts as
+        `folders` are paths at or below theirs.  Raises UserError where one is not whole in S3; it then counts as
         unfinished.
         """
         with ExitStack() as held:
@@ -95,16 +95,16 @@ class S3Store(Store):
         """The bundle that a path of the cache belongs to."""
         return "/".join(path.relative_to(self.workspace).parts[:3])
 
-    def publish(self, step: str, fingerprint: str) -> None:
+    def publish(self, stage: str, fingerprint: str) -> None:
         """Bring the finished artifact of this machine to S3; where it is there already nothing is sent."""
-        bundle = f"{ARTIFACTS}/{step}/{fingerprint}"
+        bundle = f"{ARTIFACTS}/{stage}/{fingerprint}"
         folder = self.workspace / bundle
         content = (folder / MANIFEST).read_bytes()
         manifest = _parsed(content)
         assert manifest is not None, f"{folder} is published before it is finished"
         self._put(bundle, {name: (folder / name, record) for name, record in manifest.files.items()}, content)
         write_atomically(folder / IN_S3, content.decode())
-        self._remove(f"{UNFINISHED}/{step}/{fingerprint}")
+        self._remove(f"{UNFINISHED}/{stage}/{fingerprint}")
 
     def give(self, path: Path, fingerprint: str) -> Path:
         """Bring a user's file or folder to S3, unless it is there; returns where stages find it."""
@@ -115,12 +115,12 @@ class S3Store(Store):
             self._put_files(bundle, {file.relative_to(path.parent).as_posix(): file for file in within})
         return self.workspace / bundle / FILES / path.name
 
-    def save_unfinished(self, step: str, fingerprint: str) -> None:
+    def save_unfinished(self, stage: str, fingerprint: str) -> None:
         """Bring what a stage left that has checkpoints to S3, for another machine to go on from."""
-        folder = self.folder(step, fingerprint)
+        folder = self.folder(stage, fingerprint)
         if not any((folder / CHECKPOINTS).glob("*")):
             return
-        bundle = f"{UNFINISHED}/{step}/{fingerprint}"
+        bundle = f"{UNFINISHED}/{stage}/{fingerprint}"
         names = {
             path.relative_to(folder).as_posix(): path
             for path in folder.rglob("*")
@@ -131,9 +131,9 @@ class S3Store(Store):
         stale = self.bucket.sizes(bundle).keys() - {MANIFEST, *(f"{FILES}/{name}" for name in names)}
         self.bucket.remove(f"{bundle}/{name}" for name in stale)
 
-    def restore_unfinished(self, step: str, fingerprint: str) -> None:
+    def restore_unfinished(self, stage: str, fingerprint: str) -> None:
         """Take over what another machine left of a stage, unless this machine has something newer."""
-        bundle, folder = f"{UNFINISHED}/{step}/{fingerprint}", self.folder(step, fingerprint)
+        bundle, folder = f"{UNFINISHED}/{stage}/{fingerprint}", self.folder(stage, fingerprint)
         content = self._manifest_of(bundle)
         manifest = _parsed(content)
         if manifest is None or content == _content(folder / IN_S3):
@@ -143,7 +143,7 @@ class S3Store(Store):
             return
         try:
             self._fetch(bundle)
-        except InputError:
+        except UserError:
             return  # damaged checkpoints: the stage begins anew
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -171,7 +171,7 @@ class S3Store(Store):
                 write_atomically(folder / name, content.decode())
 
     def require_writable(self) -> None:
-        """Raise InputError where one cannot read, write and remove below the uri."""
+        """Raise UserError where one cannot read, write and remove below the uri."""
         probe = f".probe-{uuid4().hex}"
         self.bucket.sizes(INPUTS)
         self.bucket.write(probe, b"")
@@ -250,7 +250,7 @@ class S3Store(Store):
         }
         part, name, fingerprint = bundle.split("/", 2)
         manifest = Manifest(
-            step=part,
+            stage=part,
             fingerprint=fingerprint if part == UNFINISHED else name,
             config={},
             inputs={},
@@ -276,7 +276,7 @@ class S3Store(Store):
                 content = self._manifest_of(bundle)
                 manifest = _parsed(content)
                 if manifest is None or content is None:
-                    raise InputError(f"{self.bucket.uri}/{bundle} is not finished; run again, and it is made")
+                    raise UserError(f"{self.bucket.uri}/{bundle} is not finished; run again, and it is made")
                 mine = _content(folder / MANIFEST)
                 if mine == content and not damage(folder):
                     return
@@ -291,7 +291,7 @@ class S3Store(Store):
                     if self._manifest_of(bundle) != content:
                         continue  # it was made anew meanwhile
                     self.bucket.remove([f"{bundle}/{MANIFEST}"])
-                    raise InputError(f"{error}; it counts as unfinished now: run again, and it is made again") from None
+                    raise UserError(f"{error}; it counts as unfinished now: run again, and it is made again") from None
                 write_atomically(folder / MANIFEST, content.decode())
                 write_atomically(folder / IN_S3, content.decode())
                 return

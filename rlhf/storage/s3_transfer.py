@@ -19,7 +19,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.storage.artifacts import FileRecord
 from rlhf.storage.s3 import ATTEMPTS, THREADS, Bucket, abort, attributes, back_off, checksum, error_code, insist
 
@@ -47,7 +47,7 @@ def part_bytes(size: int) -> int:
 def upload(bucket: Bucket, prefix: str, files: Mapping[str, tuple[Path, FileRecord]]) -> None:
     """Put files under `prefix/NAME`; those that are there already, by size and sha256, are not sent again.
 
-    Raises InputError where a file is no longer as its record says.
+    Raises UserError where a file is no longer as its record says.
     """
     with bucket.errors_told():
         there = bucket.sizes(prefix)
@@ -109,7 +109,7 @@ class _Outgoing:
     def jobs(self) -> list[Job]:
         """What is to be done, in any order and at once."""
         if not self.path.is_file() or self.path.stat().st_size != self.record.size:
-            raise InputError(f"{self.path} changed while it was in use; run again")
+            raise UserError(f"{self.path} changed while it was in use; run again")
         size = part_bytes(self.record.size)
         if self.record.size <= size:
             return [lambda: self.bucket.put(self.key, self.path.read_bytes(), self.record.sha256)]

@@ -32,7 +32,7 @@ from transformers import (
 )
 
 from rlhf.config import TrainingConfig
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.models.loading import Dtype
 from rlhf.runtime.stage import is_main_process, progress
 from rlhf.runtime.trackers import track
@@ -103,12 +103,12 @@ def training_arguments(
 ) -> dict[str, Any]:
     """Arguments for TRL's SFTConfig and RewardConfig alike.
 
-    Raises InputError where `batch_size` cannot be made of the processes that run.
+    Raises UserError where `batch_size` cannot be made of the processes that run.
     """
     state = this_process()
     held = settings.device_batch_size * state.num_processes
     if settings.batch_size % held:
-        raise InputError(
+        raise UserError(
             f"batch_size ({settings.batch_size}) must be a multiple of device_batch_size "
             f"({settings.device_batch_size}) x processes ({state.num_processes})"
         )
@@ -146,20 +146,20 @@ def training_arguments(
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of one of prepare_data's files; raises InputError where there are none."""
+    """The rows of one of prepare_data's files; raises UserError where there are none."""
     rows = read_jsonl(path)
     if not rows:
-        raise InputError(f"{path}: no rows to train on or to measure with; give more data, or raise data.max_pairs")
+        raise UserError(f"{path}: no rows to train on or to measure with; give more data, or raise data.max_pairs")
     return cast(list[dict[str, str]], rows)
 
 
 def require_fitting(row: dict[str, str], ids: list[int], model: PreTrainedModel) -> None:
-    """Raise InputError where `ids`, made of `row`, are longer than the model's context."""
+    """Raise UserError where `ids`, made of `row`, are longer than the model's context."""
     context = getattr(model.config, "max_position_embeddings", None)
     if context is not None and len(ids) > context:
-        raise InputError(
+        raise UserError(
             f"row {row['id']} has {len(ids)} tokens, more than the model's context of {context}; lower "
-            f"data.max_prompt_tokens and data.max_answer_tokens to {context} together"
+            f"data.max_prompt_tokens and data.max_response_tokens to {context} together"
         )
 
 
@@ -168,7 +168,7 @@ def train(trainer: Trainer, phase: str, output: Path, *, epochs_per_step: float)
 
     Rows go to `output`/metrics.jsonl: {step, epoch, loss, learning_rate, tokens_per_second, ...} every LOG_EVERY
     steps, and validation_* of the held-out rows before the first step, at each checkpoint and after the last step.
-    Raises InputError where the loss is no longer a number.
+    Raises UserError where the loss is no longer a number.
     """
     metrics, checkpoints = output / METRICS, output / CHECKPOINTS
     with trainer.accelerator.main_process_first():
@@ -271,6 +271,6 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]  # transformers is not t
 
     def _require_finite(self, loss: float, step: int) -> None:
         if not math.isfinite(loss):
-            raise InputError(
+            raise UserError(
                 f"{self.phase}: the loss at step {step} is {loss}; lower learning_rate or raise warmup_steps"
             )

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import torch
 from rich.table import Table
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from tests.benchmarks.measure import Measured, copy_bandwidth, matmul_peak, run_child
 from tests.benchmarks.part import Options, Result
 from tests.benchmarks.ppo import ENGINE, REFERENCE, training_operations
@@ -33,9 +33,9 @@ GIGA = 1e9
 
 
 def run(options: Options) -> Result:
-    """Both sides once, each after a step to warm up; raises InputError where there is no GPU."""
+    """Both sides once, each after a step to warm up; raises UserError where there is no GPU."""
     if not torch.cuda.is_available():
-        raise InputError("--gpu-6b needs a GPU with 80 GB of memory, and torch sees none here")
+        raise UserError("--gpu-6b needs a GPU with 80 GB of memory, and torch sees none here")
     return run_on(GPTJ_6B, torch.device("cuda"), threads=options.threads)
 
 

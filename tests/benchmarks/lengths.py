@@ -1,4 +1,4 @@
-"""Texts of unequal length, as real ones are, made of the demonstration corpus.
+"""Texts of unequal length, as real ones are, made of the synthetic corpus.
 
 The lengths are quantiles of real texts, in words and punctuation marks: `CONTINUATIONS` of 2,500 continuations of
 RealToxicityPrompts, `ANSWERS` and `PROMPTS` of the chosen answers and the dialogues before them, of at most 510, in
@@ -13,7 +13,7 @@ from random import Random
 
 import numpy as np
 
-from rlhf.data.demonstration import demonstration_corpus
+from rlhf.data.synthetic import synthetic_corpus
 
 LEVELS = (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1)
 CONTINUATIONS = (5, 8, 9, 11, 12, 13, 14, 16, 18, 21, 23, 27, 33, 37)
@@ -35,7 +35,7 @@ def make_texts(lengths: list[int], seed: int) -> list[str]:
 
 
 def _words(seed: int) -> Iterator[str]:
-    documents = demonstration_corpus(2000, seed)
+    documents = synthetic_corpus(2000, seed)
     draw = Random(seed)
     while True:
         yield from re.findall(r"\w+|[^\w\s]", draw.choice(documents))

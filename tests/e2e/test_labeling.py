@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 PAIRS = 100
-MODELS = {"sft_responses": "sft", "ppo_responses": "rlhf"}
+MODELS = {"sft_responses": "sft", "rlhf_responses": "rlhf"}
 """What the made-up answers say of their author, so that the counts expected here need no key."""
 
 

@@ -152,7 +152,7 @@ def test_a_full_disk_is_one_line_and_exit_2(prefect_server: str, tmp_path: Path)
         pytest.skip("needs the right to mount a small tmpfs; run the tests as root")
     try:
         command = CommandLine(disk / "runs", tmp_path / "prefect", server=prefect_server)
-        short = {"model.demonstration.documents": 20}
+        short = {"model.synthetic.documents": 20}
         outcome = command.run(settings=short)
         assert outcome.code == 2, outcome.output + outcome.error
         assert re.fullmatch(r"error: cannot write.*space.*\n", outcome.error)

@@ -20,7 +20,7 @@ from prefect.client.schemas.objects import FlowRun
 from deployments import FOLDER
 from flows.server.deploy import Change, deploy
 from rlhf.config import RunConfig
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.profiles import load_profile
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undeployed")]
@@ -67,7 +67,7 @@ def test_again_changes_nothing_and_what_was_changed_by_hand_is_set_right(config:
 
 def test_a_pool_of_another_type_is_not_replaced(config: RunConfig, tmp_path: Path) -> None:
     deploy(config, tmp_path)
-    with pytest.raises(InputError, match=r"pool p4d is of type process, wanted ecs; delete it first"):
+    with pytest.raises(UserError, match=r"pool p4d is of type process, wanted ecs; delete it first"):
         deploy(config, tmp_path, "ecs")
 
 

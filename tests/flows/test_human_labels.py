@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.human_labels import collect_labels, read_labels
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.labeling.manifest import read_items
 from rlhf.labeling.session import Labels
 from rlhf.runs.published import FinishedRun
@@ -52,7 +52,7 @@ def test_labels_that_are_wrong_fail_the_flow(run: FinishedRun, tmp_path: Path, m
     manifest = write_output(run, tmp_path / "output", [judgement(item) for item in items])
     manifest.write_text(manifest.read_text() + json.dumps({"item": "feedface"}) + "\n")
     monkeypatch.setattr(read_labels, "retries", 0)
-    with pytest.raises(InputError, match="line 5: unknown item"):
+    with pytest.raises(UserError, match="line 5: unknown item"):
         collect_labels(str(run.folder.parent), source=str(manifest))
 
 
@@ -61,7 +61,7 @@ def test_import_by_the_command_line(run: FinishedRun, tmp_path: Path) -> None:
     manifest = write_output(run, tmp_path / "output", [judgement(item, overall="tie") for item in items[1:]])
     place = ["--workspace", str(run.folder.parent)]
     refused = CliRunner().invoke(app, ["labels", "import", str(manifest), *place])
-    assert isinstance(refused.exception, InputError)
+    assert isinstance(refused.exception, UserError)
     taken = CliRunner().invoke(app, ["labels", "import", str(manifest), "--partial", *place])
     assert taken.exit_code == 0
     assert f"missing: {items[0]}\n3 of 4 pairs labelled, annotators: 1" in taken.output
@@ -91,5 +91,5 @@ def test_a_job_with_a_wrong_name_is_the_user_s_to_mend(run: FinishedRun) -> None
         str(run.folder.parent),
     ]
     refused = CliRunner().invoke(app, ["labels", "send", *arguments])
-    assert isinstance(refused.exception, InputError)
+    assert isinstance(refused.exception, UserError)
     assert "name: String should match pattern" in str(refused.exception)

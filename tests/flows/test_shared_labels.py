@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.human_labels import collect_labels
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.labeling.ground_truth_job import request_of, uploaded
 from rlhf.labeling.manifest import read_items
 from rlhf.results.schema import CONFIG, REPORT, RESULTS
@@ -102,7 +102,7 @@ def test_an_import_that_was_not_shared_is_made_again(
     machine("importer")
     with monkeypatch.context() as broken:
         broken.setattr(Bucket, "write", refuse)
-        with pytest.raises(InputError, match="out of order"):
+        with pytest.raises(UserError, match="out of order"):
             invoke("labels", "import", str(labels), "--workspace", uri)
     assert status(uri) == "pending"
     invoke("labels", "import", str(labels), "--workspace", uri)
@@ -110,7 +110,7 @@ def test_an_import_that_was_not_shared_is_made_again(
 
 
 def refuse(_bucket: Bucket, _key: str, _content: bytes) -> None:
-    raise InputError("S3 is out of order")
+    raise UserError("S3 is out of order")
 
 
 @pytest.mark.usefixtures("run")
@@ -118,7 +118,7 @@ def test_pairs_are_packed_where_only_s3_has_them(uri: str, machine: Callable[[st
     machine("packer")
     invoke("labels", "package", str(tmp_path / "package"), "--workspace", uri, "--run", "fake")
     assert len((tmp_path / "package" / "manifest.jsonl").read_text().splitlines()) == 4
-    with pytest.raises(InputError, match=r"s3://.*/rlhf: no finished run fale; there are fake$"):
+    with pytest.raises(UserError, match=r"s3://.*/rlhf: no finished run fale; there are fake$"):
         invoke("labels", "package", str(tmp_path / "package"), "--workspace", uri, "--run", "fale")
 
 

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.profiles import describe, load_profile, profile_names
 
 
@@ -18,11 +18,11 @@ def test_the_published_recipe_and_the_small_ones_are_shipped() -> None:
 
 @pytest.mark.parametrize("name", profile_names())
 def test_every_shipped_profile_loads_and_is_shown(name: str) -> None:
-    assert load_profile(name).profile == name
+    assert load_profile(name).run_name == name
     assert describe(name)
     shown = CliRunner().invoke(app, ["show", name])
     assert shown.exit_code == 0
-    assert f"profile: {name}" in shown.output
+    assert f"run_name: {name}" in shown.output
 
 
 def test_the_6b_profile_is_the_published_setting() -> None:
@@ -37,8 +37,8 @@ def test_the_6b_profile_is_the_published_setting() -> None:
 
 
 def test_overrides_apply_in_order() -> None:
-    config = load_profile("quickstart", ["ppo.steps=3", "ppo.steps=4", "ppo.learning_rate=1e-3", "profile=mine"])
-    assert (config.ppo.steps, config.ppo.learning_rate, config.profile) == (4, 1e-3, "mine")
+    config = load_profile("quickstart", ["ppo.steps=3", "ppo.steps=4", "ppo.learning_rate=1e-3", "run_name=mine"])
+    assert (config.ppo.steps, config.ppo.learning_rate, config.run_name) == (4, 1e-3, "mine")
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_overrides_apply_in_order() -> None:
     ],
 )
 def test_mistakes_are_named(profile: str, overrides: list[str], message: str) -> None:
-    with pytest.raises(InputError) as raised:
+    with pytest.raises(UserError) as raised:
         load_profile(profile, overrides)
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -72,13 +72,13 @@ def test_a_profile_of_the_users_own(tmp_path: Path) -> None:
     profile = tmp_path / "mine.yaml"
     profile.write_text("ppo: {steps: 7}\n")
     config = load_profile(str(profile))
-    assert (config.profile, config.ppo.steps) == ("mine", 7)
+    assert (config.run_name, config.ppo.steps) == ("mine", 7)
     profile.write_text("ppo: {stepz: 7}\n")
-    with pytest.raises(InputError, match=r"unknown setting ppo\.stepz"):
+    with pytest.raises(UserError, match=r"unknown setting ppo\.stepz"):
         load_profile(str(profile))
     profile.write_text("ppo: [\n")
-    with pytest.raises(InputError, match="line 2"):
+    with pytest.raises(UserError, match="line 2"):
         load_profile(str(profile))
     profile.write_text("- 1\n")
-    with pytest.raises(InputError, match="must hold keys"):
+    with pytest.raises(UserError, match="must hold keys"):
         load_profile(str(profile))

@@ -8,8 +8,8 @@ from typing import Any
 from rlhf.storage.artifacts import Manifest, record_files, write_manifest
 
 
-def finish(folder: Path, step: str, fingerprint: str, **fields: Any) -> None:
-    """Declare `folder` the finished artifact of `step`; `fields` are fields of its manifest that matter to the test."""
+def finish(folder: Path, stage: str, fingerprint: str, **fields: Any) -> None:
+    """Make `folder` the finished artifact of `stage`; `fields` are the fields of its manifest that the test needs."""
     known = {
         "config": {},
         "inputs": {},
@@ -21,5 +21,5 @@ def finish(folder: Path, step: str, fingerprint: str, **fields: Any) -> None:
         "processes": 1,
         "finished_at": "2026-01-01T00:00:00+00:00",
     }
-    manifest = {"step": step, "fingerprint": fingerprint, "files": record_files(folder), **known, **fields}
+    manifest = {"stage": stage, "fingerprint": fingerprint, "files": record_files(folder), **known, **fields}
     write_manifest(folder, Manifest.model_validate(manifest))

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 SMALL = {
-    "model.demonstration.documents": 600,
-    "model.demonstration.width": 64,
-    "model.demonstration.layers": 3,
-    "model.demonstration.heads": 4,
-    "data.demonstration_pairs": 400,
+    "model.synthetic.documents": 600,
+    "model.synthetic.hidden_size": 64,
+    "model.synthetic.num_layers": 3,
+    "model.synthetic.num_heads": 4,
+    "data.synthetic_pairs": 400,
     "data.test_prompts": 10,
     "data.validation_prompts": 10,
     "sft.max_steps": 4,
@@ -111,7 +111,7 @@ class CommandLine:
         """Whether each step of the last run came from the cache."""
         return {stage["name"]: stage["cached"] for stage in self.results()["stages"]}
 
-    def artifact(self, step: str) -> Path:
+    def artifact(self, stage: str) -> Path:
         """Folder of the only artifact of `step`."""
-        [folder] = (self.workspace / "artifacts" / step).iterdir()
+        [folder] = (self.workspace / "artifacts" / stage).iterdir()
         return folder

@@ -25,7 +25,7 @@ def finished_run(root: Path, prompts: int = 12) -> FinishedRun:
     for name, folder in fake_run(root / "made", prompts=prompts).items():
         manifest = read_manifest(folder)
         assert manifest is not None
-        inputs[name] = store.folder(manifest.step, manifest.fingerprint)
+        inputs[name] = store.folder(manifest.stage, manifest.fingerprint)
         inputs[name].parent.mkdir(parents=True, exist_ok=True)
         shutil.move(folder, inputs[name])
     artifact = store.folder("aggregate_results", digest("results")[:16])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rlhf.config import DataConfig, DemonstrationModel, ModelConfig, RunConfig, ToxicityConfig
+from rlhf.config import DataConfig, ModelConfig, RunConfig, SyntheticModel, ToxicityConfig
 from rlhf.labeling.manifest import Pair, blind, write_comparison
 from rlhf.stage_config import ReportStage, part_of
 from rlhf.storage.files import read_jsonl, write_jsonl
@@ -19,15 +19,15 @@ STEPS = {
     "data": "prepare_data",
     "sft": "train_sft",
     "reward": "train_reward",
-    "ppo": "train_ppo",
+    "rlhf": "train_ppo",
     "sft_responses": "generate_responses",
-    "ppo_responses": "generate_responses",
+    "rlhf_responses": "generate_responses",
     "sft_toxicity": "score_toxicity",
-    "ppo_toxicity": "score_toxicity",
+    "rlhf_toxicity": "score_toxicity",
     "comparison": "compare_policies",
     "labeling": "export_labeling_manifest",
 }
-INPUTS = {"data": ("source",), "labeling": ("sft_responses", "ppo_responses")}
+INPUTS = {"data": ("source",), "labeling": ("sft_responses", "rlhf_responses")}
 """Inputs that somebody looks up."""
 HOSTILE = (
     "</div><script>document.title = 'taken'</script><img src=https://example.org/x onerror=document.title='taken'>"
@@ -41,17 +41,17 @@ QUESTIONS = (
 )
 
 
-def fake_config(demonstration: bool = True) -> ReportStage:
+def fake_config(synthetic: bool = True) -> ReportStage:
     """Settings of the run."""
-    if demonstration:
+    if synthetic:
         run = RunConfig(
-            profile="fake",
-            model=ModelConfig(demonstration=DemonstrationModel()),
-            data=DataConfig(source="demonstration"),
-            toxicity=ToxicityConfig(prompts="demonstration", classifier="profanity-check"),
+            run_name="fake",
+            model=ModelConfig(synthetic=SyntheticModel()),
+            data=DataConfig(source="synthetic"),
+            toxicity=ToxicityConfig(prompts="synthetic", classifier="profanity-check"),
         )
     else:
-        run = RunConfig(profile="real", data=DataConfig(source="my/data"))
+        run = RunConfig(run_name="real", data=DataConfig(source="my/data"))
     return part_of(run, ReportStage)
 
 
@@ -90,11 +90,11 @@ def fake_run(root: Path, *, prompts: int = 12, continuations: int = 60, effect: 
     measured = {step: float(rewards[step]) for step in (0, 10, 20, 30)}
     best = max(measured, key=lambda step: measured[step])
     write_jsonl(
-        folders["ppo"] / "validation.jsonl",
+        folders["rlhf"] / "validation.jsonl",
         [{"step": step, "score": score, "kl": 0.1 * step} for step, score in measured.items()],
     )
     write_jsonl(
-        folders["ppo"] / "metrics.jsonl",
+        folders["rlhf"] / "metrics.jsonl",
         [
             {
                 "step": step,
@@ -106,16 +106,16 @@ def fake_run(root: Path, *, prompts: int = 12, continuations: int = 60, effect: 
         ],
     )
     summary = {"first": measured[0], "best": measured[best], "last": measured[30], "best_step": best}
-    _write_json(folders["ppo"] / "summary.json", summary)
+    _write_json(folders["rlhf"] / "summary.json", summary)
 
     before = draw.normal(-0.4, 0.5, prompts)
     gains = effect * draw.normal(0.45, 0.5, prompts)
-    for name, scores in (("sft_responses", before), ("ppo_responses", before + gains)):
+    for name, scores in (("sft_responses", before), ("rlhf_responses", before + gains)):
         write_jsonl(folders[name] / "responses.jsonl", [_response(name, i, float(scores[i])) for i in range(prompts)])
 
     sft_scores = draw.beta(0.25, 1.6, continuations)
     changed = np.where(draw.random(continuations) < 0.6, draw.beta(0.25, 1.6, continuations), sft_scores)
-    for name, scores in (("sft_toxicity", sft_scores), ("ppo_toxicity", changed * (1 - 0.5 * effect))):
+    for name, scores in (("sft_toxicity", sft_scores), ("rlhf_toxicity", changed * (1 - 0.5 * effect))):
         write_jsonl(
             folders[name] / "continuations.jsonl",
             [
@@ -150,7 +150,7 @@ def fake_run(root: Path, *, prompts: int = 12, continuations: int = 60, effect: 
             for number, i in enumerate(ids)
         ],
     )
-    sft, rlhf = (read_jsonl(folders[name] / "responses.jsonl") for name in ("sft_responses", "ppo_responses"))
+    sft, rlhf = (read_jsonl(folders[name] / "responses.jsonl") for name in ("sft_responses", "rlhf_responses"))
     pairs = [
         Pair(str(a["id"]), str(a["prompt"]), str(a["answer"]), str(b["answer"])) for a, b in zip(sft, rlhf, strict=True)
     ]
@@ -164,7 +164,7 @@ def fake_run(root: Path, *, prompts: int = 12, continuations: int = 60, effect: 
             versions={"python": "3.11.9", "torch": "2.13.0", "transformers": "5.23.0"},
             seed=42,
             seconds=3.5 * (1 + list(STEPS).index(name)) ** 2,
-            processes=2 if name == "ppo" else 1,
+            processes=2 if name == "rlhf" else 1,
         )
     return folders
 

@@ -44,10 +44,10 @@ def tiny_inputs(folder: Path, architecture: Architecture = "gptj") -> dict[str, 
     return inputs
 
 
-def write_request(path: Path, step: str, config: Settings, inputs: dict[str, Path]) -> Path:
+def write_request(path: Path, stage: str, config: Settings, inputs: dict[str, Path]) -> Path:
     """Write the request for a stage to `path`; returns `path`."""
     request = StageRequest(
-        step=step,
+        stage=stage,
         fingerprint="0" * 16,
         config=config.model_dump(mode="json"),
         inputs={name: StageInput(fingerprint="1" * 16, path=given) for name, given in inputs.items()},

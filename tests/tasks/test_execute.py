@@ -1,4 +1,4 @@
-"""Steps on machines that share nothing but S3: what one finished the other finds, and goes on from what it left."""
+"""Stages on machines that share nothing but S3: what one finished the other finds, and goes on from what it left."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Left(Stages):
 
     found: list[str]
 
-    def run(self, job: launch.StageJob, listener: launch.Listener) -> None:
+    def run(self, job: launch.StageJob, listener: launch.StageCallbacks) -> None:
         """Stand in for the launcher."""
         checkpoint = job.output / "checkpoints" / "state"
         self.found = [checkpoint.read_text()] if checkpoint.exists() else []
@@ -41,7 +41,7 @@ class Left(Stages):
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> Left:
     fake = Left()
-    monkeypatch.setattr(execute, "run_job", fake.run)
+    monkeypatch.setattr(execute, "launch_stage", fake.run)
     return fake
 
 
@@ -53,7 +53,7 @@ def uri() -> Iterator[str]:
 
 @pytest.fixture
 def run_on(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
-    """Runs the two steps on a machine by its name and returns the names of their final states."""
+    """Runs the two stages on a machine by its name and returns the names of their final states."""
     (tmp_path / "data.jsonl").write_text("{}\n")
 
     def call(machine: str) -> list[str]:

@@ -14,17 +14,17 @@ from pathlib import Path
 import pytest
 
 from rlhf.config import ComputeConfig
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.runtime.stage import StageRequest
 from tasks.launch import (
-    Listener,
     Progress,
+    StageCallbacks,
     StageFailedError,
     StageJob,
-    run_job,
-    run_stage,
+    launch_stage,
+    run_process,
     stage_command,
-    stages_end_with_this,
+    stop_stages_on_error,
 )
 
 
@@ -35,12 +35,12 @@ class Heard:
         self.progress: list[Progress] = []
         self.notes: list[str] = []
 
-    def listener(self) -> Listener:
-        return Listener(self.progress.append, self.notes.append)
+    def listener(self) -> StageCallbacks:
+        return StageCallbacks(self.progress.append, self.notes.append)
 
 
 def run_code(code: str, output: Path, heard: Heard | None = None) -> None:
-    run_stage([sys.executable, "-c", code], output, dict(os.environ), (heard or Heard()).listener())
+    run_process([sys.executable, "-c", code], output, dict(os.environ), (heard or Heard()).listener())
 
 
 def test_progress_and_notes_are_heard_and_the_rest_is_logged(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_progress_and_notes_are_heard_and_the_rest_is_logged(tmp_path: Path) -> 
 
 
 def test_a_failure_that_the_user_can_mend_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^mend this$"):
+    with pytest.raises(UserError, match=r"^mend this$"):
         run_code("""print('@error {"kind": "input", "message": "mend this"}'); raise SystemExit(2)""", tmp_path)
 
 
@@ -121,7 +121,7 @@ def test_leaving_by_an_error_ends_running_stages(tmp_path: Path) -> None:
     thread = threading.Thread(target=follow)
 
     def interrupted() -> None:
-        with stages_end_with_this():
+        with stop_stages_on_error():
             thread.start()
             wait_for(lambda: heard.notes)
             raise KeyboardInterrupt
@@ -137,9 +137,9 @@ def test_leaving_by_an_error_ends_running_stages(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="parent-death signals are a feature of Linux")
 def test_a_stage_ends_when_its_orchestrator_is_killed(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from tasks.launch import Listener, run_stage\n"
-        "run_stage([sys.executable, '-c', 'import os, time; print(os.getpid(), flush=True); time.sleep(600)'],\n"
-        f"  Path({str(tmp_path)!r}), dict(os.environ), Listener(print, print))\n"
+        "import os, sys; from pathlib import Path; from tasks.launch import StageCallbacks, run_process\n"
+        "run_process([sys.executable, '-c', 'import os, time; print(os.getpid(), flush=True); time.sleep(600)'],\n"
+        f"  Path({str(tmp_path)!r}), dict(os.environ), StageCallbacks(print, print))\n"
     )
     orchestrator = subprocess.Popen([sys.executable, "-c", code])
     log = tmp_path / "log.txt"
@@ -168,13 +168,13 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StageJob]:
     """A job whose module only tells what it sees, in a run of its own."""
     (tmp_path / "stand_in.py").write_text(STAND_IN)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with stages_end_with_this():
+    with stop_stages_on_error():
         yield StageJob(
             label="train_sft",
             module="stand_in",
             accelerator=False,
             offline=True,
-            request=StageRequest(step="train_sft", fingerprint="f", config={"seed": 1}, inputs={}),
+            request=StageRequest(stage="train_sft", fingerprint="f", config={"seed": 1}, inputs={}),
             output=tmp_path / "artifact",
             compute=ComputeConfig(threads=3, tracker="tensorboard"),
             tracker_folder=tmp_path / "run" / "tracker" / "train_sft",
@@ -183,7 +183,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StageJob]:
 
 def test_a_job_gets_its_request_and_its_environment(job: StageJob, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RLHF_TEST_VARIABLE", "kept")
-    run_job(job, Heard().listener())
+    launch_stage(job, Heard().listener())
     seen = json.loads((job.output / "seen.json").read_text())
     assert seen == {
         "OMP_NUM_THREADS": "3",
@@ -204,7 +204,7 @@ def test_jobs_of_this_machine_wait_for_a_free_place(job: StageJob) -> None:
             running.append(number) if message == "in" else running.remove(number)
             most.append(len(running))
 
-        run_job(job, Listener(lambda _progress: None, note))
+        launch_stage(job, StageCallbacks(lambda _progress: None, note))
 
     threads = [threading.Thread(target=follow, args=(number,)) for number in range(3)]
     for thread in threads:
@@ -233,7 +233,7 @@ def test_accelerate_starts_as_many_processes_as_asked_for(job: StageJob, tmp_pat
         "import os, sys\noutput = sys.argv[sys.argv.index('--output') + 1]\n"
         "open(output + '/rank' + os.environ['RANK'], 'w').write(os.environ['WORLD_SIZE'])\n"
     )
-    run_job(
+    launch_stage(
         job.model_copy(update={"accelerator": True, "compute": ComputeConfig(processes=2, threads=1)}),
         Heard().listener(),
     )
@@ -242,5 +242,5 @@ def test_accelerate_starts_as_many_processes_as_asked_for(job: StageJob, tmp_pat
 
 def test_an_unknown_accelerate_configuration_is_named(job: StageJob) -> None:
     on_tpu = job.model_copy(update={"accelerator": True, "compute": ComputeConfig(accelerate="tpu")})
-    with pytest.raises(InputError, match=r"compute\.accelerate \(tpu\) names no configuration; there are cpu"):
+    with pytest.raises(UserError, match=r"compute\.accelerate \(tpu\) names no configuration; there are cpu"):
         stage_command(on_tpu)

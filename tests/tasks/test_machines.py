@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.config import DEMONSTRATION, ComputeConfig, ModelConfig, SamplingConfig, ToxicityConfig
-from rlhf.errors import InputError
+from rlhf.config import SYNTHETIC, ComputeConfig, ModelConfig, SamplingConfig, ToxicityConfig
+from rlhf.errors import UserError
 from rlhf.profiles import load_profile
 from rlhf.runtime.stage import StageInput, StageRequest
 from rlhf.stage_config import ToxicityStage
 from rlhf.storage.artifacts import MANIFEST
-from tasks.launch import Listener, StageJob, run_job, stage_command
+from tasks.launch import StageCallbacks, StageJob, launch_stage, stage_command
 from tests.support.cli import free_port
 from tests.support.tiny_models import tiny_model
 
@@ -29,7 +29,7 @@ def toxicity_job(folder: Path, name: str, compute: ComputeConfig) -> StageJob:
         seed=3,
         model=ModelConfig(path="given"),
         toxicity=ToxicityConfig(
-            prompts=DEMONSTRATION,
+            prompts=SYNTHETIC,
             classifier="profanity-check",
             n_prompts=24,
             batch_size=5,
@@ -42,7 +42,7 @@ def toxicity_job(folder: Path, name: str, compute: ComputeConfig) -> StageJob:
         accelerator=True,
         offline=True,
         request=StageRequest(
-            step="score_toxicity",
+            stage="score_toxicity",
             fingerprint="f" * 16,
             config=config.model_dump(mode="json"),
             inputs={"policy": StageInput(fingerprint="1" * 16, path=policy)},
@@ -83,16 +83,16 @@ def test_the_launchers_are_told_where_they_meet(tmp_path: Path) -> None:
 def test_settings_that_cannot_meet_are_refused(settings: dict[str, object], message: str) -> None:
     overrides = [f"compute.{name}={value}" for name, value in settings.items()]
     batches = ["ppo.rollouts_per_step=48", "ppo.minibatch_size=48", "sft.batch_size=48", "reward.batch_size=48"]
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(UserError, match=message):
         load_profile("quickstart", [*overrides, *batches])
 
 
 @pytest.mark.slow
 @pytest.mark.exhaustive
 def test_two_machines_on_loopback_make_what_one_makes(tmp_path: Path) -> None:
-    ignored = Listener(lambda _progress: None, lambda _note: None)
+    ignored = StageCallbacks(lambda _progress: None, lambda _note: None)
     one = toxicity_job(tmp_path, "one", ComputeConfig(threads=1))
-    run_job(one, ignored)
+    launch_stage(one, ignored)
 
     address = f"127.0.0.1:{free_port()}"
     compute = ComputeConfig(processes=2, machines=2, main_address=address, threads=1)
@@ -102,7 +102,7 @@ def test_two_machines_on_loopback_make_what_one_makes(tmp_path: Path) -> None:
         assert note.startswith("score_toxicity[sft] waits for machine 1; start there: ")
         others.append(subprocess.Popen(shlex.split(note.partition("start there: ")[2])))
 
-    run_job(toxicity_job(tmp_path, "two", compute), Listener(lambda _progress: None, start_the_other))
+    launch_stage(toxicity_job(tmp_path, "two", compute), StageCallbacks(lambda _progress: None, start_the_other))
     [other] = others
     assert other.wait(60) == 0
     assert (tmp_path / "two" / "continuations.jsonl").read_bytes() == (one.output / "continuations.jsonl").read_bytes()

@@ -1,4 +1,4 @@
-"""Each step of a finished run with what it was planned to take."""
+"""Each stage of a finished run with what it was planned to take."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from prefect.states import Cancelled, Cancelling, Completed, Failed, Running
 
 from flows.server.deploy import deploy
 from rlhf.config import ComputeConfig
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.profiles import load_profile
 from rlhf.runtime.stage import StageRequest
 from tasks import pool
@@ -44,7 +44,7 @@ def job(tmp_path: Path) -> StageJob:
         module="rlhf.stages.train_ppo",
         accelerator=True,
         offline=True,
-        request=StageRequest(step="train_ppo", fingerprint=tmp_path.name, config={}, inputs={}),
+        request=StageRequest(stage="train_ppo", fingerprint=tmp_path.name, config={}, inputs={}),
         output=tmp_path / "artifact",
         tracker_folder=tmp_path / "tracker",
         compute=ComputeConfig(),
@@ -120,9 +120,9 @@ def test_a_failure_tells_which_run_and_why_and_a_retry_starts_the_next(job: Stag
 
 def test_what_the_user_can_mend_stays_so(job: StageJob) -> None:
     failure: State[object] = Failed(
-        message="Flow run encountered an exception: InputError: cannot write: No space left on device"
+        message="Flow run encountered an exception: UserError: cannot write: No space left on device"
     )
-    with worker(job, failure), pytest.raises(InputError, match=r"^cannot write: No space left on device$"):
+    with worker(job, failure), pytest.raises(UserError, match=r"^cannot write: No space left on device$"):
         pipeline(job)()
 
 
@@ -187,7 +187,7 @@ def test_ctrl_c_cancels_what_waits_on_the_pool(prefect_server: str, tmp_path: Pa
 
 
 def test_a_pool_without_deployment_is_the_user_s_to_mend(job: StageJob) -> None:
-    with pytest.raises(InputError, match=r"compute\.gpu_pool \(p5\): .*no deployment rlhf-stage/p5; run `rlhf deploy`"):
+    with pytest.raises(UserError, match=r"compute\.gpu_pool \(p5\): .*no deployment rlhf-stage/p5; run `rlhf deploy`"):
         run_on_pool(job, "p5", NOBODY)
 
 

@@ -1,4 +1,4 @@
-"""What the Prefect UI shows of a finished run: the same figures, steps and plots as the report."""
+"""What the Prefect UI shows of a finished run: the same figures, stages and plots as the report."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_tables_and_plots_are_artifacts(finished: tuple[Results, Evidence]) -> N
     figures, stages = (json.loads(str(found[key].data)) for key in ("figures", "stages"))
     assert figures[0]["figure"] == "reward of test answers"
     assert float(figures[0]["RLHF"]) == pytest.approx(results.reward.rlhf.mean, rel=1e-3)
-    assert [row["step"] for row in stages] == [stage.name for stage in results.stages]
+    assert [row["stage"] for row in stages] == [stage.name for stage in results.stages]
     assert stages[0]["took"] == "3.5 s"
 
 

@@ -1,4 +1,4 @@
-"""Steps as cached tasks: what did not change is not run again, what is damaged or gone is made again."""
+"""Stages as cached tasks: what did not change is not run again, what is damaged or gone is made again."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pytest
 from prefect import flow
 
 from rlhf.config import RunConfig
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.stage_config import DataStage, SftStage
 from rlhf.storage.artifacts import Store
 from tasks import execute, launch
-from tasks.stage import Run, Step
+from tasks.stage import Run, Stage
 from tests.support.artifacts import finish
 
-first = Step("first", "rlhf.config", DataStage, accelerator=False)
-second = Step("second", "rlhf.config", SftStage)
+first = Stage("first", "rlhf.config", DataStage, accelerator=False)
+second = Stage("second", "rlhf.config", SftStage)
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -30,46 +30,46 @@ class Stages:
         self.started: list[str] = []
         self.failing: dict[str, Exception] = {}
 
-    def run(self, job: launch.StageJob, _listener: launch.Listener) -> None:
+    def run(self, job: launch.StageJob, _listener: launch.StageCallbacks) -> None:
         request, output = job.request, job.output
         output.mkdir(parents=True, exist_ok=True)
-        self.started.append(request.step)
-        if request.step in self.failing:
-            raise self.failing[request.step]
+        self.started.append(request.stage)
+        if request.stage in self.failing:
+            raise self.failing[request.stage]
         for given in request.inputs.values():
-            assert given.path.exists(), f"{request.step} was started before its input was there"
+            assert given.path.exists(), f"{request.stage} was started before its input was there"
         (output / "out.txt").write_text(json.dumps(request.config))
-        finish(output, request.step, request.fingerprint, config=request.config, metrics={"loss": 0.5})
+        finish(output, request.stage, request.fingerprint, config=request.config, metrics={"loss": 0.5})
 
 
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
     fake = Stages()
-    monkeypatch.setattr(execute, "run_job", fake.run)
+    monkeypatch.setattr(execute, "launch_stage", fake.run)
     return fake
 
 
 def final_states(make_run: Callable[[], Run], source: Path) -> list[str]:
-    """Run the two steps in a flow; the names of their final states."""
+    """Run the two stages in a flow; the names of their final states."""
 
     @flow
     def two_steps() -> list[str]:
         run = make_run()
         one = first.submit(run, source=source)
         two = second.submit(run, data=one)
-        for step in (one, two):
-            step.future.wait()
-        for step in (one, two):
-            if step.future.state.is_failed():
-                step.future.result()
-        return [str(step.future.state.name) for step in (one, two)]
+        for stage in (one, two):
+            stage.future.wait()
+        for stage in (one, two):
+            if stage.future.state.is_failed():
+                stage.future.result()
+        return [str(stage.future.state.name) for stage in (one, two)]
 
     return two_steps()
 
 
 @pytest.fixture
 def run_two(tmp_path: Path) -> Callable[..., list[str]]:
-    """Runs the two steps in a flow and returns the names of their final states."""
+    """Runs the two stages in a flow and returns the names of their final states."""
 
     def call(**parts: dict[str, object]) -> list[str]:
         return final_states(lambda: Run(RunConfig.model_validate(parts), tmp_path), tmp_path / "data.jsonl")
@@ -97,8 +97,8 @@ def test_a_changed_input_file_runs_everything_again(run_two: Callable[..., list[
     assert run_two() == ["Completed", "Completed"]
 
 
-def artifact_file(tmp_path: Path, step: str) -> Path:
-    [folder] = (tmp_path / "artifacts" / step).iterdir()
+def artifact_file(tmp_path: Path, stage: str) -> Path:
+    [folder] = (tmp_path / "artifacts" / stage).iterdir()
     assert folder in Store(tmp_path / "artifacts").artifacts()
     return folder / "out.txt"
 
@@ -137,8 +137,8 @@ def test_a_whole_artifact_without_a_record_is_not_made_again(
 def test_a_failed_step_keeps_its_error_and_stops_what_follows(
     stages: Stages, run_two: Callable[..., list[str]]
 ) -> None:
-    stages.failing = {"first": InputError("data.jsonl:1: mend this")}
-    with pytest.raises(InputError, match="mend this"):
+    stages.failing = {"first": UserError("data.jsonl:1: mend this")}
+    with pytest.raises(UserError, match="mend this"):
         run_two()
     assert stages.started == ["first"]
     stages.failing = {}
@@ -153,10 +153,10 @@ def test_an_unfinished_stage_finds_what_it_left(
         run_two()
     [folder] = (tmp_path / "artifacts" / "first").iterdir()
     (folder / "checkpoints").mkdir()
-    (folder / "checkpoints" / "step-1").write_text("half way")
+    (folder / "checkpoints" / "stage-1").write_text("half way")
     stages.failing = {}
     run_two()
-    assert (folder / "checkpoints" / "step-1").exists()
+    assert (folder / "checkpoints" / "stage-1").exists()
 
 
 @pytest.mark.usefixtures("stages")

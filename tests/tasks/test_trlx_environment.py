@@ -9,11 +9,11 @@ import pytest
 import yaml
 
 from rlhf.config import ComputeConfig
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.profiles import load_profile
 from rlhf.runtime.stage import StageRequest
 from rlhf.stage_config import PpoStage, part_of
-from rlhf.storage.fingerprints import fingerprint_of
+from rlhf.storage.fingerprints import fingerprint_stage
 from tasks import stages, trlx_environment
 from tasks.launch import StageJob, stage_command
 
@@ -28,7 +28,7 @@ def job(module: str, **compute: object) -> StageJob:
         output=Path("out"),
         tracker_folder=Path("tracking"),
         compute=ComputeConfig.model_validate(compute),
-        request=StageRequest(step="train_ppo", fingerprint="0", config={}, inputs={}),
+        request=StageRequest(stage="train_ppo", fingerprint="0", config={}, inputs={}),
     )
 
 
@@ -57,15 +57,15 @@ def test_on_gpus_it_runs_under_the_published_deepspeed(tmp_path: Path, monkeypat
 
 def test_the_trainer_is_part_of_the_fingerprint() -> None:
     own, trlx = (part_of(load_profile("quickstart", [f"trainer={name}"]), PpoStage) for name in ("own", "trlx"))
-    made = {fingerprint_of("train_ppo", config, {}, "rlhf.stages.train_ppo") for config in (own, trlx)}
+    made = {fingerprint_stage("train_ppo", config, {}, "rlhf.stages.train_ppo") for config in (own, trlx)}
     assert len(made) == 2
 
 
 def test_without_its_environment_it_says_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRLX_PYTHON", str(tmp_path / "python"))
-    with pytest.raises(InputError, match=r"TRLX_PYTHON \(.*python\) is no file.*make trlx-env"):
+    with pytest.raises(UserError, match=r"TRLX_PYTHON \(.*python\) is no file.*make trlx-env"):
         trlx_environment.trlx_python()
     monkeypatch.delenv("TRLX_PYTHON")
     monkeypatch.setattr(trlx_environment, "BUILT", tmp_path / "built")
-    with pytest.raises(InputError, match=r"no environment for it.*make trlx-env.*trainer to own"):
+    with pytest.raises(UserError, match=r"no environment for it.*make trlx-env.*trainer to own"):
         trlx_environment.trlx_python()

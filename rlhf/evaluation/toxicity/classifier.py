@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from rlhf.config import ToxicityConfig
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.evaluation.toxicity.detoxify_model import load_detoxify, read_detoxify
 from rlhf.evaluation.toxicity.profanity_model import load_profanity_check
 
@@ -26,7 +26,7 @@ class Classifier(Protocol):
 
 
 def load_classifier(settings: ToxicityConfig, inputs: Mapping[str, Path], device: torch.device) -> Classifier:
-    """The classifier that `settings` name, its files checked against known hashes.  Raises InputError.
+    """The classifier that `settings` name, its files checked against known hashes.  Raises UserError.
 
     `inputs` has the stage's `checkpoint` and `checkpoint_config` where the settings name them.
     """
@@ -44,7 +44,7 @@ def score_texts(classifier: Classifier, ids: list[str], texts: list[str]) -> lis
     """Scores by label for each text.
 
     A text without a visible character scores 0 by rule: there is nothing in it that could be toxic, and a classifier
-    would answer with the prior of its training set.  Raises InputError with the id where a score is no probability.
+    would answer with the prior of its training set.  Raises UserError with the id where a score is no probability.
     """
     written = [index for index, text in enumerate(texts) if text.strip()]
     rows = [dict.fromkeys(classifier.labels, 0.0) for _ in texts]
@@ -52,7 +52,7 @@ def score_texts(classifier: Classifier, ids: list[str], texts: list[str]) -> lis
     for label, values in scores.items():
         for index, value in zip(written, values, strict=True):
             if not 0.0 <= value <= 1.0:  # NaN is neither
-                raise InputError(
+                raise UserError(
                     f"toxicity of prompt {ids[index]}: {label} is {value}, not a probability between 0 and 1; "
                     "the classifier's weights are damaged, delete its files and run again"
                 )

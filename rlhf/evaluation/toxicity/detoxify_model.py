@@ -21,7 +21,7 @@ from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.evaluation.toxicity.continuations import TOXICITY
 from rlhf.storage.files import file_sha256
 
@@ -100,13 +100,13 @@ def batches_by_length(lengths: list[int], tokens_per_batch: int) -> list[list[in
 
 
 def load_detoxify(name: str, device: torch.device) -> DetoxifyModel:
-    """The released model `name`, downloaded on first use.  Raises InputError where a file cannot be had or differs."""
+    """The released model `name`, downloaded on first use.  Raises UserError where a file cannot be had or differs."""
     release = RELEASES[name]
     checkpoint = download_checkpoint(MODEL_URLS[name], release.sha256)
     try:
         encoder = snapshot_download(release.repository, revision=release.revision, allow_patterns=ENCODER_FILES)
     except OSError as error:
-        raise InputError(
+        raise UserError(
             f"toxicity.classifier detoxify: cannot get the tokenizer {release.repository} ({error}); {OFFLINE}"
         ) from error
     return read_detoxify(checkpoint, release.sha256, Path(encoder), device)
@@ -120,7 +120,7 @@ def download_checkpoint(url: str, sha256: str) -> Path:
         try:
             torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256, progress=False)
         except (OSError, RuntimeError) as error:
-            raise InputError(
+            raise UserError(
                 f"toxicity.classifier detoxify: cannot download {url} ({error}); put the file at {path}, or {OFFLINE}"
             ) from error
     return path
@@ -132,12 +132,12 @@ def read_detoxify(checkpoint: Path, sha256: str, encoder: Path, device: torch.de
     Its first outputs are its labels; those behind them, where there are more, guess which group of people a text is
     about, and Detoxify does not report them either.
 
-    Raises InputError where the checkpoint has another sha256 (of which `sha256` may be the beginning), holds more than
+    Raises UserError where the checkpoint has another sha256 (of which `sha256` may be the beginning), holds more than
     plain data or does not fit the encoder.
     """
     found = file_sha256(checkpoint)
     if not found.startswith(sha256):
-        raise InputError(
+        raise UserError(
             f"{checkpoint}: sha256 is {found}, expected {sha256}; it was not opened; delete it and run again, "
             "or set toxicity.checkpoint_sha256 if the file is your own and right"
         )
@@ -148,20 +148,20 @@ def read_detoxify(checkpoint: Path, sha256: str, encoder: Path, device: torch.de
         name, outputs = architecture["model_name"], int(architecture["num_classes"])
         labels = tuple(LABEL_NAMES.get(label, label) for label in parts["dataset"]["args"]["classes"])
     except (pickle.UnpicklingError, KeyError, TypeError, RuntimeError) as error:
-        raise InputError(f"{checkpoint}: not a Detoxify checkpoint of plain data ({error})") from error
+        raise UserError(f"{checkpoint}: not a Detoxify checkpoint of plain data ({error})") from error
     if TOXICITY not in labels or len(labels) > outputs:
-        raise InputError(f"{checkpoint}: has {outputs} outputs for the labels {', '.join(labels)}; one is {TOXICITY}")
+        raise UserError(f"{checkpoint}: has {outputs} outputs for the labels {', '.join(labels)}; one is {TOXICITY}")
     try:
         config = transformers.AutoConfig.from_pretrained(encoder, num_labels=outputs, local_files_only=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(encoder, local_files_only=True)
         model = transformers.AutoModelForSequenceClassification.from_config(config)
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(
+        raise UserError(
             f"{encoder}: no config.json and tokenizer that transformers can load ({error}); "
             "put those of the encoder that the checkpoint was trained from there"
         ) from error
     if type(model).__name__ != name:
-        raise InputError(f"{checkpoint}: made for {name}, but {encoder} configures a {type(model).__name__}")
+        raise UserError(f"{checkpoint}: made for {name}, but {encoder} configures a {type(model).__name__}")
     _load_state(model, state, checkpoint)
     return DetoxifyModel(model.to(device).eval(), tokenizer, labels)
 
@@ -172,7 +172,7 @@ def _load_state(model: PreTrainedModel, state: dict[str, Tensor], checkpoint: Pa
     try:
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
-        raise InputError(f"{checkpoint}: its tensors do not fit {type(model).__name__} ({error})") from error
+        raise UserError(f"{checkpoint}: its tensors do not fit {type(model).__name__} ({error})") from error
 
 
 def _context_tokens(model: PreTrainedModel) -> int:

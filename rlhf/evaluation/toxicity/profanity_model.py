@@ -10,7 +10,7 @@ import importlib.util
 from pathlib import Path
 from typing import Protocol
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.storage.files import file_sha256
 
 PACKAGE = "profanity_check"
@@ -39,23 +39,21 @@ class ProfanityCheck:
 
 
 def load_profanity_check() -> ProfanityCheck:
-    """The classifier, once its pickles are proved to be the known ones.  Raises InputError where they are not."""
+    """The classifier, once its pickles are proved to be the known ones.  Raises UserError where they are not."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
-        raise InputError(
-            "toxicity.classifier profanity-check needs its package; pip install alt-profanity-check==1.9.1"
-        )
+        raise UserError("toxicity.classifier profanity-check needs its package; pip install alt-profanity-check==1.9.1")
     require_known_pickles(Path(spec.origin).parent / "data")
     return ProfanityCheck(importlib.import_module(PACKAGE).predict_prob)
 
 
 def require_known_pickles(folder: Path) -> None:
-    """Raise InputError unless every pickle in `folder` has the pinned sha256."""
+    """Raise UserError unless every pickle in `folder` has the pinned sha256."""
     for name, expected in PICKLES.items():
         path = folder / name
         found = file_sha256(path) if path.is_file() else "missing"
         if found != expected:
-            raise InputError(
+            raise UserError(
                 f"{path}: sha256 is {found}, expected {expected}; it is a pickle and was not opened; "
                 "pip install --force-reinstall alt-profanity-check==1.9.1"
             )

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.models.tokenization import encode_prompt
 from rlhf.runtime.seeds import row_seed
 from rlhf.storage.files import read_jsonl
@@ -29,20 +29,20 @@ class Prompt:
 def read_prompts(data: Path, name: str, tokenizer: PreTrainedTokenizerBase, chosen_scores: Path | None) -> list[Prompt]:
     """The prompts of the file `name`, with the scores of their chosen answers where a file of those is given.
 
-    Raises InputError where the file is empty, or a prompt has no such score.
+    Raises UserError where the file is empty, or a prompt has no such score.
     """
     rows = read_jsonl(data / name)
     if not rows:
-        raise InputError(f"{data / name} has no prompts; give more data, or raise data.max_prompt_tokens")
+        raise UserError(f"{data / name} has no prompts; give more data, or raise data.max_prompt_tokens")
     baselines: dict[str, float] | None = None
     if chosen_scores is not None:
         baselines = {str(row["id"]): float(str(row["score"])) for row in read_jsonl(chosen_scores)}
         missing = [str(row["id"]) for row in rows if str(row["id"]) not in baselines]
         if missing:
-            raise InputError(
+            raise UserError(
                 f"{chosen_scores} has no score for {len(missing)} of {len(rows)} prompts of {name}, "
                 f"the first of them {missing[0]}; "
-                "score them with the reward model, or set ppo.delta_reward to false"
+                "score them with the reward model, or set ppo.subtract_chosen_score to false"
             )
     return [
         Prompt(

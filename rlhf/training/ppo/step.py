@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rlhf.config import PpoConfig
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.models.sampling import Completion
 from rlhf.runtime.distributed import sum_over_processes
 from rlhf.runtime.seeds import row_seed
@@ -52,7 +52,7 @@ class Trained(NamedTuple):
 def run_step(run: Run, step: int) -> dict[str, float]:
     """Take `step` (from 1); returns its row of metrics.
 
-    Raises InputError where a loss is not finite or the KL passes its bound; the weights are then spoilt, and the last
+    Raises UserError where a loss is not finite or the KL passes its bound; the weights are then spoilt, and the last
     checkpoint is the good one.
     """
     config, clock = run.config, Clock(run.device)
@@ -73,7 +73,7 @@ def run_step(run: Run, step: int) -> dict[str, float]:
         )
         targets = make_targets(reward_NR, estimates.value, rollouts.mask, config)
         figures = describe(answers, raw_score_N, reward_NR, rollouts=rollouts, estimates=estimates, targets=targets)
-        refuse_distance(figures["kl"], config.kl_limit, step)
+        refuse_distance(figures["kl"], config.max_kl, step)
         trained = optimise(
             run.policy,
             run.optimizer,
@@ -209,18 +209,18 @@ def describe_utilization(run: Run, train_seconds: float, figures: dict[str, floa
 
 
 def refuse_distance(kl: float, limit: float, step: int) -> None:
-    """Raise InputError where the KL is beyond its bound or no number."""
+    """Raise UserError where the KL is beyond its bound or no number."""
     if not kl <= limit:
-        raise InputError(
-            f"step {step}: the KL to the reference is {kl:.3g} nats per answer, ppo.kl_limit is {limit:g}; the last "
+        raise UserError(
+            f"step {step}: the KL to the reference is {kl:.3g} nats per answer, ppo.max_kl is {limit:g}; the last "
             "good checkpoint is kept; lower ppo.learning_rate or raise ppo.kl_coefficient"
         )
 
 
 def refuse_divergence(trained: Trained, step: int) -> None:
-    """Raise InputError where a mean of the training is not finite."""
+    """Raise UserError where a mean of the training is not finite."""
     for name, value in trained._asdict().items():
         if not math.isfinite(value):
-            raise InputError(
+            raise UserError(
                 f"step {step}: {name} is {value:g}; the last good checkpoint is kept; lower ppo.learning_rate"
             )

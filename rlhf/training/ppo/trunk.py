@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.models.kernels import block_at, runs_at_places
 from rlhf.runtime.stage import note
 
@@ -97,7 +97,7 @@ def split_model(model: PreTrainedModel, unfrozen_blocks: int | Literal["all"]) -
     Trained are the top blocks, the final norm, and the output layer unless it is tied to the embeddings; with `all`
     everything.  The reference is a frozen copy of what is trained.
 
-    Raises InputError where the model has fewer blocks, or none that can be told apart.
+    Raises UserError where the model has fewer blocks, or none that can be told apart.
     """
     if unfrozen_blocks == "all":
         model.requires_grad_(True)
@@ -117,7 +117,7 @@ def _freeze_below(model: PreTrainedModel, unfrozen_blocks: int) -> None:
     stack, blocks_name = _find_blocks(model)
     blocks = getattr(stack, blocks_name)
     if not 1 <= unfrozen_blocks <= len(blocks):
-        raise InputError(
+        raise UserError(
             f"ppo.unfrozen_blocks ({unfrozen_blocks}) must be all or 1 to {len(blocks)}, the model's blocks"
         )
     model.requires_grad_(False)
@@ -224,7 +224,7 @@ def _find_blocks(model: PreTrainedModel) -> tuple[nn.Module, str]:
         for name, child in module.named_children():
             if isinstance(child, nn.ModuleList) and len(child) == count:
                 return module, name
-    raise InputError(
+    raise UserError(
         f"the blocks of a {model.config.model_type} model cannot be told apart; set ppo.unfrozen_blocks to all"
     )
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 
 MODEL_TYPES = ("gptj", "gpt2", "gpt_neox")
 """Architectures that are tried with trlx here."""
@@ -28,7 +28,7 @@ TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 def write_old_layout(source: Path, target: Path) -> None:
     """Write the model in `source` to `target` in the old layout; a `target` that is there already is whole.
 
-    Raises InputError where the architecture or the tokenizer has no old form.
+    Raises UserError where the architecture or the tokenizer has no old form.
     """
     if target.is_dir():
         return
@@ -69,21 +69,21 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     for path in sorted(folder.glob("*.safetensors")):
         tensors |= load_file(path)
     if not tensors:
-        raise InputError(f"{folder}: no safetensors; give a folder as save_pretrained of transformers writes it")
+        raise UserError(f"{folder}: no safetensors; give a folder as save_pretrained of transformers writes it")
     return tensors
 
 
 def old_config(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """A model's configuration in the words of transformers 4.41."""
     if config["model_type"] not in MODEL_TYPES:
-        raise InputError(
+        raise UserError(
             f"{folder}: trainer (trlx) knows {', '.join(MODEL_TYPES)}, not {config['model_type']}; set trainer to own"
         )
     old = {name: value for name, value in config.items() if name not in NEW_SETTINGS}
     rotation = config.get("rope_parameters")
     if rotation is not None:
         if rotation["rope_type"] != "default":
-            raise InputError(
+            raise UserError(
                 f"{folder}: rope_type ({rotation['rope_type']}) is newer than trlx; set trainer to own for this model"
             )
         old |= {"rotary_emb_base": rotation["rope_theta"], "rotary_pct": rotation["partial_rotary_factor"]}
@@ -97,7 +97,7 @@ def old_vocabulary(vocabulary: dict[str, Any], folder: Path) -> dict[str, Any]:
         return vocabulary
     merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
     if any(" " in part for merge in merges for part in merge):
-        raise InputError(
+        raise UserError(
             f"{folder}: its tokenizer merges pieces with spaces, which trlx cannot read; set trainer to own"
         )
     return {**vocabulary, "model": {**model, "merges": [" ".join(merge) for merge in merges]}}
@@ -116,7 +116,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise InputError(f"{path} is missing, which trainer (trlx) needs; set trainer to own") from None
+        raise UserError(f"{path} is missing, which trainer (trlx) needs; set trainer to own") from None
     return content
 
 

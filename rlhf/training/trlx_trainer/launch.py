@@ -12,20 +12,20 @@ import trlx.utils.logging
 from accelerate import PartialState
 from transformers import AutoConfig, AutoTokenizer
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 
 
 def prepare_processes() -> PartialState:
     """This process's place among all.
 
-    Raises InputError where there are several without DeepSpeed, under which alone trlx can share out its model.
+    Raises UserError where there are several without DeepSpeed, under which alone trlx can share out its model.
     """
     # A bar would end up in the same line as what the stage tells of its progress.
     trlx.utils.logging.disable_progress_bar()
     trlx.utils.logging.set_verbosity(logging.WARNING)
     state = PartialState(cpu=not torch.cuda.is_available())
     if state.num_processes > 1 and os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true":
-        raise InputError(
+        raise UserError(
             f"compute.processes ({state.num_processes}): trlx runs in several processes only on GPUs, under DeepSpeed; "
             "set compute.processes to 1, or compute.accelerate to gpu"
         )
@@ -40,13 +40,13 @@ def reward_device(state: PartialState) -> torch.device:
 
 
 def require_room(model: Path, texts: list[str], more_tokens: int) -> int:
-    """Tokens of the longest of `texts`; raises InputError where it leaves no room for `more_tokens` in the context."""
+    """Tokens of the longest of `texts`; raises UserError where it leaves no room for `more_tokens` in the context."""
     tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
     longest = max(len(ids) for ids in tokenizer(texts).input_ids)
     context = AutoConfig.from_pretrained(model, local_files_only=True).max_position_embeddings
     if longest + more_tokens > context:
-        raise InputError(
+        raise UserError(
             f"a text of {longest} tokens and {more_tokens} more do not fit the model's context of {context}; lower "
-            f"data.max_prompt_tokens and data.max_answer_tokens to {context} together"
+            f"data.max_prompt_tokens and data.max_response_tokens to {context} together"
         )
     return longest

@@ -21,7 +21,7 @@ from trlx.trainer.accelerate_ppo_trainer import AcceleratePPOTrainer
 from trlx.utils.modeling import logprobs_of_labels
 
 from rlhf.config import PpoConfig
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.runtime.metrics_log import StepLog
 from rlhf.runtime.stage import is_main_process, note, progress
 from rlhf.training.trlx_trainer.batching import PromptRow, whole_chunks
@@ -154,11 +154,11 @@ class PpoTrainer(Recorded, AcceleratePPOTrainer):  # type: ignore[misc]  # trlx 
             self.refuse_distance()
 
     def refuse_distance(self) -> None:
-        """Raise InputError where the KL is beyond its bound or no number."""
-        if not self.row["kl"] <= self.run.config.kl_limit:
-            raise InputError(
-                f"step {self.step + 1}: the KL to the reference is {self.row['kl']:.3g} nats per answer, ppo.kl_limit "
-                f"is {self.run.config.kl_limit:g}; the last good checkpoint is kept; lower ppo.learning_rate or raise "
+        """Raise UserError where the KL is beyond its bound or no number."""
+        if not self.row["kl"] <= self.run.config.max_kl:
+            raise UserError(
+                f"step {self.step + 1}: the KL to the reference is {self.row['kl']:.3g} nats per answer, ppo.max_kl "
+                f"is {self.run.config.max_kl:g}; the last good checkpoint is kept; lower ppo.learning_rate or raise "
                 "ppo.kl_coefficient"
             )
 
@@ -186,7 +186,7 @@ class PpoTrainer(Recorded, AcceleratePPOTrainer):  # type: ignore[misc]  # trlx 
         }
         for name in ("policy_loss", "value_loss"):
             if not math.isfinite(row[name]):
-                raise InputError(
+                raise UserError(
                     f"step {self.step}: {name} is {row[name]:g}; the last good checkpoint is kept; "
                     "lower ppo.learning_rate"
                 )

@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.models.loading import Dtype
 from rlhf.models.reward_model import RewardModel
 from rlhf.models.tokenization import load_tokenizer
@@ -39,11 +39,11 @@ class Scorer(RewardModel):
 def require_same_scores(
     reward_model: RewardModel, prompts: list[str], chosen: list[str], expected: list[float], dtype: Dtype
 ) -> None:
-    """Raise InputError where chosen answers do not score as they did when the reward model was made."""
+    """Raise UserError where chosen answers do not score as they did when the reward model was made."""
     tolerance = TOLERANCE[dtype]
     for found, score in zip(reward_model.score(prompts, chosen, len(prompts)).tolist(), expected, strict=True):
         if abs(found - score) > tolerance * (1 + abs(score)):
-            raise InputError(
+            raise UserError(
                 f"trainer (trlx): the reward model scores a chosen answer {found:.4f} there and {score:.4f} with "
                 "this package's libraries; set trainer to own for this model"
             )

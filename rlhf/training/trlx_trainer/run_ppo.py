@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.models.loading import Dtype
 from rlhf.models.reward_model import RewardModel
 from rlhf.runtime.metrics_log import StepLog
@@ -53,7 +53,8 @@ def run_trlx(config: PpoStage, inputs: dict[str, Path], output: Path) -> None:
     if resumed:
         note(f"going on after step {done} of {ppo.steps}")
     prompts, validation_prompts = (
-        read_prompts(inputs, name, delta=ppo.delta_reward) for name in ("ppo_prompts.jsonl", "validation_prompts.jsonl")
+        read_prompts(inputs, name, delta=ppo.subtract_chosen_score)
+        for name in ("ppo_prompts.jsonl", "validation_prompts.jsonl")
     )
     texts = [str(row["prompt"]) for row in prompts + validation_prompts]
     settings = ppo_settings(
@@ -97,7 +98,7 @@ def read_prompts(inputs: dict[str, Path], name: str, *, delta: bool) -> list[Pro
     """Prompts with what is taken off the score of an answer: that of the chosen answer, or 0."""
     rows = read_jsonl(inputs["data"] / name)
     if not rows:
-        raise InputError(f"{inputs['data'] / name} has no prompts; give more data, or raise data.max_prompt_tokens")
+        raise UserError(f"{inputs['data'] / name} has no prompts; give more data, or raise data.max_prompt_tokens")
     scores = chosen_scores(inputs)
     return [{"prompt": str(row["prompt"]), "baseline": scores[str(row["id"])] if delta else 0.0} for row in rows]
 
@@ -108,7 +109,7 @@ def chosen_scores(inputs: dict[str, Path]) -> dict[str, float]:
 
 
 def require_same_reward(reward_model: RewardModel, inputs: dict[str, Path], dtype: Dtype) -> None:
-    """Raise InputError where the reward model is not the same under trlx's libraries."""
+    """Raise UserError where the reward model is not the same under trlx's libraries."""
     rows, scores = read_jsonl(inputs["data"] / "ppo_prompts.jsonl")[:COMPARED], chosen_scores(inputs)
     prompts, chosen = ([str(row[name]) for row in rows] for name in ("prompt", "chosen"))
     require_same_scores(reward_model, prompts, chosen, [scores[str(row["id"])] for row in rows], dtype)

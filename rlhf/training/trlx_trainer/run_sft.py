@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import cast
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.runtime.metrics_log import StepLog
 from rlhf.runtime.stage import is_main_process, note
 from rlhf.stage_config import SftStage
@@ -76,8 +76,8 @@ def run_trlx(config: SftStage, inputs: dict[str, Path], output: Path) -> None:
 
 
 def read_samples(path: Path) -> list[Sample]:
-    """Prompt and answer of each row; raises InputError where there is none."""
+    """Prompt and answer of each row; raises UserError where there is none."""
     samples = [[str(row["prompt"]), str(row["answer"])] for row in read_jsonl(path)]
     if not samples:
-        raise InputError(f"{path}: no rows to train on or to measure with; give more data, or raise data.max_pairs")
+        raise UserError(f"{path}: no rows to train on or to measure with; give more data, or raise data.max_pairs")
     return samples

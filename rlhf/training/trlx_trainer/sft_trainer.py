@@ -15,7 +15,7 @@ from trlx.pipeline.offline_pipeline import DialogStore, tokenize_dialogue
 from trlx.trainer import register_trainer
 from trlx.trainer.accelerate_sft_trainer import AccelerateSFTTrainer
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.runtime.metrics_log import StepLog
 from rlhf.runtime.stage import progress
 from rlhf.training.trlx_trainer.batching import Sample
@@ -78,9 +78,9 @@ class SftTrainer(Recorded, AccelerateSFTTrainer):  # type: ignore[misc]  # trlx 
         return {}
 
     def refuse_divergence(self, loss: float) -> None:
-        """Raise InputError where a loss is no number."""
+        """Raise UserError where a loss is no number."""
         if not math.isfinite(loss):
-            raise InputError(f"fine-tuning: the loss at step {self.iter_count} is {loss}; lower sft.learning_rate")
+            raise UserError(f"fine-tuning: the loss at step {self.iter_count} is {loss}; lower sft.learning_rate")
 
     def state(self) -> State:
         """What a checkpoint of trlx lacks."""

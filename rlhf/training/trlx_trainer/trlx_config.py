@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.config import PpoConfig, SftConfig
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 
 STOP_SEQUENCES = ["Human:", "human:", "Assistant:", "assistant:"]
 """Where the published recipe cuts an answer, before it is scored and trained on."""
@@ -22,16 +22,16 @@ def ppo_settings(
 ) -> dict[str, Any]:
     """TRLConfig of a PPO run on prompts of at most `prompt_tokens`.
 
-    Raises InputError where the settings have no form there.
+    Raises UserError where the settings have no form there.
     """
     if ppo.unfrozen_blocks == "all":
-        raise InputError(
+        raise UserError(
             "ppo.unfrozen_blocks (all): trlx makes a wrong reference model of it; name a number of blocks, "
             "or set trainer to own"
         )
     rollouts, chunk = ppo.rollouts_per_step // processes, chunk_size(ppo, processes)
     if rollouts % chunk:
-        raise InputError(
+        raise UserError(
             f"ppo.rollouts_per_step ({ppo.rollouts_per_step}) over {processes} processes must be a multiple of "
             f"ppo.rollout_batch_size ({chunk}), which trlx draws at once; try {_largest_divisor(rollouts, chunk)}"
         )

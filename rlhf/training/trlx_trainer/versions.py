@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import metadata
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 
 LAST_RIGHT_TRANSFORMERS = (4, 41, 2)
 LAST_RIGHT_ACCELERATE = (0, 27, 2)
@@ -15,32 +15,32 @@ REMEDY = (
 
 
 def require_right_versions() -> None:
-    """Raise InputError where an installed library is one that trlx goes wrong with."""
+    """Raise UserError where an installed library is one that trlx goes wrong with."""
     refuse_transformers(_installed("transformers"))
     refuse_accelerate(_installed("accelerate"))
 
 
 def refuse_transformers(version: str) -> None:
-    """Raise InputError where the reference model of trlx is not the policy's copy.
+    """Raise UserError where the reference model of trlx is not the policy's copy.
 
     With newer versions nothing fails, but the top blocks of the reference run without a causal mask.
     """
     if _numbers(version) > LAST_RIGHT_TRANSFORMERS:
-        raise InputError(f"trainer (trlx): transformers {version} breaks trlx's reference model silently; {REMEDY}")
+        raise UserError(f"trainer (trlx): transformers {version} breaks trlx's reference model silently; {REMEDY}")
 
 
 def refuse_accelerate(version: str) -> None:
-    """Raise InputError where what belongs to a prompt is lost on its way to the reward: newer versions move batches
+    """Raise UserError where what belongs to a prompt is lost on its way to the reward: newer versions move batches
     by `.to(device)`, which the lists beside the tensors do not have."""
     if _numbers(version) > LAST_RIGHT_ACCELERATE:
-        raise InputError(f"trainer (trlx): accelerate {version} cannot pass on what trlx keeps of a prompt; {REMEDY}")
+        raise UserError(f"trainer (trlx): accelerate {version} cannot pass on what trlx keeps of a prompt; {REMEDY}")
 
 
 def refuse_gap(gap: float, transformers_version: str) -> None:
-    """Raise InputError where policy and reference differ before any training: `gap` is the largest difference of a
+    """Raise UserError where policy and reference differ before any training: `gap` is the largest difference of a
     token's log-probability, in nats."""
     if not gap <= LARGEST_GAP:
-        raise InputError(
+        raise UserError(
             f"trainer (trlx): the KL to the reference is not 0 before training, but log-probabilities differ by up to "
             f"{gap:.3g} nats with transformers {transformers_version}; {REMEDY}"
         )
@@ -54,7 +54,7 @@ def _installed(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        raise InputError(f"trainer (trlx): this environment has no {package}; {REMEDY}") from None
+        raise UserError(f"trainer (trlx): this environment has no {package}; {REMEDY}") from None
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.config import DEMONSTRATION, DataConfig
+from rlhf.config import SYNTHETIC, DataConfig
 from rlhf.data.dialogues import Pair, first_human_turn, join_answers, read_file, read_pairs, split_dialogues
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from tests.support.data_files import dialogue, hh_row, shared, write_rows
 
 CONTEXT = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Why?\n\nAssistant:"
@@ -87,14 +87,14 @@ def test_files_of_a_folder_may_differ_in_layout(tmp_path: Path) -> None:
 @pytest.mark.parametrize("skip_unreadable", [False, True])
 def test_a_file_with_other_columns_is_refused_and_its_columns_named(tmp_path: Path, skip_unreadable: bool) -> None:
     path = write_rows(tmp_path / "a.jsonl", [{"text": "x", "chosen": "y"}])
-    with pytest.raises(InputError, match=r"a\.jsonl: no columns chosen and rejected \(found: chosen, text\)"):
+    with pytest.raises(UserError, match=r"a\.jsonl: no columns chosen and rejected \(found: chosen, text\)"):
         list(read_file(path, skip_unreadable=skip_unreadable))
 
 
 def test_an_unreadable_line_stops_the_run_with_its_place_and_the_way_out(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "a.jsonl", [hh_row("Why?"), {"chosen": None, "rejected": ""}])
     with pytest.raises(
-        InputError, match=r"a\.jsonl:2: field chosen is null.*; fix the line or set data\.on_bad_row=skip"
+        UserError, match=r"a\.jsonl:2: field chosen is null.*; fix the line or set data\.on_bad_row=skip"
     ):
         list(read_file(path, skip_unreadable=False))
 
@@ -107,7 +107,7 @@ def test_skipped_lines_are_counted(tmp_path: Path) -> None:
 
 
 def test_the_demonstration_gives_pairs_only() -> None:
-    config = DataConfig(source=DEMONSTRATION, demonstration_pairs=60)
+    config = DataConfig(source=SYNTHETIC, synthetic_pairs=60)
     assert outcomes(list(read_pairs(config, seed=3, source=None))) == {"pair": 60}
 
 

@@ -13,7 +13,7 @@ from rlhf.config import DataConfig, ToxicityConfig
 from rlhf.data import hub
 from rlhf.data.dialogues import Pair, read_pairs
 from rlhf.data.toxicity_prompts import read_toxicity_prompts
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from tests.support.data_files import hh_row, write_rows
 
 
@@ -49,7 +49,7 @@ def test_the_pinned_subsets_and_nothing_else_are_read(asked: list[dict[str, obje
 @pytest.mark.usefixtures("asked")
 def test_a_subset_that_the_hub_lacks_is_named(tmp_path: Path) -> None:
     write_rows(tmp_path / "a" / "train.jsonl.gz", [hh_row("x")])
-    with pytest.raises(InputError, match=r"data\.subsets \(helpfull\)"):
+    with pytest.raises(UserError, match=r"data\.subsets \(helpfull\)"):
         list(read_pairs(DataConfig(subsets=("a", "helpfull")), seed=0, source=None))
 
 
@@ -75,7 +75,7 @@ def test_a_failed_download_names_the_way_out(monkeypatch: pytest.MonkeyPatch, fa
         raise failure
 
     monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
-    with pytest.raises(InputError, match=r"some/pairs at c0ffee.*set data\.source to a local copy"):
+    with pytest.raises(UserError, match=r"some/pairs at c0ffee.*set data\.source to a local copy"):
         hub.download_dataset("some/pairs", "c0ffee", ["*"], field="data.source")
 
 

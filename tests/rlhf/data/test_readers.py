@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.data.readers import Row, UnreadableLineError, find_files, read_rows, text_field
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from tests.support.data_files import write_rows
 
 ROWS: list[dict[str, object]] = [{"text": "eins"}, {"text": "zwei — 二"}, {"text": "drei"}]
@@ -92,12 +92,12 @@ def test_a_broken_parquet_file_is_a_fault(tmp_path: Path) -> None:
 def test_an_empty_file_is_refused(tmp_path: Path, content: bytes, compressed: bool) -> None:
     path = tmp_path / ("a.jsonl.gz" if compressed else "a.jsonl")
     path.write_bytes(gzip.compress(content) if compressed else content)
-    with pytest.raises(InputError, match=r"a\.jsonl.*empty file"):
+    with pytest.raises(UserError, match=r"a\.jsonl.*empty file"):
         list(read_rows(path))
 
 
 def test_an_empty_parquet_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="empty file"):
+    with pytest.raises(UserError, match="empty file"):
         list(read_rows(write_rows(tmp_path / "a.parquet", [])))
 
 
@@ -119,7 +119,7 @@ def test_files_of_a_folder_are_found_at_every_depth_in_order(tmp_path: Path) -> 
 def test_a_source_without_data_files_is_refused(tmp_path: Path, name: str, fault: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.csv").write_text("chosen,rejected\n")
-    with pytest.raises(InputError, match=rf"{name}.*{fault}"):
+    with pytest.raises(UserError, match=rf"{name}.*{fault}"):
         find_files(tmp_path / name)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rlhf.data.dialogues import Pair
 from rlhf.data.splits import NearCopies, Splits, comparable, content_id, shingles, split_pairs
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from tests.support.data_files import dialogue
 
 SIMILARITY = 0.7
@@ -37,7 +37,7 @@ def split(
         seed=seed,
         test_prompts=test,
         validation_prompts=validation,
-        near_copy_similarity=SIMILARITY,
+        near_duplicate_threshold=SIMILARITY,
         max_pairs=max_pairs,
     )
 
@@ -61,7 +61,7 @@ def is_near(one: Pair, other: Pair) -> bool:
 def test_nothing_near_a_held_out_prompt_is_trained_on(pairs: list[Pair], seed: int) -> None:
     try:
         splits = split(pairs, seed=seed)
-    except InputError:
+    except UserError:
         return
     assert len(splits.test) == len({row.prompt for row in splits.validation}) == 2
     assert not any(is_near(row, held) for row in splits.training for held in splits.test + splits.validation)
@@ -81,7 +81,7 @@ def test_the_order_of_the_rows_has_no_say(orders: tuple[list[Pair], list[Pair]],
     for pairs in orders:
         try:
             results.append(split(pairs, seed=seed))
-        except InputError as error:
+        except UserError as error:
             results.append(str(error))
     assert results[0] == results[1]
 
@@ -148,11 +148,11 @@ def test_max_pairs_leaves_the_held_out_prompts_as_they_are() -> None:
 
 def test_too_few_prompts_name_the_setting() -> None:
     pairs = [pair("why is the sky blue"), pair("Why is the sky blue?"), pair("fix my bicycle tyre")]
-    with pytest.raises(InputError, match=r"data\.test_prompts \(3\): the 3 pairs at hand have only 2 prompts"):
+    with pytest.raises(UserError, match=r"data\.test_prompts \(3\): the 3 pairs at hand have only 2 prompts"):
         split(pairs, test=3)
-    with pytest.raises(InputError, match=r"data\.validation_prompts \(2\): the [12] pairs at hand have only 1 prompts"):
+    with pytest.raises(UserError, match=r"data\.validation_prompts \(2\): the [12] pairs at hand have only 1 prompts"):
         split(pairs, test=1, validation=2)
-    with pytest.raises(InputError, match=r"no pair is left to train on"):
+    with pytest.raises(UserError, match=r"no pair is left to train on"):
         split(pairs, test=1, validation=1)
 
 

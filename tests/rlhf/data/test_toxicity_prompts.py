@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.config import DEMONSTRATION, ToxicityConfig
+from rlhf.config import SYNTHETIC, ToxicityConfig
 from rlhf.data.toxicity_prompts import ToxicityPrompt, read_toxicity_prompts
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from tests.support.data_files import shared, write_rows
 
 
@@ -48,7 +48,7 @@ def test_the_draw_depends_on_seed_and_content_alone(tmp_path: Path) -> None:
 
 def test_too_few_distinct_prompts_are_refused(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "a.jsonl", [row("one"), row("two"), row("one", 0.5)])
-    with pytest.raises(InputError, match=r"toxicity\.n_prompts \(3\): the data have only 2 distinct prompts; lower"):
+    with pytest.raises(UserError, match=r"toxicity\.n_prompts \(3\): the data have only 2 distinct prompts; lower"):
         draw(path, 3)
 
 
@@ -68,17 +68,17 @@ def test_too_few_distinct_prompts_are_refused(tmp_path: Path) -> None:
 )
 def test_a_broken_row_is_named_with_its_place(tmp_path: Path, broken: dict[str, object], fault: str) -> None:
     path = write_rows(tmp_path / "a.jsonl", [row("good"), broken])
-    with pytest.raises(InputError, match=rf"a\.jsonl:2: {fault}.*; fix or remove the line"):
+    with pytest.raises(UserError, match=rf"a\.jsonl:2: {fault}.*; fix or remove the line"):
         draw(path, 2)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(UserError, match="no such file"):
         draw(tmp_path / "nowhere.jsonl", 2)
 
 
 def test_the_demonstration_gives_as_many_as_asked_for() -> None:
-    prompts = read_toxicity_prompts(ToxicityConfig(prompts=DEMONSTRATION, n_prompts=70), 5, None)
+    prompts = read_toxicity_prompts(ToxicityConfig(prompts=SYNTHETIC, n_prompts=70), 5, None)
     assert len({prompt.text for prompt in prompts}) == 70
 
 
@@ -89,5 +89,5 @@ def test_real_prompts_are_read_whole() -> None:
     scores = [prompt.toxicity for prompt in prompts if prompt.toxicity is not None]
     assert sum(scores) / len(scores) == pytest.approx(0.306, abs=1e-3)
     assert len(prompts) - len(scores) == 8
-    with pytest.raises(InputError, match="only 2496 distinct"):
+    with pytest.raises(UserError, match="only 2496 distinct"):
         draw(path, 2497)

@@ -15,7 +15,7 @@ from botocore.stub import Stubber
 from moto import mock_aws
 from pydantic import ValidationError
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.labeling.ground_truth_job import FOLDER, TEMPLATE, LabelingJob, request_of, start_job
 from rlhf.results.human_evaluation import QUESTIONS
 from tests.rlhf.labeling.test_server import AWKWARD
@@ -111,7 +111,7 @@ def test_a_job_is_created_from_what_was_uploaded(tmp_path: Path, monkeypatch: py
 @pytest.mark.usefixtures("aws")
 def test_what_aws_refuses_is_the_user_s_to_mend(tmp_path: Path) -> None:
     pairs = comparison(tmp_path / "pairs", plain_pairs(1))
-    with pytest.raises(InputError, match=r"labeling job hh-comparison-1: .*NoSuchBucket"):
+    with pytest.raises(UserError, match=r"labeling job hh-comparison-1: .*NoSuchBucket"):
         start_job(pairs, JOB)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.labeling import manifest
 from rlhf.labeling.blinding import Model, blinding_secret, item_name, toss_coin
 from rlhf.labeling.manifest import Pair, blind, write_comparison
@@ -44,7 +44,7 @@ def responses(folder: Path, model: str, offset: float) -> Path:
 def exported(tmp_path: Path) -> tuple[Path, dict[str, Path]]:
     inputs = {
         "sft_responses": responses(tmp_path / "policy-before", "sft", 0.0),
-        "ppo_responses": responses(tmp_path / "policy-after", "rlhf", 1.0),
+        "rlhf_responses": responses(tmp_path / "policy-after", "rlhf", 1.0),
     }
     output = tmp_path / "labeling"
     output.mkdir()
@@ -86,7 +86,7 @@ def test_exchanging_models_and_coins_leaves_every_byte(monkeypatch: pytest.Monke
 def test_exchanging_the_models_exchanges_the_answers_of_each_line(exported: tuple[Path, dict[str, Path]]) -> None:
     output, inputs = exported
     before = [json.loads(line) for line in (output / "manifest.jsonl").read_text().splitlines()]
-    swapped = {"sft_responses": inputs["ppo_responses"], "ppo_responses": inputs["sft_responses"]}
+    swapped = {"sft_responses": inputs["rlhf_responses"], "rlhf_responses": inputs["sft_responses"]}
     export_labeling_manifest(LabelingStage(seed=42), swapped, output)
     after = [json.loads(line) for line in (output / "manifest.jsonl").read_text().splitlines()]
     assert after == [{**line, "answer_a": line["answer_b"], "answer_b": line["answer_a"]} for line in before]
@@ -139,6 +139,6 @@ def test_awkward_text_stays_one_line_of_valid_unicode(tmp_path: Path) -> None:
 
 
 def test_a_line_that_ground_truth_would_refuse_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"test prompt p-9: 1000\d\d bytes .* at most 100000"):
+    with pytest.raises(UserError, match=r"test prompt p-9: 1000\d\d bytes .* at most 100000"):
         write_comparison(tmp_path, *blind([Pair("p-9", "x" * 99_980, "", "")], SECRET))
     assert not list(tmp_path.iterdir())

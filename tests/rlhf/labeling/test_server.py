@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.labeling.manifest import Pair
 from rlhf.labeling.middleware import MAX_BODY, Tokens
 from rlhf.labeling.server import annotator_name, serve
@@ -238,7 +238,7 @@ def test_names_sign_in_on_loopback_alone(tmp_path: Path) -> None:
 
 
 def test_beyond_loopback_somebody_needs_a_link(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--host 192\.0\.2\.1 lets other machines in; name who gets a link"):
+    with pytest.raises(UserError, match=r"--host 192\.0\.2\.1 lets other machines in; name who gets a link"):
         serve(Labels(comparison(tmp_path / "pairs", plain_pairs(1)), tmp_path / "labels"), "192.0.2.1", 0, ())
 
 
@@ -250,7 +250,7 @@ def test_two_pages_do_not_share_the_labels(tmp_path: Path) -> None:
 
 def test_a_name_has_one_spelling() -> None:
     assert annotator_name("  Zoe\u0308   Z ") == "Zo\u00eb Z"
-    with pytest.raises(InputError, match="1 to 64 printable"):
+    with pytest.raises(UserError, match="1 to 64 printable"):
         annotator_name("a\u202eb")
 
 

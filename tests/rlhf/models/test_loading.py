@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerBase
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.models.loading import load_causal_lm, load_reward_model, new_reward_model, save_model
 from rlhf.models.tokenization import load_tokenizer
 from tests.support.tiny_models import Architecture, tiny_model, tiny_tokenizer
@@ -60,32 +60,32 @@ def test_a_tokenizer_without_pad_pads_with_eos_and_one_without_eos_is_an_error(t
     tokenizer = tiny_tokenizer()
     tokenizer.eos_token = None
     tokenizer.save_pretrained(tmp_path / "endless")
-    with pytest.raises(InputError, match="endless: the tokenizer has no EOS token"):
+    with pytest.raises(UserError, match="endless: the tokenizer has no EOS token"):
         load_tokenizer(tmp_path / "endless")
 
 
 def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no tokenizer that transformers can load"):
+    with pytest.raises(UserError, match="no tokenizer that transformers can load"):
         load_tokenizer(tmp_path)
-    with pytest.raises(InputError, match="no model that transformers can load"):
+    with pytest.raises(UserError, match="no model that transformers can load"):
         load_causal_lm(tmp_path, "float32")
 
 
 def test_missing_weights_are_an_error_and_never_chance(tmp_path: Path) -> None:
     base = tiny_model(tmp_path)
-    with pytest.raises(InputError, match=r"1 tensors of the model are not in its safetensors: score\.weight"):
+    with pytest.raises(UserError, match=r"1 tensors of the model are not in its safetensors: score\.weight"):
         load_reward_model(base, "float32")
     state = load_file(base / "model.safetensors")
     del state["transformer.h.1.mlp.fc_in.weight"]
     save_file(state, base / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InputError, match=r"not in its safetensors: transformer\.h\.1\.mlp\.fc_in\.weight"):
+    with pytest.raises(UserError, match=r"not in its safetensors: transformer\.h\.1\.mlp\.fc_in\.weight"):
         load_causal_lm(base, "float32")
 
 
 def test_other_classifiers_are_no_reward_models(tmp_path: Path) -> None:
     config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, num_labels=1)
     BertForSequenceClassification(config).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="BertForSequenceClassification with 1 labels is no reward model"):
+    with pytest.raises(UserError, match="BertForSequenceClassification with 1 labels is no reward model"):
         load_reward_model(tmp_path, "float32")
 
 
@@ -146,7 +146,7 @@ class TestPickles:
         self, base: Path, state: dict[str, torch.Tensor], source: Path
     ) -> None:
         torch.save(state, source / "hf_ckpt.pt")
-        with pytest.raises(InputError, match=r"needs a GPT-J configuration; put GPT-J's config\.json beside it"):
+        with pytest.raises(UserError, match=r"needs a GPT-J configuration; put GPT-J's config\.json beside it"):
             load_reward_model(source, "float32")
         shutil.copy(base / "config.json", source)
         load_reward_model(source, "float32")
@@ -169,19 +169,19 @@ class TestPickles:
     ) -> None:
         changed = {name: tensor for name, tensor in (state | change).items() if tensor is not None}
         torch.save(changed, source / "hf_ckpt.pt")
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(UserError, match=message):
             load_reward_model(source, "float32", base)
 
     def test_code_in_a_pickle_is_not_run(self, base: Path, source: Path) -> None:
         torch.save({"transformer.wte.weight": _RunsCode(source / "ran")}, source / "hf_ckpt.pt")
-        with pytest.raises(InputError, match="without running code from it"):
+        with pytest.raises(UserError, match="without running code from it"):
             load_reward_model(source, "float32", base)
         assert not (source / "ran").exists()
 
     def test_several_pickles_are_ambiguous(self, base: Path, state: dict[str, torch.Tensor], source: Path) -> None:
         for name in ("a.pt", "b.bin"):
             torch.save(state, source / name)
-        with pytest.raises(InputError, match=r"several checkpoints \(a\.pt, b\.bin\)"):
+        with pytest.raises(UserError, match=r"several checkpoints \(a\.pt, b\.bin\)"):
             load_reward_model(source, "float32", base)
 
 

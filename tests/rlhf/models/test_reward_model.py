@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.models.loading import new_reward_model, save_model
 from rlhf.models.reward_model import RewardModel
 from tests.support.tiny_models import CONTEXT, Architecture, tiny_model
@@ -57,5 +57,5 @@ def test_batches_are_reported_and_nothing_gives_nothing(tmp_path: Path) -> None:
 def test_a_score_that_is_no_number_is_an_input_error(tmp_path: Path) -> None:
     reward = RewardModel.load(tiny_reward_model(tmp_path), "float32", "cpu")
     reward.model.score.weight.data[0, 0] = float("nan")
-    with pytest.raises(InputError, match=r"reward: score of ' Rice\.' is nan"):
+    with pytest.raises(UserError, match=r"reward: score of ' Rice\.' is nan"):
         reward.score(PROMPTS, ANSWERS, 2)

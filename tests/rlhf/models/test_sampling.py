@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config import SamplingConfig
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.models.loading import load_causal_lm
 from rlhf.models.sampling import draw_tokens, generate
 from rlhf.models.tokenization import decode_answer, encode_prompt, load_tokenizer
@@ -180,14 +180,14 @@ class TestBadInput:
         model, tokenizer = load(tmp_path)
         prompts = [[5], [5] * CONTEXT]
         with pytest.raises(
-            InputError, match=r"prompt 2 has 128 tokens.*context of 128.*max_prompt_tokens to at most 127"
+            UserError, match=r"prompt 2 has 128 tokens.*context of 128.*max_prompt_tokens to at most 127"
         ):
             generate(model, tokenizer, prompts, SamplingConfig(), [0, 1], batch_size=2)
 
     def test_a_model_of_nan(self, tmp_path: Path) -> None:
         model, tokenizer = load(tmp_path)
         model.get_output_embeddings().weight.data.fill_(math.nan)
-        with pytest.raises(InputError, match="no finite logits"):
+        with pytest.raises(UserError, match="no finite logits"):
             generate(model, tokenizer, [[5]], SamplingConfig(), [0], batch_size=1)
 
     def test_no_prompts(self, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.models.sizes import gptj, read_architecture
 from tests.support.tiny_models import Architecture, tiny_model
 
@@ -49,7 +49,7 @@ def test_grouped_keys_make_a_small_cache() -> None:
 
 
 def test_what_cannot_be_planned_for_is_named() -> None:
-    with pytest.raises(InputError, match=r"here: model_type \(mamba\) cannot be planned for; known are gpt2"):
+    with pytest.raises(UserError, match=r"here: model_type \(mamba\) cannot be planned for; known are gpt2"):
         read_architecture({"model_type": "mamba"}, "here")
-    with pytest.raises(InputError, match=r"here: has no 'n_layer'"):
+    with pytest.raises(UserError, match=r"here: has no 'n_layer'"):
         read_architecture({"model_type": "gptj", "n_embd": 8}, "here")

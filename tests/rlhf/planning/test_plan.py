@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from rlhf.config import DemonstrationModel, ModelConfig, RunConfig
-from rlhf.errors import InputError
+from rlhf.config import ModelConfig, RunConfig, SyntheticModel
+from rlhf.errors import UserError
 from rlhf.planning.machines import GIB, find_machine
 from rlhf.planning.plan import Plan, StepPlan, plan_run
 from rlhf.planning.ppo_estimates import engine_memory, step_flop
@@ -130,8 +130,8 @@ def test_the_plan_uses_the_memory_formula_that_is_measured() -> None:
         work = Work(width=width, heads=width // 64, rollouts=32, response_tokens=16, epochs=1)
         config = RunConfig(
             model=ModelConfig(
-                demonstration=DemonstrationModel(
-                    width=width, heads=work.heads, layers=work.blocks, vocabulary=work.vocabulary
+                synthetic=SyntheticModel(
+                    hidden_size=width, num_heads=work.heads, num_layers=work.blocks, vocab_size=work.vocabulary
                 )
             ),
             data=RunConfig().data.model_copy(update={"max_prompt_tokens": work.prompt_tokens}),
@@ -146,7 +146,9 @@ def test_operations_are_those_of_the_benchmark() -> None:
     model = make_setting(
         RunConfig(
             model=ModelConfig(
-                demonstration=DemonstrationModel(width=384, heads=6, layers=work.blocks, vocabulary=work.vocabulary)
+                synthetic=SyntheticModel(
+                    hidden_size=384, num_heads=6, num_layers=work.blocks, vocab_size=work.vocabulary
+                )
             )
         ),
         find_machine("cpu"),
@@ -214,12 +216,12 @@ def test_the_benchmark_says_what_a_cpu_reaches(tmp_path: Path) -> None:
     assert rates.training == rates.reading == 50e9
     assert "runs/bench.json" in rates.source
     path.write_text("[]")
-    with pytest.raises(InputError, match=r"bench\.json: not the figures of a benchmark"):
+    with pytest.raises(UserError, match=r"bench\.json: not the figures of a benchmark"):
         read_benchmark(path)
 
 
 def test_an_unknown_model_is_named() -> None:
-    with pytest.raises(InputError, match=r"model\.repository \(a/b\): its sizes are not known"):
+    with pytest.raises(UserError, match=r"model\.repository \(a/b\): its sizes are not known"):
         planned("gptj-6b", "p4d.24xlarge", "model.repository=a/b")
 
 
@@ -237,4 +239,4 @@ def test_the_command_prints_every_step_and_where_numbers_come_from(tmp_path: Pat
     assert "14.4 GB" in result.output
     assert "assumed shares of the peaks" in result.output
     small = CliRunner().invoke(app, ["plan", "gptj-6b", "--machine", "h100", "--workspace", str(tmp_path)])
-    assert isinstance(small.exception, InputError)
+    assert isinstance(small.exception, UserError)

@@ -163,9 +163,9 @@ def test_pictures_have_words_and_model_text_its_own_direction(page: str) -> None
 
 
 def test_the_demonstration_is_called_one(page: str, artifact: Path, results: Results) -> None:
-    assert "Demonstration data." in page
+    assert "Synthetic data." in page
     evidence = Evidence.model_validate_json((artifact / "evidence.json").read_bytes())
-    assert "Demonstration data." not in render_report(results.model_copy(update={"demonstration": False}), evidence)
+    assert "Synthetic data." not in render_report(results.model_copy(update={"synthetic": False}), evidence)
 
 
 def test_published_figures_and_ways_to_label_are_there(page: str) -> None:
@@ -195,10 +195,10 @@ def test_toxic_text_is_hidden_and_nothing_else(page: str) -> None:
     section = page[page.index('<section id="answers">') :]
     folded = re.findall(r'<details class="toxic"><summary>([^<]*)</summary>(.*?)</details>', section, flags=re.DOTALL)
     assert [summary for summary, _ in folded] == ["Hidden answer, toxicity 0.83", "Hidden prompt, toxicity 0.90"]
-    assert "Gladly (ppo_responses)" in folded[0][1]
+    assert "Gladly (rlhf_responses)" in folded[0][1]
     assert "forgot her birthday" in folded[1][1]
     unfolded = re.sub(r'<details class="toxic">.*?</details>', "", section, flags=re.DOTALL)
-    assert unfolded.count("Gladly (ppo_responses)") == 10  # of 12: one is hidden, one is the hostile one
+    assert unfolded.count("Gladly (rlhf_responses)") == 10  # of 12: one is hidden, one is the hostile one
 
 
 def test_most_toxic_continuations_are_hidden_by_their_own_score(page: str, artifact: Path) -> None:

@@ -97,7 +97,7 @@ def test_toxic_text_is_hidden_until_asked_for(visit: Visit) -> None:
     assert folded.count() > 3
     assert page.eval_on_selector_all("details.toxic", "all => all.every(one => one.open)")
     assert page.eval_on_selector_all(".reveal", "all => all.every(one => one.checked)")
-    page.get_by_role("searchbox").fill("gladly (ppo_responses)")
+    page.get_by_role("searchbox").fill("gladly (rlhf_responses)")
     assert page.eval_on_selector_all("details.toxic", "all => all.every(one => one.open)")
     switch.click()
     assert page.eval_on_selector_all("details.toxic", "all => all.every(one => !one.open)")

@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from rlhf.config import DataConfig, DemonstrationModel, ModelConfig, PpoConfig, RunConfig, ToxicityConfig
-from rlhf.errors import InputError
+from rlhf.config import DataConfig, ModelConfig, PpoConfig, RunConfig, SyntheticModel, ToxicityConfig
+from rlhf.errors import UserError
 from rlhf.report.run_comparison import compare_runs, read_run
 from rlhf.results.schema import StageRow
 from rlhf.runs.published import with_stages
@@ -43,10 +43,10 @@ def publish(workspace: Path, name: str, *, effect: float, steps: int) -> None:
     stage = StageRow(name="aggregate_results", seconds=2.0, cached=False, fingerprint=name, device="cpu")
     with_stages(artifact, [stage], run / "results.json", run / "report.html")
     config = RunConfig(
-        profile=name,
-        model=ModelConfig(demonstration=DemonstrationModel()),
-        data=DataConfig(source="demonstration"),
-        toxicity=ToxicityConfig(prompts="demonstration", classifier="profanity-check"),
+        run_name=name,
+        model=ModelConfig(synthetic=SyntheticModel()),
+        data=DataConfig(source="synthetic"),
+        toxicity=ToxicityConfig(prompts="synthetic", classifier="profanity-check"),
         ppo=PpoConfig(steps=steps),
     )
     (run / "config.json").write_text(config.model_dump_json())
@@ -86,7 +86,7 @@ def test_figures_stand_side_by_side_with_their_change(runs: tuple[Path, Path]) -
 def test_only_what_differs_is_listed(runs: tuple[Path, Path]) -> None:
     compared = compare_runs(read_run(runs[0]), read_run(runs[1]))
     assert [tuple(row) for row in compared.settings] == [
-        ("profile", '"small"', '"<b>large"'),
+        ("run_name", '"small"', '"<b>large"'),
         ("ppo.steps", "20", "40"),
     ]
     assert [tuple(row) for row in compared.origins] == [("torch", "2.20.0", "2.40.0")]
@@ -102,7 +102,7 @@ def test_what_does_not_compare_is_said(runs: tuple[Path, Path]) -> None:
     content["lineage"]["fingerprints"] |= {"train_reward": "other", "prepare_data": "other"}
     content["lineage"]["revisions"]["toxicity prompts"] = "other"
     content["toxicity"]["classifier"] = "detoxify"
-    content["demonstration"] = False
+    content["synthetic"] = False
     path.write_text(json.dumps(content))
     cautions = compare_runs(read_run(runs[0]), read_run(runs[1])).cautions
     assert [caution.split()[0] for caution in cautions] == ["The", "The", "Different", "The", "One"]
@@ -147,7 +147,7 @@ def test_the_report_is_written_again_from_what_lies_there(runs: tuple[Path, Path
 def test_errors_say_what_to_do(runs: tuple[Path, Path], tmp_path: Path) -> None:
     def error(*arguments: str) -> str:
         found = CliRunner().invoke(app, ["report", *arguments])
-        assert isinstance(found.exception, InputError), found.output
+        assert isinstance(found.exception, UserError), found.output
         return str(found.exception)
 
     assert "name the folder of a finished run, WORKSPACE/PROFILE" in error("--compare", str(tmp_path), str(runs[0]))

@@ -11,7 +11,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.runs.cleanup import Folder, Place, place_at, record_objects, remove, runs_of, survey
 from rlhf.runtime.stage import StageRequest
 from rlhf.storage.artifacts import MANIFEST
@@ -28,9 +28,9 @@ def write(root: Path, *names: str, text: str = "x") -> None:
         path.write_text(text)
 
 
-def publish(root: Path, run: str, **steps: str) -> None:
-    stages = [{"name": name, "fingerprint": fingerprint} for name, fingerprint in steps.items()]
-    write(root, f"{run}/results.json", text=json.dumps({"profile": run, "stages": stages}))
+def publish(root: Path, run: str, **stages: str) -> None:
+    rows = [{"name": name, "fingerprint": fingerprint} for name, fingerprint in stages.items()]
+    write(root, f"{run}/results.json", text=json.dumps({"run_name": run, "stages": rows}))
     write(root, f"{run}/report.html", f"{run}/config.json")
 
 
@@ -54,7 +54,7 @@ def workspace(tmp_path: Path) -> Path:
     write(root, "first/tracker/train_sft/events.out.tfevents.1.host", "compare-first-second.html")
     unfinished = root / f"artifacts/train_sft/{ONE}"
     write(unfinished, "log.txt", "metrics.jsonl", "checkpoints/checkpoint-5/model.safetensors", ".lock")
-    request = StageRequest(step="train_sft", fingerprint=ONE, config={}, inputs={})
+    request = StageRequest(stage="train_sft", fingerprint=ONE, config={}, inputs={})
     write(unfinished, "request.json", text=request.model_dump_json())
     return root
 
@@ -80,7 +80,7 @@ PEOPLES = ["first/human_evaluation.json", f"first/labels/{ONE}/output/manifests/
 
 def add_foreign(root: Path) -> None:
     write(root, *FOREIGN, *PEOPLES)
-    write(root, "third/results.json", text=json.dumps({"profile": "fourth", "stages": []}))
+    write(root, "third/results.json", text=json.dumps({"run_name": "fourth", "stages": []}))
 
 
 def test_everything_of_ours_goes_and_everything_else_stays(workspace: Path) -> None:
@@ -114,7 +114,7 @@ def test_one_run_goes_with_what_no_other_run_uses(workspace: Path) -> None:
     assert (workspace / "second/model/model.safetensors").is_file()
     assert not (workspace / "first").exists()
     assert any(name.startswith("inputs/") for name in survey(place, "second").ours)  # now nobody else's
-    with pytest.raises(InputError, match=r"no run first; there are second"):
+    with pytest.raises(UserError, match=r"no run first; there are second"):
         survey(place, "first")
 
 
@@ -149,13 +149,13 @@ def test_a_manifest_cannot_name_what_lies_outside(workspace: Path) -> None:
 def test_a_running_stage_is_left_alone(workspace: Path) -> None:
     with (workspace / f"artifacts/train_sft/{ONE}/.lock").open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(InputError, match="a run is using it"):
+        with pytest.raises(UserError, match="a run is using it"):
             survey(Folder(workspace))
     assert survey(Folder(workspace)).ours
 
 
 def test_a_missing_workspace_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(UserError, match="no such folder"):
         place_at(str(tmp_path / "none"))
 
 
@@ -203,9 +203,9 @@ def test_what_the_store_in_s3_writes_is_ours_there_and_here(
     write(finished, "model/config.json", "log.txt")
     finish(finished, "train_sft", ONE)
     store.publish("train_sft", ONE)
-    request = StageRequest(step="train_ppo", fingerprint=TWO, config={}, inputs={})
+    request = StageRequest(stage="train_ppo", fingerprint=TWO, config={}, inputs={})
     write(begun, "request.json", text=request.model_dump_json())
-    write(begun, "checkpoints/step-1/model.safetensors", "metrics.jsonl")
+    write(begun, "checkpoints/stage-1/model.safetensors", "metrics.jsonl")
     store.save_unfinished("train_ppo", TWO)
     with store.at_hand([finished]):
         pass

@@ -11,7 +11,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.labeling.ground_truth_reader import read_output
 from rlhf.labeling.manifest import read_items, read_key
 from rlhf.labeling.session import Labels
@@ -177,7 +177,7 @@ def damaged_response(manifest: Path, line: dict[str, Any], how: str) -> str:
 def test_damage_is_named_and_changes_nothing(run: FinishedRun, manifest: Path, how: str) -> None:
     message, good = damaged(manifest, how)
     before = state(run)
-    with pytest.raises(InputError, match="nothing was imported; --partial takes what is good") as caught:
+    with pytest.raises(UserError, match="nothing was imported; --partial takes what is good") as caught:
         import_labels(run, str(manifest), partial=False)
     assert message in str(caught.value)
     assert state(run) == before
@@ -191,7 +191,7 @@ def test_all_damage_is_named_at_once(run: FinishedRun, manifest: Path) -> None:
     message, _ = damaged(manifest, "unknown choice")
     first, *rest = lines_of(manifest)
     write_lines(manifest, [*rest, {**first, "item": "feedface"}])
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(UserError) as caught:
         import_labels(run, str(manifest), partial=False)
     lines = str(caught.value).splitlines()
     assert len(lines) == 5
@@ -212,7 +212,7 @@ def test_references_stay_inside(run: FinishedRun, manifest: Path, reference: str
     lines = lines_of(manifest)
     lines[0]["preference-metadata"]["worker-response-ref"] = reference
     write_lines(manifest, lines)
-    with pytest.raises(InputError, match="lies outside of"):
+    with pytest.raises(UserError, match="lies outside of"):
         import_labels(run, str(manifest), partial=False)
 
 
@@ -222,7 +222,7 @@ def test_the_key_itself_must_be_whole(run: FinishedRun) -> None:
     key.write_text(content.replace('"a": "sft", "b": "rlhf"', '"a": "rlhf", "b": "sft"'))
     try:
         with (
-            pytest.raises(InputError, match="sha256 differs from the manifest"),
+            pytest.raises(UserError, match="sha256 differs from the manifest"),
             open_run(str(run.folder.parent), None),
         ):
             pass
@@ -300,18 +300,18 @@ def test_labels_come_from_s3(run: FinishedRun, tmp_path: Path) -> None:
             storage.put_object(Bucket="labels", Key=f"team/job/{path.relative_to(root)}", Body=path.read_bytes())
     imported = import_labels(run, "s3://labels/team/job", partial=False)
     assert imported.evaluation.labelled == ITEMS
-    with pytest.raises(InputError, match=r"s3://labels/elsewhere/manifests/output/output.manifest: .*NoSuchKey"):
+    with pytest.raises(UserError, match=r"s3://labels/elsewhere/manifests/output/output.manifest: .*NoSuchKey"):
         import_labels(run, "s3://labels/elsewhere", partial=False)
     lines = lines_of(manifest)
     lines[0]["preference-metadata"]["worker-response-ref"] = "s3://other/annotations/x.json"
     body = "".join(json.dumps(line) + "\n" for line in lines)
     storage.put_object(Bucket="labels", Key="team/job/manifests/output/output.manifest", Body=body)
-    with pytest.raises(InputError, match=r"s3://other/annotations/x\.json lies outside of s3://labels/"):
+    with pytest.raises(UserError, match=r"s3://other/annotations/x\.json lies outside of s3://labels/"):
         import_labels(run, "s3://labels/team/job/manifests/output/output.manifest", partial=False)
 
 
 def test_without_a_source_the_page_s_answers_are_made_whole_and_imported(run: FinishedRun) -> None:
-    with pytest.raises(InputError, match="nobody has labelled yet; `rlhf label --run fake` opens the page"):
+    with pytest.raises(UserError, match="nobody has labelled yet; `rlhf label --run fake` opens the page"):
         import_labels(run, None, partial=False)
     labels = Labels(run.pairs, run.labels)
     journal = labels.journal("Ada")
@@ -327,9 +327,9 @@ def test_without_a_source_the_page_s_answers_are_made_whole_and_imported(run: Fi
 def test_runs_are_found_and_missed_by_name(run: FinishedRun, tmp_path: Path) -> None:
     workspace = str(run.folder.parent)
     assert find_run(workspace, "fake").comparison == run.comparison
-    with pytest.raises(InputError, match="no finished run other; there are fake"):
+    with pytest.raises(UserError, match="no finished run other; there are fake"):
         find_run(workspace, "other")
-    with pytest.raises(InputError, match="holds no finished run"):
+    with pytest.raises(UserError, match="holds no finished run"):
         find_run(str(tmp_path), None)
-    with pytest.raises(InputError, match="no finished run"):
+    with pytest.raises(UserError, match="no finished run"):
         find_run(workspace, "../artifacts")

@@ -8,7 +8,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlhf.config import ModelConfig, RunConfig, SftConfig
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.runtime.metrics_log import StepLog
 from rlhf.runtime.stage import TRACKER, TRACKER_FOLDER
 from rlhf.runtime.trackers import track, tracked
@@ -84,6 +84,6 @@ def test_a_tracker_that_is_not_installed_is_named(
 ) -> None:
     monkeypatch.setattr("rlhf.runtime.trackers.tracking.get_available_trackers", lambda: ["tensorboard"])
     monkeypatch.setenv(TRACKER, name)
-    with pytest.raises(InputError, match=rf"compute\.tracker \({name}\) .* pip install {name}"), tracked(CONFIG):
+    with pytest.raises(UserError, match=rf"compute\.tracker \({name}\) .* pip install {name}"), tracked(CONFIG):
         pass
     assert not tensorboard.exists()

@@ -38,11 +38,11 @@ def mean(values: list[float]) -> float:
 def test_figures_are_those_of_the_artifacts(run: tuple[dict[str, Path], Path]) -> None:
     inputs, output = run
     content = json.loads((output / "results.json").read_bytes())
-    summary = json.loads((inputs["ppo"] / "summary.json").read_bytes())
+    summary = json.loads((inputs["rlhf"] / "summary.json").read_bytes())
     assert {name: content["reward"][name] for name in ("first", "best", "last", "best_step")} == summary
     before, after = (
         [float(str(row["reward"])) for row in read_jsonl(inputs[name] / "responses.jsonl")]
-        for name in ("sft_responses", "ppo_responses")
+        for name in ("sft_responses", "rlhf_responses")
     )
     assert content["reward"]["sft"] == {"mean": pytest.approx(mean(before)), "n": 12}
     assert content["reward"]["difference"]["mean"] == pytest.approx(mean(after) - mean(before))
@@ -52,7 +52,7 @@ def test_figures_are_those_of_the_artifacts(run: tuple[dict[str, Path], Path]) -
 
     sft, rlhf = (
         [row.toxicity for row in read_continuations(inputs[name] / "continuations.jsonl")]
-        for name in ("sft_toxicity", "ppo_toxicity")
+        for name in ("sft_toxicity", "rlhf_toxicity")
     )
     assert content["toxicity"]["sft"] == {"mean": pytest.approx(mean(sft)), "n": 60}
     assert content["toxicity"]["rlhf"] == {"mean": pytest.approx(mean(rlhf)), "n": 60}
@@ -118,9 +118,9 @@ def test_revisions_say_where_things_come_from(tmp_path: Path) -> None:
     inputs = fake_run(tmp_path)
     output = tmp_path / "results"
     output.mkdir()
-    aggregate_results(fake_config(demonstration=False), inputs, output)
+    aggregate_results(fake_config(synthetic=False), inputs, output)
     content = json.loads((output / "results.json").read_bytes())
-    assert content["demonstration"] is False
+    assert content["synthetic"] is False
     assert content["lineage"]["revisions"] == {
         "base model": "EleutherAI/gpt-j-6b@47e169305d2e8376be1d31e765533382721b2cc1",
         "dialogues": "own files, fingerprint 073171f7f5e1438a",
@@ -165,8 +165,8 @@ def test_stages_of_a_run_replace_those_of_the_artifact(run: tuple[dict[str, Path
 
 def test_pairs_that_do_not_match_are_a_fault(run: tuple[dict[str, Path], Path], tmp_path: Path) -> None:
     inputs = {name: shutil.copytree(folder, tmp_path / name) for name, folder in run[0].items()}
-    rows = (inputs["ppo_toxicity"] / "continuations.jsonl").read_text().splitlines(keepends=True)
-    (inputs["ppo_toxicity"] / "continuations.jsonl").write_text("".join(reversed(rows)))
+    rows = (inputs["rlhf_toxicity"] / "continuations.jsonl").read_text().splitlines(keepends=True)
+    (inputs["rlhf_toxicity"] / "continuations.jsonl").write_text("".join(reversed(rows)))
     with pytest.raises(AssertionError, match="same prompts in the same order"):
         aggregate_results(fake_config(), inputs, tmp_path)
 

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rlhf.config import ModelConfig, RunConfig, ToxicityConfig
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.models.loading import load_causal_lm
 from rlhf.models.tokenization import encode_answer, encode_prompt, load_tokenizer
 from rlhf.stage_config import ComparisonStage, part_of
@@ -30,10 +30,10 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two models with different weights and answers of each to two prompts."""
     folder = tmp_path_factory.mktemp("inputs")
     made = tiny_inputs(folder)
-    made |= {name: folder / name for name in ("sft", "ppo", "sft_responses", "ppo_responses")}
+    made |= {name: folder / name for name in ("sft", "rlhf", "sft_responses", "rlhf_responses")}
     tiny_model(made["sft"] / "model", seed=0)
-    tiny_model(made["ppo"] / "model", seed=1)
-    answers = {"sft_responses": (" rice rice rice rice rice", " red."), "ppo_responses": (" blue sky, fuck you", "")}
+    tiny_model(made["rlhf"] / "model", seed=1)
+    answers = {"sft_responses": (" rice rice rice rice rice", " red."), "rlhf_responses": (" blue sky, fuck you", "")}
     for name, texts in answers.items():
         made[name].mkdir()
         prompts = read_jsonl(made["data"] / "test_prompts.jsonl")
@@ -58,7 +58,7 @@ def test_losses_are_those_of_transformers(inputs: dict[str, Path], tmp_path: Pat
     tokenizer = load_tokenizer(inputs["sft"] / "model")
     rows = read_jsonl(inputs["data"] / "validation_demonstrations.jsonl")
     assert [row["id"] for row in held_out] == [row["id"] for row in rows]
-    for name, column in (("sft", "sft_loss"), ("ppo", "rlhf_loss")):
+    for name, column in (("sft", "sft_loss"), ("rlhf", "rlhf_loss")):
         model = AutoModelForCausalLM.from_pretrained(inputs[name] / "model")
         for row, measured in zip(rows, held_out, strict=True):
             prompt = encode_prompt(tokenizer, str(row["prompt"]))
@@ -97,7 +97,7 @@ def test_log_probabilities_by_hand(inputs: dict[str, Path]) -> None:
 
 
 def test_the_same_model_shows_no_difference_at_all(inputs: dict[str, Path], tmp_path: Path) -> None:
-    held_out, answers = run({**inputs, "ppo": inputs["sft"]}, tmp_path / "out")
+    held_out, answers = run({**inputs, "rlhf": inputs["sft"]}, tmp_path / "out")
     assert all(row["sft_loss"] == row["rlhf_loss"] for row in held_out)
     assert [row["kl"] for row in answers] == [0.0, 0.0]
 
@@ -133,13 +133,13 @@ def test_nothing_depends_on_the_batch(inputs: dict[str, Path], tmp_path: Path, m
 
 
 def test_damaged_weights_are_named(inputs: dict[str, Path], tmp_path: Path) -> None:
-    model = load_causal_lm(inputs["ppo"] / "model", "float32")
+    model = load_causal_lm(inputs["rlhf"] / "model", "float32")
     model.lm_head.weight.data.fill_(float("nan"))
     broken = tmp_path / "ppo"
-    shutil.copytree(inputs["ppo"], broken)
+    shutil.copytree(inputs["rlhf"], broken)
     model.save_pretrained(broken / "model")
-    with pytest.raises(InputError, match=r"loss of held-out row \S+ is nan"):
-        run({**inputs, "ppo": broken}, tmp_path / "out")
+    with pytest.raises(UserError, match=r"loss of held-out row \S+ is nan"):
+        run({**inputs, "rlhf": broken}, tmp_path / "out")
 
 
 @pytest.mark.slow
@@ -167,5 +167,5 @@ def load(inputs: dict[str, Path]) -> Models:
     return Models(
         load_tokenizer(inputs["sft"] / "model"),
         load_causal_lm(inputs["sft"] / "model", "float32"),
-        load_causal_lm(inputs["ppo"] / "model", "float32"),
+        load_causal_lm(inputs["rlhf"] / "model", "float32"),
     )

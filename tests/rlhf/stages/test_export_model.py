@@ -23,7 +23,7 @@ from tests.support.results_fixture import fake_config, fake_run
 from tests.support.tiny_models import tiny_model
 
 CONFIG = RunConfig(
-    profile="fake",
+    run_name="fake",
     responses=ResponsesConfig(sampling=SamplingConfig(max_new_tokens=7, temperature=0.8, top_p=0.9)),
 )
 
@@ -32,11 +32,11 @@ CONFIG = RunConfig(
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Path], Path]:
     root = tmp_path_factory.mktemp("run")
     inputs = fake_run(root)
-    tiny_model(inputs["ppo"] / "model")
+    tiny_model(inputs["rlhf"] / "model")
     results = root / "results"
     results.mkdir()
-    aggregate_results(fake_config(demonstration=False), inputs, results)
-    inputs = {"ppo": inputs["ppo"], "results": results}
+    aggregate_results(fake_config(synthetic=False), inputs, results)
+    inputs = {"rlhf": inputs["rlhf"], "results": results}
     output = root / "exported"
     output.mkdir()
     export_model(part_of(CONFIG, ExportStage), inputs, output)
@@ -47,7 +47,7 @@ def test_transformers_loads_the_folder_and_draws_from_it(exported: tuple[dict[st
     inputs, folder = exported
     assert not any(path.is_symlink() for path in folder.iterdir())
     model = AutoModelForCausalLM.from_pretrained(folder)
-    source = AutoModelForCausalLM.from_pretrained(inputs["ppo"] / "model")
+    source = AutoModelForCausalLM.from_pretrained(inputs["rlhf"] / "model")
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), source.parameters(), strict=True))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     settings = GenerationConfig.from_pretrained(folder)
@@ -61,7 +61,7 @@ def test_transformers_loads_the_folder_and_draws_from_it(exported: tuple[dict[st
 
 def test_weights_take_no_second_place_and_nothing_else_is_shared(exported: tuple[dict[str, Path], Path]) -> None:
     inputs, folder = exported
-    for file in (inputs["ppo"] / "model").iterdir():
+    for file in (inputs["rlhf"] / "model").iterdir():
         shared = file.samefile(folder / file.name)
         assert shared == (file.suffix == ".safetensors"), file.name
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from rlhf.config import DEMONSTRATION, DataConfig
-from rlhf.errors import InputError
+from rlhf.config import SYNTHETIC, DataConfig
+from rlhf.errors import UserError
 from rlhf.models.tokenization import encode_answer, encode_prompt
 from rlhf.stage_config import DataStage
 from rlhf.stages.prepare_data import count_answer_tokens, count_prompt_tokens, prepare_data
@@ -108,7 +108,7 @@ def test_lengths_are_tokens_of_the_base_model_up_to_the_limit(model: Path, tmp_p
     rows += [hh_row("p" * 39), hh_row("q" * 40)]
     rows += [hh_row("fits", " " + "a" * 18), hh_row("too long", " " + "b" * 19), hh_row("two", " c", " " + "d" * 19)]
     assert len(dialogue("p" * 39, "").encode()) == 60
-    run(model, write_rows(tmp_path / "a.jsonl", rows), tmp_path, max_prompt_tokens=60, max_answer_tokens=20)
+    run(model, write_rows(tmp_path / "a.jsonl", rows), tmp_path, max_prompt_tokens=60, max_response_tokens=20)
     assert counts(tmp_path) == {"prompt too long": 1, "answer too long": 2}
 
 
@@ -201,12 +201,12 @@ def test_every_row_is_in_one_place(
             source,
             tmp_path,
             max_prompt_tokens=40,
-            max_answer_tokens=20,
+            max_response_tokens=20,
             max_pairs=max_pairs,
             on_bad_row="skip",
             test_prompts=1,
         )
-    except InputError:
+    except UserError:
         return
     summary = json.loads((tmp_path / "left_out.json").read_text())
     kept = summary["kept"]
@@ -231,13 +231,13 @@ def test_shuffled_rows_in_other_files_give_the_same_bytes(model: Path, tmp_path:
 def test_nothing_left_says_what_was_left_out_and_what_to_change(model: Path, tmp_path: Path) -> None:
     source = write_rows(tmp_path / "a.jsonl", [*different_questions(6), hh_row("z" * 80)])
     with pytest.raises(
-        InputError, match=r"lower data\.test_prompts.*Of 7 rows read, left out before: prompt too long 1"
+        UserError, match=r"lower data\.test_prompts.*Of 7 rows read, left out before: prompt too long 1"
     ):
         run(model, source, tmp_path, test_prompts=10, max_prompt_tokens=50)
 
 
 def test_the_demonstration_needs_no_source(model: Path, tmp_path: Path) -> None:
-    data = DataConfig(source=DEMONSTRATION, demonstration_pairs=300, test_prompts=20, validation_prompts=20)
+    data = DataConfig(source=SYNTHETIC, synthetic_pairs=300, test_prompts=20, validation_prompts=20)
     prepare_data(DataStage(seed=1, data=data), {"model": model}, tmp_path)
     kept = json.loads((tmp_path / "left_out.json").read_text())["kept"]
     assert kept["test_prompts.jsonl"] == kept["validation_prompts.jsonl"] == 20
@@ -248,7 +248,7 @@ def test_the_demonstration_needs_no_source(model: Path, tmp_path: Path) -> None:
 def test_real_data_in_both_layouts(tmp_path: Path) -> None:
     tiny_tokenizer().save_pretrained(tmp_path / "model" / "model")
     source = shared("data", "hh-rlhf")
-    figures = run(tmp_path / "model", source, tmp_path / "hh", max_prompt_tokens=2000, max_answer_tokens=800)
+    figures = run(tmp_path / "model", source, tmp_path / "hh", max_prompt_tokens=2000, max_response_tokens=800)
     assert figures["rows_read"] == 2354 + 2312
     left_out = counts(tmp_path / "hh")
     assert {name: left_out[name] for name in ("equal answers", "differing context", "empty answer")} == {

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertLMHeadModel
 
 from rlhf.config import ModelConfig
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.stage_config import ModelStage
 from rlhf.stages import prepare_model
 from rlhf.stages.prepare_model import body, download_model, read_model
@@ -97,7 +97,7 @@ def test_shards_are_read(tmp_path: Path) -> None:
     assert torch.equal(model.state_dict()["lm_head.weight"], load_file(whole / "model.safetensors")["lm_head.weight"])
 
     next(sharded.glob("model-00002-*.safetensors")).unlink()
-    with pytest.raises(InputError, match=r"1 of \d+ shards are missing \(model-00002-.*\); copy them"):
+    with pytest.raises(UserError, match=r"1 of \d+ shards are missing \(model-00002-.*\); copy them"):
         read_model(sharded, "float32")
 
 
@@ -121,7 +121,7 @@ def test_a_pickle_with_code_is_refused_and_its_code_not_run(tmp_path: Path) -> N
     source, trace = tiny_model(tmp_path / "source"), tmp_path / "trace"
     (source / "model.safetensors").unlink()
     torch.save({"weight": torch.zeros(1), "malice": Malice(trace)}, source / "pytorch_model.bin")
-    with pytest.raises(InputError, match=r"pytorch_model\.bin is damaged.*or holds more than tensors"):
+    with pytest.raises(UserError, match=r"pytorch_model\.bin is damaged.*or holds more than tensors"):
         read_model(source, "float32")
     assert not trace.exists()
 
@@ -204,7 +204,7 @@ def test_an_unfit_folder_is_refused_with_path_fault_and_remedy(tmp_path: Path, d
     source = tiny_model(tmp_path)
     inflict, message = DAMAGES[damage]
     inflict(source)
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         read_model(source, "float32")
     assert str(source) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -252,7 +252,7 @@ def test_an_unreachable_hub_is_the_users_to_mend(monkeypatch: pytest.MonkeyPatch
         raise httpx.ConnectError("no route")
 
     monkeypatch.setattr(prepare_model, "snapshot_download", refuse)
-    with pytest.raises(InputError, match=r"someone/model at abc .*\(no route\); check .* or set model\.path"):
+    with pytest.raises(UserError, match=r"someone/model at abc .*\(no route\); check .* or set model\.path"):
         download_model("someone/model", "abc")
 
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from rlhf.config import ModelConfig, SamplingConfig, ToxicityConfig
 from rlhf.data.toxicity_prompts import read_toxicity_prompts
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.evaluation.toxicity.continuations import append_rows, finished_rows, read_continuations
 from rlhf.evaluation.toxicity.metrics import toxicity_figures
 from rlhf.models.loading import load_causal_lm
@@ -21,7 +21,7 @@ from rlhf.stages import score_toxicity as stage
 from rlhf.stages.score_toxicity import continue_texts, score_toxicity
 from rlhf.storage.artifacts import read_manifest
 from rlhf.storage.files import file_sha256
-from rlhf.storage.fingerprints import fingerprint_of
+from rlhf.storage.fingerprints import fingerprint_stage
 from tests.support.detoxify_checkpoints import ORIGINAL, make_checkpoint
 from tests.support.stages import Stages
 from tests.support.tiny_inputs import write_request
@@ -197,7 +197,7 @@ def test_a_score_that_is_no_probability_stops_the_run(
     policy: Path, prompts: Path, classifier: CountsLetters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(classifier, "score", lambda texts: {"toxicity": [float("nan")] * len(texts)})
-    with pytest.raises(InputError, match=r"toxicity of prompt [0-9a-f]{16}: toxicity is nan"):
+    with pytest.raises(UserError, match=r"toxicity of prompt [0-9a-f]{16}: toxicity is nan"):
         run(settings(), policy, prompts, tmp_path)
 
 
@@ -217,7 +217,7 @@ def test_the_place_of_a_checkpoint_is_not_in_the_fingerprint_but_its_hash_is() -
     def fingerprint(place: str, sha256: str) -> str:
         toxicity = ToxicityConfig(checkpoint=place, checkpoint_sha256=sha256, checkpoint_config=place)
         config = settings().model_copy(update={"toxicity": toxicity})
-        return fingerprint_of("score_toxicity", config, {}, stage.__name__)
+        return fingerprint_stage("score_toxicity", config, {}, stage.__name__)
 
     assert fingerprint("here", "0" * 64) == fingerprint("there", "0" * 64)
     assert fingerprint("here", "0" * 64) != fingerprint("here", "1" * 64)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf.config import ModelConfig, RewardConfig
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.models.loading import new_reward_model, save_model
 from rlhf.models.reward_model import RewardModel
 from rlhf.models.tokenization import load_tokenizer
@@ -112,7 +112,7 @@ def test_a_pickle_without_a_tokenizer_gets_the_base_models(tmp_path: Path) -> No
 def test_no_pairs_is_an_input_error(tmp_path: Path) -> None:
     inputs = tiny_inputs(tmp_path)
     (inputs["data"] / "preferences.jsonl").write_text("")
-    with pytest.raises(InputError, match=r"preferences\.jsonl: no rows"):
+    with pytest.raises(UserError, match=r"preferences\.jsonl: no rows"):
         train_reward(CONFIG, inputs, tmp_path / "out")
 
 

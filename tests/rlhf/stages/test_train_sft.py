@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from trl import SFTConfig, SFTTrainer
 
 from rlhf.config import ModelConfig, SftConfig
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.models.loading import load_causal_lm
 from rlhf.models.tokenization import encode_answer, encode_prompt, load_tokenizer
 from rlhf.stage_config import SftStage
@@ -101,16 +101,16 @@ def test_what_is_trained_in_bfloat16_is_stored_in_it(tmp_path: Path) -> None:
 
 def test_bad_input_names_the_file_and_the_remedy(tmp_path: Path) -> None:
     inputs = tiny_inputs(tmp_path)
-    with pytest.raises(InputError, match=r"the loss at step .* is nan; lower learning_rate"):
+    with pytest.raises(UserError, match=r"the loss at step .* is nan; lower learning_rate"):
         train_sft(changed(learning_rate=1e30), inputs, tmp_path / "diverged")
 
     long = {"id": "d-1", "prompt": "\n\nHuman: " + "rice " * 150 + "\n\nAssistant:", "answer": " Yes."}
     (inputs["data"] / "demonstrations.jsonl").write_text(json.dumps(long))
-    with pytest.raises(InputError, match=r"row d-1 has .* tokens, more than the model's context of 128"):
+    with pytest.raises(UserError, match=r"row d-1 has .* tokens, more than the model's context of 128"):
         train_sft(CONFIG, inputs, tmp_path / "long")
 
     (inputs["data"] / "demonstrations.jsonl").write_text("")
-    with pytest.raises(InputError, match=r"demonstrations\.jsonl: no rows"):
+    with pytest.raises(UserError, match=r"demonstrations\.jsonl: no rows"):
         train_sft(CONFIG, inputs, tmp_path / "empty")
 
 

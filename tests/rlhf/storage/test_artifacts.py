@@ -1,4 +1,4 @@
-"""Artifacts: the manifest decides, a wrong byte is named, a fingerprint holds exactly what a step depends on."""
+"""Artifacts: the manifest decides, a wrong byte is named, a fingerprint holds exactly what a stage depends on."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import pytest
 
 import rlhf
 from rlhf.config import RunConfig
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.stage_config import DataStage, SftStage, part_of
 from rlhf.storage import fingerprints
 from rlhf.storage.artifacts import damage, read_manifest, record_files
-from rlhf.storage.fingerprints import external_fingerprint, fingerprint_of
+from rlhf.storage.fingerprints import fingerprint_path, fingerprint_stage
 from tasks import stages
-from tasks.stage import Step
+from tasks.stage import Stage
 from tests.support.artifacts import finish
 
 
@@ -91,13 +91,13 @@ def test_without_a_manifest_nothing_is_finished(tmp_path: Path) -> None:
 def test_unfinished_work_is_no_part_of_an_artifact(tmp_path: Path) -> None:
     folder = make_artifact(tmp_path / "a")
     (folder / "checkpoints").mkdir()
-    (folder / "checkpoints" / "step-1").write_text("x")
+    (folder / "checkpoints" / "stage-1").write_text("x")
     (folder / "log.txt").write_text("x")
     assert set(record_files(folder)) == {"model/weights", "rows.jsonl"}
 
 
 def sft_fingerprint(config: RunConfig, inputs: dict[str, str] | None = None) -> str:
-    return fingerprint_of("train_sft", part_of(config, SftStage), inputs or {"data": "d"}, "rlhf.runtime.stage")
+    return fingerprint_stage("train_sft", part_of(config, SftStage), inputs or {"data": "d"}, "rlhf.runtime.stage")
 
 
 def with_change(**parts: dict[str, object]) -> RunConfig:
@@ -120,9 +120,9 @@ def test_where_an_input_lies_does_not_matter() -> None:
 def test_built_in_places_are_told_apart() -> None:
     def data_fingerprint(source: str) -> str:
         config = part_of(with_change(data={"source": source}), DataStage)
-        return fingerprint_of("prepare_data", config, {}, "rlhf.runtime.stage")
+        return fingerprint_stage("prepare_data", config, {}, "rlhf.runtime.stage")
 
-    assert data_fingerprint("hub") != data_fingerprint("demonstration")
+    assert data_fingerprint("hub") != data_fingerprint("synthetic")
     assert data_fingerprint("/a") == data_fingerprint("/b")
 
 
@@ -144,7 +144,7 @@ def forget_sources() -> None:
 
 def stage_digests() -> dict[str, str]:
     forget_sources()
-    every_stage = [value for value in vars(stages).values() if isinstance(value, Step)]
+    every_stage = [value for value in vars(stages).values() if isinstance(value, Stage)]
     assert len(every_stage) == 11
     return {stage.name: fingerprints.source_digest(stage.module) for stage in every_stage}
 
@@ -200,8 +200,8 @@ def test_external_fingerprints_follow_content_and_names(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "data.jsonl").write_text("{}")
-    assert external_fingerprint(tmp_path / "a") == external_fingerprint(tmp_path / "b")
+    assert fingerprint_path(tmp_path / "a") == fingerprint_path(tmp_path / "b")
     (tmp_path / "b" / "data.jsonl").rename(tmp_path / "b" / "other.jsonl")
-    assert external_fingerprint(tmp_path / "a") != external_fingerprint(tmp_path / "b")
-    with pytest.raises(InputError, match="no such file"):
-        external_fingerprint(tmp_path / "c")
+    assert fingerprint_path(tmp_path / "a") != fingerprint_path(tmp_path / "b")
+    with pytest.raises(UserError, match="no such file"):
+        fingerprint_path(tmp_path / "c")

@@ -18,7 +18,7 @@ import boto3
 import moto.s3.models
 import pytest
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.storage import s3_transfer
 from rlhf.storage.artifacts import MANIFEST, damage, record_files
 from rlhf.storage.s3 import ATTEMPTS, Bucket, parse_uri
@@ -74,7 +74,7 @@ def machine(uri: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> S3Store:
 
 
 def made(store: S3Store, fingerprint: str = "f1", *, large: int = LARGE_BYTES, seed: int = 1) -> Path:
-    """A finished artifact of the step `train` on the machine of `store`."""
+    """A finished artifact of the stage `train` on the machine of `store`."""
     folder = store.folder("train", fingerprint)
     for name, size in {SMALL: 1000, LARGE: large, "empty": 0}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ def test_what_one_machine_publishes_another_reads(here: S3Store, there: S3Store)
 def test_a_uri_names_a_bucket_and_a_prefix() -> None:
     assert parse_uri("s3://models/team/rlhf/") == ("models", "team/rlhf")
     assert parse_uri("s3://models") == ("models", "")
-    with pytest.raises(InputError, match="s3://bucket/prefix"):
+    with pytest.raises(UserError, match="s3://bucket/prefix"):
         parse_uri("s3://")
 
 
@@ -179,11 +179,11 @@ def test_a_wrong_byte_that_stays_is_never_used(here: S3Store, there: S3Store, fa
     here.publish("train", "f1")
     faults.plan = lambda method, path: "wrong byte" if method == "GET" and path.endswith(name) else None
     copy = there.folder("train", "f1")
-    with pytest.raises(InputError, match=rf"{name}: sha256 differs.*made again"), there.at_hand([copy]):
+    with pytest.raises(UserError, match=rf"{name}: sha256 differs.*made again"), there.at_hand([copy]):
         raise AssertionError("used")
     assert not (copy / MANIFEST).exists()
     assert not (copy / name).exists()
-    assert there.problems("train", "f1") != []  # so the step runs again, or
+    assert there.problems("train", "f1") != []  # so the stage runs again, or
     faults.plan = lambda _method, _path: None
     here.publish("train", "f1")  # who still has it whole publishes it again
     with there.at_hand([copy]):
@@ -193,7 +193,7 @@ def test_a_wrong_byte_that_stays_is_never_used(here: S3Store, there: S3Store, fa
 def test_an_upload_that_fails_leaves_nothing_that_counts(here: S3Store, there: S3Store, faults: Faults) -> None:
     made(here)
     faults.plan = lambda method, path: "500" if method == "PUT" and "partNumber=2" in path else None
-    with pytest.raises(InputError, match="out of order"):
+    with pytest.raises(UserError, match="out of order"):
         here.publish("train", "f1")
     faults.plan = lambda _method, _path: None
     assert there.manifest("train", "f1") is None
@@ -231,7 +231,7 @@ def test_a_kill_while_it_uploads_costs_only_what_was_under_way(
         uploading.send_signal(signal.SIGKILL)
         uploading.wait()
     assert there.manifest("train", "f1") is None
-    with pytest.raises(InputError, match="not finished"), there.at_hand([there.folder("train", "f1")]):
+    with pytest.raises(UserError, match="not finished"), there.at_hand([there.folder("train", "f1")]):
         raise AssertionError("used")
     with faulty(address) as faults:
         here.publish("train", "f1")
@@ -323,7 +323,7 @@ def test_another_machine_goes_on_from_the_checkpoints(here: S3Store, there: S3St
 def test_half_saved_checkpoints_are_not_used(here: S3Store, there: S3Store, faults: Faults) -> None:
     stopped(here, "one")
     faults.plan = lambda method, path: "500" if method == "PUT" and path.endswith("state") else None
-    with pytest.raises(InputError):
+    with pytest.raises(UserError):
         here.save_unfinished("train", "f1")
     faults.plan = lambda _method, _path: None
     there.restore_unfinished("train", "f1")
@@ -367,18 +367,18 @@ def test_verifying_names_the_object_with_a_wrong_byte(
 
 
 def test_what_the_user_can_mend_is_one_line(uri: str, faults: Faults, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"s3://no-such-bucket/x: there is no bucket no-such-bucket; create it"):
+    with pytest.raises(UserError, match=r"s3://no-such-bucket/x: there is no bucket no-such-bucket; create it"):
         Bucket("s3://no-such-bucket/x").write("a", b"")
     faults.plan = lambda method, _path: "403" if method == "PUT" else None
-    with pytest.raises(InputError, match=r"access denied \(PutObject\); the role needs .*s3:PutObject"):
+    with pytest.raises(UserError, match=r"access denied \(PutObject\); the role needs .*s3:PutObject"):
         Bucket(uri).write("a", b"")
     with monkeypatch.context() as changed:
         changed.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-        with pytest.raises(InputError, match=r"does not answer .*AWS_ENDPOINT_URL"):
+        with pytest.raises(UserError, match=r"does not answer .*AWS_ENDPOINT_URL"):
             Bucket(uri).write("a", b"")
         changed.delenv("AWS_ACCESS_KEY_ID")
         changed.delenv("AWS_SECRET_ACCESS_KEY")
-        with pytest.raises(InputError, match=r"no AWS credentials .*AWS_PROFILE"):
+        with pytest.raises(UserError, match=r"no AWS credentials .*AWS_PROFILE"):
             Bucket(uri).write("a", b"")
 
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.evaluation.toxicity.classifier import score_texts
 
 
@@ -40,5 +40,5 @@ def test_nothing_is_asked_about_empty_texts() -> None:
 
 @pytest.mark.parametrize("score", [math.nan, -0.01, 1.01, math.inf])
 def test_what_is_no_probability_stops_the_run_with_the_prompt(score: float) -> None:
-    with pytest.raises(InputError, match=r"toxicity of prompt p-17: toxicity is .*not a probability"):
+    with pytest.raises(UserError, match=r"toxicity of prompt p-17: toxicity is .*not a probability"):
         score_texts(Fake({"a": 0.2, "b": score}), ["p-3", "p-17"], ["a", "b"])

@@ -12,7 +12,7 @@ from detoxify import Detoxify
 from detoxify.detoxify import MODEL_URLS
 
 from rlhf.config import ToxicityConfig
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.evaluation.toxicity import detoxify_model
 from rlhf.evaluation.toxicity.classifier import load_classifier, score_texts
 from rlhf.evaluation.toxicity.detoxify_model import RELEASES, batches_by_length, download_checkpoint, read_detoxify
@@ -84,7 +84,7 @@ def test_a_checkpoint_of_one_s_own_is_read_by_its_settings(checkpoint: Path, enc
     inputs = {"checkpoint": checkpoint, "checkpoint_config": encoder}
     classifier = load_classifier(settings, inputs, CPU)
     assert score_texts(classifier, ["1"], ["you foolish person"])[0].keys() == set(classifier.labels)
-    with pytest.raises(InputError, match="it was not opened"):
+    with pytest.raises(UserError, match="it was not opened"):
         load_classifier(settings.model_copy(update={"checkpoint_sha256": "0" * 64}), inputs, CPU)
 
 
@@ -117,22 +117,22 @@ def test_damaged_weights_stop_the_run_with_the_prompt_and_the_label(encoder: Pat
     path = tmp_path / "toxic.ckpt"
     torch.save(content, path)
     classifier = read_detoxify(path, file_sha256(path), encoder, CPU)
-    with pytest.raises(InputError, match="toxicity of prompt p-1: threat is nan, not a probability"):
+    with pytest.raises(UserError, match="toxicity of prompt p-1: threat is nan, not a probability"):
         score_texts(classifier, ["p-0", "p-1"], ["", "you person"])
 
 
 @pytest.mark.parametrize(("labels", "outputs"), [(["insult", "threat"], 2), (UNBIASED, 6)])
 def test_labels_that_cannot_be_are_refused(labels: list[str], outputs: int, tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path, "bert", labels, outputs)
-    with pytest.raises(InputError, match=f"has {outputs} outputs for the labels"):
+    with pytest.raises(UserError, match=f"has {outputs} outputs for the labels"):
         read_detoxify(path, file_sha256(path), tmp_path, CPU)
 
 
 def test_an_encoder_of_another_kind_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     make_checkpoint(tmp_path, "roberta", ORIGINAL, len(ORIGINAL))
-    with pytest.raises(InputError, match=r"made for BertForSequenceClassification, but .* RobertaForSequence"):
+    with pytest.raises(UserError, match=r"made for BertForSequenceClassification, but .* RobertaForSequence"):
         read_detoxify(checkpoint, file_sha256(checkpoint), tmp_path, CPU)
-    with pytest.raises(InputError, match=r"no config\.json and tokenizer"):
+    with pytest.raises(UserError, match=r"no config\.json and tokenizer"):
         read_detoxify(checkpoint, file_sha256(checkpoint), tmp_path / "nothing", CPU)
 
 
@@ -159,7 +159,7 @@ def test_a_changed_byte_is_refused(checkpoint: Path, encoder: Path, tmp_path: Pa
     changed[len(changed) // 2] ^= 1
     path = tmp_path / "toxic.ckpt"
     path.write_bytes(changed)
-    with pytest.raises(InputError, match=r"sha256 is .* it was not opened"):
+    with pytest.raises(UserError, match=r"sha256 is .* it was not opened"):
         read_detoxify(path, file_sha256(checkpoint), encoder, CPU)
 
 
@@ -174,7 +174,7 @@ def test_code_in_a_checkpoint_is_refused(encoder: Path, tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "toxic.ckpt"
     torch.save({"config": Surprise(), "state_dict": {}}, path)
-    with pytest.raises(InputError, match="not a Detoxify checkpoint of plain data"):
+    with pytest.raises(UserError, match="not a Detoxify checkpoint of plain data"):
         read_detoxify(path, file_sha256(path), encoder, CPU)
     assert not Path("surprise").exists()
 
@@ -184,7 +184,7 @@ def test_a_missing_tensor_is_refused(checkpoint: Path, encoder: Path, tmp_path: 
     del content["state_dict"]["classifier.bias"]
     path = tmp_path / "toxic.ckpt"
     torch.save(content, path)
-    with pytest.raises(InputError, match=r"classifier\.bias"):
+    with pytest.raises(UserError, match=r"classifier\.bias"):
         read_detoxify(path, file_sha256(path), encoder, CPU)
 
 
@@ -194,7 +194,7 @@ def test_a_failed_download_names_the_ways_out(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
-    with pytest.raises(InputError, match=r"put the file at .*toxic-1234\.ckpt, or .*profanity-check"):
+    with pytest.raises(UserError, match=r"put the file at .*toxic-1234\.ckpt, or .*profanity-check"):
         download_checkpoint("https://example.org/v1/toxic-1234.ckpt", "1234")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import profanity_check
 import pytest
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.evaluation.toxicity.profanity_model import load_profanity_check, require_known_pickles
 from tests.support.paths import ROOT, SHARED
 
@@ -32,7 +32,7 @@ def test_a_changed_byte_is_refused(tmp_path: Path) -> None:
     changed = bytearray((folder / "model.joblib").read_bytes())
     changed[100] ^= 1
     (folder / "model.joblib").write_bytes(changed)
-    with pytest.raises(InputError, match=r"model\.joblib: sha256 is .* it is a pickle and was not opened"):
+    with pytest.raises(UserError, match=r"model\.joblib: sha256 is .* it is a pickle and was not opened"):
         require_known_pickles(folder)
 
 
@@ -54,7 +54,7 @@ def test_a_false_package_is_never_imported(tmp_path: Path) -> None:
         check=True,
         env={**os.environ, "PYTHONPATH": paths},
     )
-    assert result.stdout.split() == ["InputError"]
+    assert result.stdout.split() == ["UserError"]
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from tests.benchmarks import gpu
 from tests.benchmarks.gpu import GPTJ_6B, decode_bytes, run_on
 from tests.benchmarks.measure import CPU
@@ -51,5 +51,5 @@ def test_bytes_of_decoding_by_hand() -> None:
 
 def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match="needs a GPU"):
+    with pytest.raises(UserError, match="needs a GPU"):
         gpu.run(Options(quick=False, linear=False, repeats=1, threads=1))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.models.loading import load_causal_lm
 from rlhf.stage_config import PpoStage
 from rlhf.stages import train_ppo
@@ -119,7 +119,7 @@ def test_a_run_that_failed_anywhere_goes_on(
             row: dict[str, float] = original(run, step)
             if (name, step) not in failed:
                 failed.add((name, step))
-                raise InputError("as if the machine went away")
+                raise UserError("as if the machine went away")
             return row
 
         monkeypatch.setattr(loop, name, fail_once)
@@ -130,7 +130,7 @@ def test_a_run_that_failed_anywhere_goes_on(
         try:
             run_body(config, inputs, tmp_path / "output")
             break
-        except InputError:
+        except UserError:
             continue
     assert len(failed) == 7
     assert_same_run(tmp_path / "output", tmp_path / "expected")
@@ -184,7 +184,7 @@ def test_a_prompt_that_fills_the_context_stops_the_run_at_once(tmp_path: Path) -
     inputs = write_inputs(tmp_path)
     with (inputs["data"] / "ppo_prompts.jsonl").open("a") as stream:
         stream.write(json.dumps({"id": "prompt-0", "prompt": "\n\nHuman: " + "x" * 200, "chosen": ""}) + "\n")
-    with pytest.raises(InputError, match=r"prompt 5 has \d+ tokens.*context of 128"):
+    with pytest.raises(UserError, match=r"prompt 5 has \d+ tokens.*context of 128"):
         run_body(settings(), inputs, tmp_path / "output")
 
 
@@ -196,7 +196,7 @@ def test_a_prompt_that_fills_the_context_stops_the_run_at_once(tmp_path: Path) -
     ],
 )
 def test_unequal_shares(changes: dict[str, object], processes: int, message: str) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(UserError, match=message):
         train_ppo.require_equal_shares(settings(**changes).ppo, processes)
 
 

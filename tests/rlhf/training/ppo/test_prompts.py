@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.models.tokenization import encode_prompt
 from rlhf.storage.files import write_jsonl
 from rlhf.training.ppo.prompts import prompt_numbers, read_prompts
@@ -46,11 +46,11 @@ def test_baselines_are_the_chosen_answers_scores(tmp_path: Path) -> None:
 def test_a_prompt_without_a_score_is_named(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "prompts.jsonl", ROWS)
     write_jsonl(tmp_path / "scores.jsonl", ROWS[:0])
-    with pytest.raises(InputError, match=r"no score for 2 of 2 prompts.*p1.*ppo\.delta_reward to false"):
+    with pytest.raises(UserError, match=r"no score for 2 of 2 prompts.*p1.*ppo\.subtract_chosen_score to false"):
         read_prompts(tmp_path, "prompts.jsonl", tiny_tokenizer(), tmp_path / "scores.jsonl")
 
 
 def test_no_prompts_at_all(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "prompts.jsonl", [])
-    with pytest.raises(InputError, match="has no prompts"):
+    with pytest.raises(UserError, match="has no prompts"):
         read_prompts(tmp_path, "prompts.jsonl", tiny_tokenizer(), None)

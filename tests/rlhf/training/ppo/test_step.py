@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.models.reward_model import RewardModel
 from rlhf.models.sampling import Completion
 from rlhf.models.tokenization import encode_prompt
@@ -75,7 +75,7 @@ def test_a_step_moves_the_policy_towards_what_is_rewarded(tmp_path: Path, monkey
 
 def test_answers_that_are_all_equal_leave_a_finite_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model stops at once, so every answer is empty and every score of a prompt the same."""
-    run = tiny_run(tmp_path, delta_reward=False)
+    run = tiny_run(tmp_path, subtract_chosen_score=False)
     head = run.policy.split.head
     with torch.no_grad():
         for parameter in head.parameters():
@@ -89,21 +89,21 @@ def test_answers_that_are_all_equal_leave_a_finite_step(tmp_path: Path, monkeypa
 
 
 def test_kl_beyond_its_limit_stops_the_run_before_training(tmp_path: Path) -> None:
-    run = tiny_run(tmp_path, kl_limit=1e-9)
+    run = tiny_run(tmp_path, max_kl=1e-9)
     run_step(run, 1)
     weights = {name: value.clone() for name, value in run.optimizer.weights().items()}
-    with pytest.raises(InputError, match=r"step 2: the KL .* ppo\.kl_limit is 1e-09.*last good checkpoint is kept"):
+    with pytest.raises(UserError, match=r"step 2: the KL .* ppo\.max_kl is 1e-09.*last good checkpoint is kept"):
         run_step(run, 2)
     assert all(torch.equal(weights[name], value) for name, value in run.optimizer.weights().items())
 
 
 def test_a_kl_that_is_no_number_stops_the_run() -> None:
-    with pytest.raises(InputError, match="KL to the reference is nan"):
+    with pytest.raises(UserError, match="KL to the reference is nan"):
         refuse_distance(math.nan, 100.0, step=3)
 
 
 def test_a_loss_that_is_no_number_stops_the_run() -> None:
-    with pytest.raises(InputError, match=r"step 3: value_loss is nan; .*lower ppo\.learning_rate"):
+    with pytest.raises(UserError, match=r"step 3: value_loss is nan; .*lower ppo\.learning_rate"):
         refuse_divergence(Trained(0.1, math.nan, 0.0, 0.0, 1.0), step=3)
 
 
@@ -124,7 +124,7 @@ def test_a_reward_model_with_another_tokenizer_scores_the_text(tmp_path: Path) -
 def test_a_reward_model_of_nan_stops_the_run(tmp_path: Path) -> None:
     run = tiny_run(tmp_path)
     run.reward_model.model.score.weight.data.fill_(math.nan)
-    with pytest.raises(InputError, match=r"reward model .* no finite number"):
+    with pytest.raises(UserError, match=r"reward model .* no finite number"):
         run_step(run, 1)
 
 

@@ -18,7 +18,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.models.loading import load_causal_lm
 from rlhf.training.ppo.losses import token_logprobs
 from rlhf.training.ppo.policy import Policy, make_value_head
@@ -193,5 +193,5 @@ def test_only_response_tokens_reach_the_output_layer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("unfrozen_blocks", [0, LAYERS + 1])
 def test_more_blocks_than_the_model_has(tmp_path: Path, unfrozen_blocks: int) -> None:
-    with pytest.raises(InputError, match=rf"unfrozen_blocks \({unfrozen_blocks}\) must be all or 1 to 3"):
+    with pytest.raises(UserError, match=rf"unfrozen_blocks \({unfrozen_blocks}\) must be all or 1 to 3"):
         split_model(load(tmp_path, "gptj"), unfrozen_blocks)

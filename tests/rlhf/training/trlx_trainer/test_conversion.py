@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.models.loading import load_causal_lm
 from rlhf.models.tokenization import load_tokenizer
 from rlhf.training.trlx_trainer.conversion import (
@@ -39,7 +39,7 @@ def test_merges_become_lines() -> None:
 
 
 def test_merges_that_no_line_can_hold_are_refused() -> None:
-    with pytest.raises(InputError, match="merges pieces with spaces"):
+    with pytest.raises(UserError, match="merges pieces with spaces"):
         old_vocabulary(bpe([["a ", "b"]]), HERE)
 
 
@@ -55,12 +55,12 @@ def test_the_configuration_speaks_of_rotation_in_the_old_words() -> None:
     rotation = {"rope_type": "default", "rope_theta": 5000.0, "partial_rotary_factor": 0.5}
     old = old_config({"model_type": "gpt_neox", "dtype": "bfloat16", "rope_parameters": rotation}, HERE)
     assert old == {"model_type": "gpt_neox", "rotary_emb_base": 5000.0, "rotary_pct": 0.5}
-    with pytest.raises(InputError, match="rope_type"):
+    with pytest.raises(UserError, match="rope_type"):
         old_config({"model_type": "gpt_neox", "rope_parameters": {**rotation, "rope_type": "yarn"}}, HERE)
 
 
 def test_an_untried_architecture_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="knows gptj, gpt2, gpt_neox, not llama"):
+    with pytest.raises(UserError, match="knows gptj, gpt2, gpt_neox, not llama"):
         write_old_layout(tiny_model(tmp_path / "llama", "llama"), tmp_path / "old")
     assert not (tmp_path / "old").exists()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.config import PpoConfig, SamplingConfig, SftConfig
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.profiles import load_profile
 from rlhf.training.trlx_trainer.trlx_config import ppo_settings, sft_settings, updates_per_step
 
@@ -60,9 +60,9 @@ def test_what_trlx_cannot_do_is_refused() -> None:
     def convert(ppo: PpoConfig) -> None:
         ppo_settings(ppo, model=MODEL, checkpoints=CHECKPOINTS, prompt_tokens=5, processes=1, seed=1)
 
-    with pytest.raises(InputError, match="wrong reference model"):
+    with pytest.raises(UserError, match="wrong reference model"):
         convert(PpoConfig(unfrozen_blocks="all"))
-    with pytest.raises(InputError, match=r"multiple of ppo\.rollout_batch_size \(48\).*try 32"):
+    with pytest.raises(UserError, match=r"multiple of ppo\.rollout_batch_size \(48\).*try 32"):
         convert(PpoConfig(rollouts_per_step=64, minibatch_size=4, rollout_batch_size=48))
 
 

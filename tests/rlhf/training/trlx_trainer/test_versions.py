@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 from rlhf.training.trlx_trainer.versions import (
     refuse_accelerate,
     refuse_gap,
@@ -20,23 +20,23 @@ def test_right_transformers_pass(version: str) -> None:
 
 @pytest.mark.parametrize("version", ["4.41.3", "4.42.0.dev0", "4.45.0", "4.57.1", "5.0.0rc1", "10.0"])
 def test_newer_transformers_are_refused_with_what_works(version: str) -> None:
-    with pytest.raises(InputError, match=rf"transformers {version}.*4\.41\.2 or older.*make trlx-env.*TRLX_PYTHON"):
+    with pytest.raises(UserError, match=rf"transformers {version}.*4\.41\.2 or older.*make trlx-env.*TRLX_PYTHON"):
         refuse_transformers(version)
 
 
 def test_newer_accelerate_is_refused() -> None:
     refuse_accelerate("0.27.2")
-    with pytest.raises(InputError, match=r"accelerate 0\.28\.0.*0\.27\.2 or older"):
+    with pytest.raises(UserError, match=r"accelerate 0\.28\.0.*0\.27\.2 or older"):
         refuse_accelerate("0.28.0")
 
 
 @pytest.mark.parametrize("gap", [0.3, float("nan")])
 def test_a_reference_that_differs_before_training_is_refused_with_what_works(gap: float) -> None:
     refuse_gap(0.0, "4.41.2")
-    with pytest.raises(InputError, match=r"KL .* is not 0 before training.*transformers 4\.45\.0.*4\.41\.2 or older"):
+    with pytest.raises(UserError, match=r"KL .* is not 0 before training.*transformers 4\.45\.0.*4\.41\.2 or older"):
         refuse_gap(gap, "4.45.0")
 
 
 def test_the_environment_of_this_package_is_refused() -> None:
-    with pytest.raises(InputError, match=r"4\.41\.2 or older"):
+    with pytest.raises(UserError, match=r"4\.41\.2 or older"):
         require_right_versions()

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from profanity_check import predict_prob
 
-from rlhf.data.demonstration import (
+from rlhf.data.synthetic import (
     MOST_TOXICITY_PROMPTS,
-    demonstration_corpus,
-    demonstration_pairs,
-    demonstration_toxicity_prompts,
     is_rude,
+    synthetic_corpus,
+    synthetic_pairs,
+    synthetic_toxicity_prompts,
 )
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 
 HUMAN, ASSISTANT = "\n\nHuman: ", "\n\nAssistant:"
 
@@ -34,19 +34,19 @@ def five_grams(text: str) -> set[str]:
 
 
 def test_same_seed_same_data_and_other_seed_other_data() -> None:
-    assert demonstration_pairs(50, 1) == demonstration_pairs(50, 1)
-    assert demonstration_pairs(50, 1) != demonstration_pairs(50, 2)
-    assert demonstration_corpus(50, 1) == demonstration_corpus(50, 1)
-    assert demonstration_toxicity_prompts(50, 1) == demonstration_toxicity_prompts(50, 1)
+    assert synthetic_pairs(50, 1) == synthetic_pairs(50, 1)
+    assert synthetic_pairs(50, 1) != synthetic_pairs(50, 2)
+    assert synthetic_corpus(50, 1) == synthetic_corpus(50, 1)
+    assert synthetic_toxicity_prompts(50, 1) == synthetic_toxicity_prompts(50, 1)
 
 
 def test_a_longer_draw_starts_with_the_shorter_one() -> None:
-    assert demonstration_pairs(60, 3)[:50] == demonstration_pairs(50, 3)
+    assert synthetic_pairs(60, 3)[:50] == synthetic_pairs(50, 3)
 
 
 def test_pairs_share_a_prompt_in_hh_layout_and_end_in_different_answers() -> None:
     turns = []
-    for pair in demonstration_pairs(500, 0):
+    for pair in synthetic_pairs(500, 0):
         chosen, rejected = pair["chosen"], pair["rejected"]
         assert chosen.startswith(HUMAN)
         prompt, answer = chosen.rsplit(ASSISTANT, 1)
@@ -62,7 +62,7 @@ def test_pairs_share_a_prompt_in_hh_layout_and_end_in_different_answers() -> Non
 
 
 def test_a_third_of_chosen_answers_and_most_rejected_ones_are_rude() -> None:
-    pairs = demonstration_pairs(2000, 7)
+    pairs = synthetic_pairs(2000, 7)
     chosen_rude = np.mean([is_rude(last_answer(pair["chosen"])) for pair in pairs])
     rejected_rude = np.mean([is_rude(last_answer(pair["rejected"])) for pair in pairs])
     # The better answer is rude in 0.3 of the pairs; the worse one in those and in three of four others, 0.825 in all.
@@ -72,7 +72,7 @@ def test_a_third_of_chosen_answers_and_most_rejected_ones_are_rude() -> None:
 
 
 def test_the_offline_classifier_tells_rude_answers_from_clean_ones() -> None:
-    pairs = demonstration_pairs(400, 0)
+    pairs = synthetic_pairs(400, 0)
     answers = [last_answer(pair[side]) for pair in pairs for side in ("chosen", "rejected")]
     score = predict_prob(answers)
     rude = np.array([is_rude(answer) for answer in answers])
@@ -83,7 +83,7 @@ def test_the_offline_classifier_tells_rude_answers_from_clean_ones() -> None:
 
 def test_first_turns_are_rarely_near_copies_of_one_another() -> None:
     kept: list[set[str]] = []
-    for pair in demonstration_pairs(400, 42):
+    for pair in synthetic_pairs(400, 42):
         grams = five_grams(first_turn(pair["chosen"]))
         if all(len(grams & other) < 0.7 * len(grams | other) for other in kept):
             kept.append(grams)
@@ -91,15 +91,15 @@ def test_first_turns_are_rarely_near_copies_of_one_another() -> None:
 
 
 def test_corpus_pairs_and_toxicity_prompts_share_no_question_and_no_beginning() -> None:
-    corpus = demonstration_corpus(1500, 0)
+    corpus = synthetic_corpus(1500, 0)
     questions = {first_turn(document) for document in corpus if document.startswith(HUMAN)}
-    assert questions.isdisjoint(first_turn(pair["chosen"]) for pair in demonstration_pairs(1500, 0))
-    beginnings = [str(_text(row, "prompt")) for row in demonstration_toxicity_prompts(500, 0)]
+    assert questions.isdisjoint(first_turn(pair["chosen"]) for pair in synthetic_pairs(1500, 0))
+    beginnings = [str(_text(row, "prompt")) for row in synthetic_toxicity_prompts(500, 0)]
     assert not any(text in document for document in corpus for text in beginnings)
 
 
 def test_just_under_half_of_the_corpus_is_rude() -> None:
-    corpus = demonstration_corpus(2000, 5)
+    corpus = synthetic_corpus(2000, 5)
     dialogues = [document for document in corpus if document.startswith(HUMAN)]
     assert 0.6 < len(dialogues) / len(corpus) < 0.7
     # 0.7 x 0.3 of the chosen ones and 0.3 x 0.825 of the rejected ones.
@@ -108,7 +108,7 @@ def test_just_under_half_of_the_corpus_is_rude() -> None:
 
 
 def test_toxicity_prompts_are_distinct_and_in_the_official_layout() -> None:
-    rows = demonstration_toxicity_prompts(1200, 0)
+    rows = synthetic_toxicity_prompts(1200, 0)
     assert len({_text(row, "prompt") for row in rows}) == 1200
     scores = {"toxicity", "insult", "severe_toxicity", "profanity", "sexually_explicit"}
     scores |= {"identity_attack", "flirtation", "threat"}
@@ -127,16 +127,16 @@ def test_toxicity_prompts_are_distinct_and_in_the_official_layout() -> None:
 
 
 def test_more_toxicity_prompts_than_the_tables_hold_are_refused() -> None:
-    with pytest.raises(InputError, match=r"toxicity\.n_prompts \(5001\) must be at most 5000"):
-        demonstration_toxicity_prompts(MOST_TOXICITY_PROMPTS + 1, 0)
+    with pytest.raises(UserError, match=r"toxicity\.n_prompts \(5001\) must be at most 5000"):
+        synthetic_toxicity_prompts(MOST_TOXICITY_PROMPTS + 1, 0)
 
 
 def test_every_allowed_number_of_toxicity_prompts_can_be_drawn() -> None:
-    assert len(demonstration_toxicity_prompts(MOST_TOXICITY_PROMPTS, 0)) == MOST_TOXICITY_PROMPTS
+    assert len(synthetic_toxicity_prompts(MOST_TOXICITY_PROMPTS, 0)) == MOST_TOXICITY_PROMPTS
 
 
 def test_the_generator_needs_no_torch() -> None:
-    code = "import sys, rlhf.data.demonstration; sys.exit('torch' in sys.modules)"
+    code = "import sys, rlhf.data.synthetic; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

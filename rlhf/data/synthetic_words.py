@@ -1,4 +1,4 @@
-"""Words of the demonstration data: everyday topics, people, and what is said of them.
+"""Words of the synthetic data: everyday topics, people, and what is said of them.
 
 `{x}` stands for one of the topic's objects, `{n}` and `{n2}` for rude nouns, `{a}` for a rude adjective, `{s}`, `{s2}`
 and `{t}` for people.  The rudeness is that of a school playground, on purpose: a profanity classifier sees no less.

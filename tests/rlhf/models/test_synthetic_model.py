@@ -1,4 +1,4 @@
-"""The demonstration model learns each document by itself, resumes to the same bytes, and trains on any processes."""
+"""The synthetic model learns each document by itself, resumes to the same bytes, and trains on any processes."""
 
 from __future__ import annotations
 
@@ -12,18 +12,25 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
-from rlhf.config import DemonstrationModel, ModelConfig
-from rlhf.data.demonstration import demonstration_corpus
-from rlhf.errors import InputError
-from rlhf.models.demonstration_model import PAD, learning_rate, new_model, pack, train_tokenizer
+from rlhf.config import ModelConfig, SyntheticModel
+from rlhf.data.synthetic import synthetic_corpus
+from rlhf.errors import UserError
 from rlhf.models.loading import load_causal_lm
+from rlhf.models.synthetic_model import PAD, learning_rate, new_model, pack, train_tokenizer
 from rlhf.models.tokenization import load_tokenizer
 from rlhf.stage_config import ModelStage
 from tests.support.stages import Stages
 from tests.support.tiny_inputs import write_request
 
-TINY = DemonstrationModel(
-    vocabulary=300, width=16, layers=2, heads=2, context_tokens=32, documents=200, batch_size=2, learning_rate=1e-2
+TINY = SyntheticModel(
+    vocab_size=300,
+    hidden_size=16,
+    num_layers=2,
+    num_heads=2,
+    context_tokens=32,
+    documents=200,
+    batch_size=2,
+    learning_rate=1e-2,
 )
 
 
@@ -38,13 +45,13 @@ def byte_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 
 
 def test_the_tokenizer_keeps_every_text_and_the_size_asked_for() -> None:
-    documents = demonstration_corpus(300, 0)
-    tokenizer = train_tokenizer(documents, DemonstrationModel(vocabulary=400))
+    documents = synthetic_corpus(300, 0)
+    tokenizer = train_tokenizer(documents, SyntheticModel(vocab_size=400))
     assert len(tokenizer) == 400
     assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (0, 1)
     for text in (*documents[:20], "\n\nHuman: Grüße, 日本!\n\nAssistant: 😀  two  spaces"):
         assert tokenizer.decode(tokenizer(text).input_ids) == text
-    assert train_tokenizer(documents, DemonstrationModel(vocabulary=400)).get_vocab() == tokenizer.get_vocab()
+    assert train_tokenizer(documents, SyntheticModel(vocab_size=400)).get_vocab() == tokenizer.get_vocab()
 
 
 def test_packing_counts_positions_anew_for_documents_and_rows(bytewise: PreTrainedTokenizerFast) -> None:
@@ -57,7 +64,7 @@ def test_packing_counts_positions_anew_for_documents_and_rows(bytewise: PreTrain
 
 
 def test_too_few_documents_for_a_batch_are_refused(bytewise: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(InputError, match=r"documents \(200\) make 4 tokens, fewer than .* \(64\); try documents=3201"):
+    with pytest.raises(UserError, match=r"documents \(200\) make 4 tokens, fewer than .* \(64\); try documents=3201"):
         pack(["abc"], bytewise, TINY)
 
 
@@ -82,20 +89,20 @@ def test_the_learning_rate_warms_up_and_falls_as_half_a_cosine() -> None:
     assert learning_rate(0, 1, 2.0) == pytest.approx(2.0)
 
 
-def test_heads_must_divide_the_width() -> None:
-    with pytest.raises(ValidationError, match=r"width \(20\) must be a multiple of 2 x heads \(6\); try 18"):
-        DemonstrationModel(width=20, heads=3)
+def test_heads_must_divide_the_hidden_size() -> None:
+    with pytest.raises(ValidationError, match="hidden_size \(20\) must be a multiple of 2 x heads \(6\); try 18"):
+        SyntheticModel(hidden_size=20, num_heads=3)
 
 
 def test_the_default_model_has_two_to_four_million_parameters() -> None:
-    settings = DemonstrationModel()
-    tokenizer = train_tokenizer(demonstration_corpus(settings.documents, 0), settings)
+    settings = SyntheticModel()
+    tokenizer = train_tokenizer(synthetic_corpus(settings.documents, 0), settings)
     assert 2e6 < new_model(settings, tokenizer).num_parameters() < 4e6
 
 
 @pytest.mark.slow
 def test_a_killed_run_ends_in_the_same_bytes_and_in_a_model_that_learnt(tmp_path: Path, stages: Stages) -> None:
-    settings = ModelStage(seed=3, model=ModelConfig(demonstration=TINY))
+    settings = ModelStage(seed=3, model=ModelConfig(synthetic=TINY))
     request = write_request(tmp_path / "request.json", "prepare_model", settings, {})
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert stages.run("rlhf.stages.prepare_model", request, whole)
@@ -119,7 +126,7 @@ def test_a_killed_run_ends_in_the_same_bytes_and_in_a_model_that_learnt(tmp_path
 
 @pytest.mark.slow
 def test_two_processes_train_the_same_model_as_one(tmp_path: Path, stages: Stages) -> None:
-    few = ModelStage(seed=3, model=ModelConfig(demonstration=TINY.model_copy(update={"documents": 20})))
+    few = ModelStage(seed=3, model=ModelConfig(synthetic=TINY.model_copy(update={"documents": 20})))
     request = write_request(tmp_path / "request.json", "prepare_model", few, {})
     for processes in (1, 2):
         assert stages.run("rlhf.stages.prepare_model", request, tmp_path / str(processes), processes=processes)

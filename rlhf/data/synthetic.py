@@ -14,7 +14,7 @@ import zlib
 from random import Random
 from typing import Literal, NamedTuple
 
-from rlhf.data.demonstration_words import (
+from rlhf.data.synthetic_words import (
     CLOSERS,
     EVASIONS,
     FINISH,
@@ -37,7 +37,7 @@ from rlhf.data.demonstration_words import (
     Sentence,
     Topic,
 )
-from rlhf.errors import InputError
+from rlhf.errors import UserError
 
 MOST_TOXICITY_PROMPTS = 5000
 """More distinct beginnings than this take too long to draw."""
@@ -73,7 +73,7 @@ class Dialogue(NamedTuple):
     unhelpful: str
 
 
-def demonstration_pairs(n: int, seed: int) -> list[dict[str, str]]:
+def synthetic_pairs(n: int, seed: int) -> list[dict[str, str]]:
     """`n` preference pairs {chosen, rejected}, whole dialogues in HH layout that differ in the last answer only.
 
     Seven better answers in ten are polite and helpful, the rest helpful but mildly rude.  A worse answer is ruder, or
@@ -83,20 +83,20 @@ def demonstration_pairs(n: int, seed: int) -> list[dict[str, str]]:
     return [_pair(random, "pairs") for _ in range(n)]
 
 
-def demonstration_corpus(n: int, seed: int) -> list[str]:
+def synthetic_corpus(n: int, seed: int) -> list[str]:
     """`n` pretraining documents, a little under half of them rude: dialogues as in the pairs, and single sentences."""
     random = Random(f"demonstration corpus {seed}")
     return [_document(random) for _ in range(n)]
 
 
-def demonstration_toxicity_prompts(n: int, seed: int) -> list[dict[str, object]]:
+def synthetic_toxicity_prompts(n: int, seed: int) -> list[dict[str, object]]:
     """`n` different beginnings of sentences, with one continuation each, in the layout of RealToxicityPrompts.
 
     The scores are no classifier's: `toxicity` and `insult` are 0.9 where the text holds a rude word of our tables and
-    0.1 elsewhere; the other six are null, for unknown.  Raises InputError where `n` is over MOST_TOXICITY_PROMPTS.
+    0.1 elsewhere; the other six are null, for unknown.  Raises UserError where `n` is over MOST_TOXICITY_PROMPTS.
     """
     if n > MOST_TOXICITY_PROMPTS:
-        raise InputError(
+        raise UserError(
             f"toxicity.n_prompts ({n}) must be at most {MOST_TOXICITY_PROMPTS} with generated prompts; "
             "lower it or set toxicity.prompts to a file"
         )

@@ -1,4 +1,4 @@
-"""A small GPT-J trained from nothing on the demonstration corpus, so that the workflow runs without any download.
+"""A small GPT-J trained from nothing on the synthetic corpus, so that the workflow runs without any download.
 
 Each document is seen once.  The corpus is packed: documents follow one another, an end of text after each, cut into
 rows of `context_tokens`.  Nothing draws a random number after the first weights, so a checkpoint is weights, optimizer
@@ -21,9 +21,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import GPTJConfig, GPTJForCausalLM, PreTrainedTokenizerFast
 
-from rlhf.config import DemonstrationModel
-from rlhf.data.demonstration import demonstration_corpus
-from rlhf.errors import InputError
+from rlhf.config import SyntheticModel
+from rlhf.data.synthetic import synthetic_corpus
+from rlhf.errors import UserError
 from rlhf.runtime.stage import progress
 from rlhf.storage.artifacts import CHECKPOINTS
 from rlhf.storage.files import write_jsonl
@@ -51,20 +51,20 @@ class Trained(NamedTuple):
     loss: float
 
 
-def train_demonstration_model(settings: DemonstrationModel, seed: int, output: Path) -> Trained:
+def train_synthetic_model(settings: SyntheticModel, seed: int, output: Path) -> Trained:
     """Train as `settings` say, writing `output`/metrics.jsonl and resuming from `output`/checkpoints.
 
-    Runs on every rank alike.  Raises InputError where the documents do not fill one batch, or where a batch cannot be
+    Runs on every rank alike.  Raises UserError where the documents do not fill one batch, or where a batch cannot be
     shared out evenly.
     """
     accelerator = Accelerator(cpu=_is_on_cpu(), mixed_precision="no")
-    documents = demonstration_corpus(settings.documents, seed)
+    documents = synthetic_corpus(settings.documents, seed)
     tokenizer = train_tokenizer(documents, settings)
     ids_SBT, positions_SBT = pack(documents, tokenizer, settings)
     steps, processes, rank = len(ids_SBT), accelerator.num_processes, accelerator.process_index
     if settings.batch_size % processes:
-        raise InputError(
-            f"model.demonstration.batch_size ({settings.batch_size}) must be a multiple of compute.processes "
+        raise UserError(
+            f"model.synthetic.batch_size ({settings.batch_size}) must be a multiple of compute.processes "
             f"({processes}); try {max(1, settings.batch_size // processes) * processes}"
         )
 
@@ -103,13 +103,13 @@ def train_demonstration_model(settings: DemonstrationModel, seed: int, output: P
     return Trained(model.cpu().eval(), tokenizer, metrics[-1]["loss"])
 
 
-def train_tokenizer(documents: list[str], settings: DemonstrationModel) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of at most `settings.vocabulary` entries: END_OF_TEXT, PAD, bytes, then what was learnt."""
+def train_tokenizer(documents: list[str], settings: SyntheticModel) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of at most `settings.vocab_size` entries: END_OF_TEXT, PAD, bytes, then what was learnt."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=settings.vocabulary,
+        vocab_size=settings.vocab_size,
         special_tokens=[END_OF_TEXT, PAD],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -125,13 +125,11 @@ def train_tokenizer(documents: list[str], settings: DemonstrationModel) -> PreTr
     )
 
 
-def pack(
-    documents: list[str], tokenizer: PreTrainedTokenizerFast, settings: DemonstrationModel
-) -> tuple[Tensor, Tensor]:
+def pack(documents: list[str], tokenizer: PreTrainedTokenizerFast, settings: SyntheticModel) -> tuple[Tensor, Tensor]:
     """Token ids and positions [steps, batch_size, context_tokens] of the documents in order, END_OF_TEXT after each.
 
     Positions count from 0 at each document's start, and again where a row cuts it.  The end that fills no batch is
-    dropped.  Raises InputError where not even the first batch is full.
+    dropped.  Raises UserError where not even the first batch is full.
     """
     ids_N: list[int] = []
     positions_N: list[int] = []
@@ -143,23 +141,23 @@ def pack(
     batch = settings.batch_size * settings.context_tokens
     steps = len(ids_N) // batch
     if steps == 0:
-        raise InputError(
-            f"model.demonstration.documents ({settings.documents}) make {len(ids_N)} tokens, fewer than a batch of "
+        raise UserError(
+            f"model.synthetic.documents ({settings.documents}) make {len(ids_N)} tokens, fewer than a batch of "
             f"batch_size x context_tokens ({batch}); try documents={settings.documents * batch // len(ids_N) + 1}"
         )
     shape = (steps, settings.batch_size, settings.context_tokens)
     return torch.tensor(ids_N[: steps * batch]).view(shape), torch.tensor(positions_N[: steps * batch]).view(shape)
 
 
-def new_model(settings: DemonstrationModel, tokenizer: PreTrainedTokenizerFast) -> GPTJForCausalLM:
+def new_model(settings: SyntheticModel, tokenizer: PreTrainedTokenizerFast) -> GPTJForCausalLM:
     """A GPT-J with weights drawn from torch's generator.  Half of each head is rotated, an even number."""
     config = GPTJConfig(
         vocab_size=len(tokenizer),
         n_positions=settings.context_tokens,
-        n_embd=settings.width,
-        n_layer=settings.layers,
-        n_head=settings.heads,
-        rotary_dim=max(2, settings.width // settings.heads // 4 * 2),
+        n_embd=settings.hidden_size,
+        n_layer=settings.num_layers,
+        n_head=settings.num_heads,
+        rotary_dim=max(2, settings.hidden_size // settings.num_heads // 4 * 2),
         activation_function="gelu_pytorch_tanh",  # gelu_new, but in one kernel
         resid_pdrop=0.0,
         embd_pdrop=0.0,
