@@ -19,7 +19,7 @@ from rlhf.report.plot_images import picture_uri
 from rlhf.report.summary import figure_table, stage_table, summary
 from rlhf.results.schema import CONFIG, LABELS, MODEL, REPORT, RESULTS, Evidence, Results, StageRow
 from rlhf.runs.published import read_evidence, with_stages
-from rlhf.storage.files import place_model, write_atomically
+from rlhf.storage.files import copy_model, write_atomically
 from tasks.stage import Run, StageFuture
 
 
@@ -52,7 +52,7 @@ def publish(run: Run, submitted: list[StageFuture], results: StageFuture, export
         run.store.take(run.folder, [LABELS])
         with_stages(artifact, rows, figures, report)
         write_atomically(run.folder / CONFIG, run.config.model_dump_json(indent=2))
-        place_model(model / MODEL, run.folder / MODEL)
+        copy_model(model / MODEL, run.folder / MODEL)
         refresh_card(run.folder)
         show(Results.model_validate_json(figures.read_bytes()), read_evidence(artifact))
     shared = run.store.share(run.folder, [REPORT, RESULTS, CONFIG])

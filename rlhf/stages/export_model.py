@@ -14,7 +14,7 @@ from rlhf.report.model_card import CARD, model_card
 from rlhf.results.schema import MODEL, RESULTS, Results
 from rlhf.runtime.stage import main
 from rlhf.stage_config import ExportStage
-from rlhf.storage.files import place_model, write_atomically
+from rlhf.storage.files import copy_model, write_atomically
 
 GENERATION = "generation_config.json"
 
@@ -23,7 +23,7 @@ def export_model(config: ExportStage, inputs: dict[str, Path], output: Path) -> 
     """Write the folder; the figures are its size and its number of files."""
     results = Results.model_validate_json((inputs["results"] / RESULTS).read_bytes())
     folder = output / MODEL
-    place_model(inputs["rlhf"] / "model", folder)
+    copy_model(inputs["rlhf"] / "model", folder)
     write_generation_config(folder, config.responses.sampling)
     write_atomically(folder / CARD, model_card(results, config))
     files = list(folder.iterdir())

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -26,22 +29,62 @@ def write_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def place_model(source: Path, folder: Path) -> None:
-    """Put the files of the model at `source` into `folder`, which is then whole or not there at all."""
-    temporary, replaced = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
-    for leftover in (temporary, replaced):
+def append_durably(path: Path, data: str | bytes, *, truncate_to: int | None = None) -> None:
+    """Append `data`; it is on the disk when this returns, and so is the file's name.
+
+    With `truncate_to`, everything after that many bytes is dropped first.
+    """
+    with path.open("ab") as stream:
+        if truncate_to is not None:
+            stream.truncate(truncate_to)
+        stream.write(data.encode() if isinstance(data, str) else data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def replace_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder to fill; after the `with` block it replaces `folder`.
+
+    If the block fails or the process is killed, `folder` keeps its old content, or is missing if it was being swapped.
+    """
+    new, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    for file in sorted(source.iterdir()):
-        link_or_copy(file, temporary / file.name)
+    new.mkdir(parents=True)
+    yield new
     if folder.exists():
-        folder.rename(replaced)
-    temporary.rename(folder)
-    shutil.rmtree(replaced, ignore_errors=True)
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
+    """Hold a lock on the file `path` inside the `with` block; it ends with this process at the latest.
+
+    Any number of holders may share a lock if all of them ask for a `shared` one.  Without `wait`, raises
+    BlockingIOError if somebody else holds the lock.
+    """
+    with path.open("a") as stream:
+        fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+        yield
+
+
+def copy_model(source: Path, folder: Path) -> None:
+    """Replace `folder` by the model files of `source`: hard links for weights if possible, copies of the rest."""
+    with replace_folder(folder) as new:
+        for file in sorted(source.iterdir()):
+            link_or_copy(file, new / file.name)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """A hard link for weights, which nobody edits; a copy of everything else, and where there can be no link."""
+    """Make a hard link for weights, which nobody edits, if the file system allows it; otherwise copy."""
     if source.suffix == ".safetensors":
         try:
             os.link(source, target)

@@ -90,7 +90,7 @@ def test_the_learning_rate_warms_up_and_falls_as_half_a_cosine() -> None:
 
 
 def test_heads_must_divide_the_hidden_size() -> None:
-    with pytest.raises(ValidationError, match="hidden_size \(20\) must be a multiple of 2 x heads \(6\); try 18"):
+    with pytest.raises(ValidationError, match=r"hidden_size \(20\) must be a multiple of 2 x heads \(6\); try 18"):
         SyntheticModel(hidden_size=20, num_heads=3)
 
 

@@ -18,7 +18,7 @@ from rlhf.report.model_card import refresh_card
 from rlhf.stage_config import ExportStage, part_of
 from rlhf.stages.aggregate_results import aggregate_results
 from rlhf.stages.export_model import export_model
-from rlhf.storage.files import place_model
+from rlhf.storage.files import copy_model
 from tests.support.results_fixture import fake_config, fake_run
 from tests.support.tiny_models import tiny_model
 
@@ -73,9 +73,9 @@ def test_without_links_weights_are_copied(
         raise OSError("cross-device link")
 
     monkeypatch.setattr(os, "link", refuse)
-    place_model(exported[1], tmp_path / "model")
+    copy_model(exported[1], tmp_path / "model")
     (tmp_path / "model" / "leftover").write_text("of the run before")
-    place_model(exported[1], tmp_path / "model")
+    copy_model(exported[1], tmp_path / "model")
     files = {path.name: path.read_bytes() for path in exported[1].iterdir()}
     assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == files
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
@@ -125,7 +125,7 @@ def test_the_published_card_follows_the_published_results(
     exported: tuple[dict[str, Path], Path], tmp_path: Path
 ) -> None:
     inputs, folder = exported
-    place_model(folder, tmp_path / "model")
+    copy_model(folder, tmp_path / "model")
     content = json.loads((inputs["results"] / "results.json").read_bytes())
     content["reward"]["rlhf"]["mean"] = 12.5
     (tmp_path / "results.json").write_text(json.dumps(content))
