@@ -12,7 +12,7 @@ RUN apt-get update \
 ENV PATH=/opt/venv/bin:$PATH
 
 WORKDIR /opt/rlhf
-COPY pyproject.toml requirements.lock README.md ./
+COPY pyproject.toml requirements.lock README.md LICENSE ./
 COPY flows flows
 COPY tasks tasks
 COPY rlhf rlhf

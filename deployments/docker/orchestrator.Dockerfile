@@ -11,7 +11,7 @@ RUN apt-get update \
     && useradd --create-home --uid 1000 rlhf
 
 WORKDIR /opt/rlhf
-COPY pyproject.toml requirements.lock README.md ./
+COPY pyproject.toml requirements.lock README.md LICENSE ./
 # The lock is complete, so what the orchestrator never imports can be left out by name.
 RUN grep --invert-match --extended-regexp \
       '^(torch|triton|nvidia-.*|cuda-.*|trl|accelerate|detoxify|alt-profanity-check|scikit-learn|datasets|tensorboard.*|pytest.*|hypothesis|mypy|ruff|moto|playwright)==' \
