@@ -6,9 +6,12 @@ the Prefect form and `rlhf show` print.  No module of this tree reads a file; `r
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from rlhf.errors import UserError
 
 HUB = "hub"
 """Word for "download from the Hugging Face hub at the pinned revision" where a path could stand."""
@@ -48,7 +51,7 @@ class SyntheticModel(Settings):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
-        _require_multiple("hidden_size", self.hidden_size, "2 x num_heads", 2 * self.num_heads)
+        require_multiple("hidden_size", self.hidden_size, "2 x num_heads", 2 * self.num_heads)
         return self
 
 
@@ -316,21 +319,30 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:
         processes = self.compute.processes
-        _require_multiple(
+        require_multiple(
             "ppo.rollouts_per_step", self.ppo.rollouts_per_step, "ppo.minibatch_size", self.ppo.minibatch_size
         )
-        _require_multiple("ppo.rollouts_per_step", self.ppo.rollouts_per_step, "compute.processes", processes)
-        _require_multiple("ppo.minibatch_size", self.ppo.minibatch_size, "compute.processes", processes)
-        _require_multiple("compute.processes", processes, "compute.machines", self.compute.machines)
+        require_multiple("ppo.rollouts_per_step", self.ppo.rollouts_per_step, "compute.processes", processes)
+        require_multiple("ppo.minibatch_size", self.ppo.minibatch_size, "compute.processes", processes)
+        require_multiple("compute.processes", processes, "compute.machines", self.compute.machines)
         for name, stage in (("sft", self.sft), ("reward", self.reward)):
             held = stage.device_batch_size * processes
-            _require_multiple(
+            require_multiple(
                 f"{name}.batch_size", stage.batch_size, f"{name}.device_batch_size x compute.processes", held
             )
         return self
 
 
-def _require_multiple(name: str, value: int, divisor_name: str, divisor: int) -> None:
+def require_multiple(name: str, value: int, divisor_name: str, divisor: int) -> None:
+    """Raises UserError, which suggests the next smaller multiple (at least `divisor`), if `value` is not a multiple."""
     if value % divisor:
         nearest = max(1, value // divisor) * divisor
-        raise ValueError(f"{name} ({value}) must be a multiple of {divisor_name} ({divisor}); try {nearest}")
+        raise UserError(f"{name} ({value}) must be a multiple of {divisor_name} ({divisor}); try {nearest}")
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one dictionary with dotted names: `{"ppo": {"steps": 2}}` is `{"ppo.steps": 2}`."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat

@@ -1,4 +1,4 @@
-"""The parts of the settings that each stage may read."""
+"""The settings of each stage.  A stage sees only these, so its fingerprint covers all that it depends on."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ StageT = TypeVar("StageT", bound="Settings")
 
 
 class ModelStage(Settings):
-    """What prepare_model may depend on."""
+    """Settings of prepare_model."""
 
     seed: int
     model: ModelConfig
 
 
 class DataStage(Settings):
-    """What prepare_data may depend on."""
+    """Settings of prepare_data."""
 
     seed: int
     data: DataConfig
 
 
 class SftStage(Settings):
-    """What train_sft may depend on."""
+    """Settings of train_sft."""
 
     seed: int
     trainer: Trainer = "own"
@@ -45,7 +45,7 @@ class SftStage(Settings):
 
 
 class RewardStage(Settings):
-    """What train_reward may depend on."""
+    """Settings of train_reward."""
 
     seed: int
     model: ModelConfig
@@ -53,7 +53,7 @@ class RewardStage(Settings):
 
 
 class PpoStage(Settings):
-    """What train_ppo may depend on."""
+    """Settings of train_ppo."""
 
     seed: int
     trainer: Trainer = "own"
@@ -62,7 +62,7 @@ class PpoStage(Settings):
 
 
 class ResponsesStage(Settings):
-    """What generate_responses may depend on."""
+    """Settings of generate_responses."""
 
     seed: int
     model: ModelConfig
@@ -70,7 +70,7 @@ class ResponsesStage(Settings):
 
 
 class ToxicityStage(Settings):
-    """What score_toxicity may depend on."""
+    """Settings of score_toxicity."""
 
     seed: int
     model: ModelConfig
@@ -78,7 +78,7 @@ class ToxicityStage(Settings):
 
 
 class ComparisonStage(Settings):
-    """What compare_policies may depend on."""
+    """Settings of compare_policies."""
 
     seed: int
     model: ModelConfig
@@ -86,13 +86,13 @@ class ComparisonStage(Settings):
 
 
 class LabelingStage(Settings):
-    """What export_labeling_manifest may depend on."""
+    """Settings of export_labeling_manifest."""
 
     seed: int
 
 
 class ReportStage(Settings):
-    """What aggregate_results may depend on: it shows the whole run."""
+    """Settings of aggregate_results, which reports on the complete run."""
 
     run_name: str
     seed: int
@@ -107,7 +107,7 @@ class ReportStage(Settings):
 
 
 class ExportStage(Settings):
-    """What export_model may depend on."""
+    """Settings of export_model."""
 
     run_name: str
     seed: int
@@ -120,6 +120,22 @@ class ExportStage(Settings):
     export: ExportConfig
 
 
+STAGES: dict[str, type[Settings]] = {
+    "prepare_model": ModelStage,
+    "prepare_data": DataStage,
+    "train_sft": SftStage,
+    "train_reward": RewardStage,
+    "train_ppo": PpoStage,
+    "generate_responses": ResponsesStage,
+    "score_toxicity": ToxicityStage,
+    "compare_policies": ComparisonStage,
+    "export_labeling_manifest": LabelingStage,
+    "aggregate_results": ReportStage,
+    "export_model": ExportStage,
+}
+"""Names of all stages, with their settings."""
+
+
 def part_of(config: RunConfig, stage: type[StageT]) -> StageT:
-    """The fields of `config` that `stage` declares, so that a step can read nothing outside its fingerprint."""
+    """The settings of `stage`, taken from those of the run."""
     return stage.model_validate({name: getattr(config, name) for name in stage.model_fields})

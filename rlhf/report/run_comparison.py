@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import ValidationError
 
+from rlhf.config import flatten
 from rlhf.errors import UserError
 from rlhf.report.page import TEMPLATES, make_environment, number, signed
 from rlhf.results.base import Difference, Mean
@@ -72,9 +72,8 @@ def read_run(folder: Path) -> RunFiles:
     except ValueError:
         raise UserError(f"{folder}: not of this version; `rlhf run {folder.name}` writes it again") from None
     fingerprint = next((row.fingerprint for row in results.stages if row.name == "aggregate_results"), "")
-    return RunFiles(
-        folder, results, dict(_flat(settings)), _read_evidence(folder.absolute().parent / "artifacts", fingerprint)
-    )
+    evidence = _read_evidence(folder.absolute().parent / "artifacts", fingerprint)
+    return RunFiles(folder, results, {name: json.dumps(value) for name, value in flatten(settings).items()}, evidence)
 
 
 def compare_runs(first: RunFiles, second: RunFiles) -> TwoRuns:
@@ -159,14 +158,6 @@ def _read_evidence(store: Path, fingerprint: str) -> Evidence | None:
         return Evidence.model_validate_json(path.read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
-
-
-def _flat(settings: dict[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", json.dumps(value)
 
 
 def _differing(one: dict[str, str], two: dict[str, str]) -> list[Setting]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from accelerate import tracking
 
-from rlhf.config import Settings
+from rlhf.config import Settings, flatten
 from rlhf.errors import UserError
 from rlhf.runtime.stage import TRACKER, TRACKER_FOLDER, is_main_process
 
@@ -30,7 +30,10 @@ def tracked(config: Settings) -> Iterator[None]:
         yield
         return
     tracker = _start(name, Path(os.environ[TRACKER_FOLDER]))
-    tracker.store_init_configuration(dict(_flat(config.model_dump(mode="json"))))
+    settings = flatten(config.model_dump(mode="json"))
+    tracker.store_init_configuration(
+        {name: value if isinstance(value, bool | int | float) else str(value) for name, value in settings.items()}
+    )
     _trackers.append(tracker)
     try:
         yield
@@ -65,12 +68,3 @@ def _start(name: str, folder: Path) -> Any:
             tracker = tracking.MLflowTracker(run, logging_dir=str(folder), run_name=step)
     tracker.start()
     return tracker
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, bool | str | float]]:
-    """The settings by dotted name, what is no number as text."""
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value if isinstance(value, bool | int | float) else str(value)

@@ -1,0 +1,35 @@
+"""Small tools that all settings share."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlhf.config import flatten, require_multiple
+from rlhf.errors import UserError
+from rlhf.stage_config import STAGES
+from tasks import stages
+from tasks.stage import Stage
+
+
+@pytest.mark.parametrize(("value", "divisor", "nearest"), [(7, 3, 6), (2, 4, 4)])
+def test_a_value_that_is_not_a_multiple_is_refused_with_one_that_is(value: int, divisor: int, nearest: int) -> None:
+    with pytest.raises(UserError, match=rf"^a \({value}\) must be a multiple of b \({divisor}\); try {nearest}$"):
+        require_multiple("a", value, "b", divisor)
+
+
+def test_a_multiple_is_accepted() -> None:
+    require_multiple("a", 6, "b", 3)
+
+
+def test_nested_settings_get_dotted_names() -> None:
+    assert flatten({"seed": 1, "ppo": {"sampling": {"top_k": 0}, "kl_target": None}, "betas": [0.9, 0.95]}) == {
+        "seed": 1,
+        "ppo.sampling.top_k": 0,
+        "ppo.kl_target": None,
+        "betas": [0.9, 0.95],
+    }
+
+
+def test_every_stage_of_the_workflow_has_its_settings_in_the_one_list() -> None:
+    declared = {stage.name: stage.config for stage in vars(stages).values() if isinstance(stage, Stage)}
+    assert declared == STAGES
