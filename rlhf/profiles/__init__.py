@@ -1,6 +1,6 @@
-"""Profiles: named configurations, shipped as YAML beside this file or written by the user.
+"""Profiles: named configurations, shipped as YAML files in this folder or written by the user.
 
-A profile holds only what differs from the defaults in `rlhf.config`.
+A profile contains only the settings that differ from the defaults in `rlhf.config`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def profile_names() -> list[str]:
 
 
 def load_profile(profile: str, overrides: Iterable[str] = ()) -> RunConfig:
-    """The configuration of a shipped profile, or of a YAML file, with `a.b=value` overrides applied in order.
+    """Settings of a shipped profile or of a YAML file, with `a.b=value` overrides applied in order.
 
-    Raises UserError that names the profile or key, and the near ones, where there is no such thing.
+    Raises UserError if the profile or a setting is unknown or invalid; it names similar ones.
     """
     settings = {"run_name": _run_name(profile), **_read(profile)}
     for override in overrides:
@@ -38,11 +38,11 @@ def load_profile(profile: str, overrides: Iterable[str] = ()) -> RunConfig:
     try:
         return RunConfig.model_validate(settings)
     except ValidationError as error:
-        raise UserError("; ".join(_explain(problem) for problem in error.errors())) from None
+        raise UserError("; ".join(_explain(problem) for problem in error.errors())) from error
 
 
 def describe(profile: str) -> str:
-    """First line of the comment that opens a shipped profile."""
+    """First line of the comment at the top of a shipped profile."""
     return _text(profile).partition("\n")[0].removeprefix("#").strip()
 
 
@@ -59,12 +59,12 @@ def _text(profile: str) -> str:
         try:
             return Path(profile).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"profile {profile}: cannot be read ({error})") from None
+            raise UserError(f"profile {profile}: cannot be read ({error})") from error
     names = profile_names()
     if profile not in names:
         raise UserError(
             f"unknown profile {profile!r}{_did_you_mean(profile, names)}; "
-            f"there are {', '.join(names)}, or name a .yaml file"
+            f"shipped profiles are {', '.join(names)}; the path of a .yaml file is accepted too"
         )
     return resources.files(__name__).joinpath(f"{profile}.yaml").read_text(encoding="utf-8")
 
@@ -73,9 +73,11 @@ def _read(profile: str) -> dict[str, Any]:
     try:
         settings = yaml.safe_load(_text(profile)) or {}
     except yaml.YAMLError as error:
-        raise UserError(f"profile {profile}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"profile {profile}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(settings, dict):
-        raise UserError(f"profile {profile}: must hold keys such as `data:` and `ppo:`, got {type(settings).__name__}")
+        raise UserError(
+            f"profile {profile}: must contain keys such as `data:` and `ppo:`, got {type(settings).__name__}"
+        )
     return settings
 
 
@@ -83,11 +85,11 @@ def _apply(settings: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
-        raise UserError(f"--set {override}: must read KEY.KEY=VALUE, as in --set ppo.steps=20")
+        raise UserError(f"--set {override}: must have the form KEY.KEY=VALUE, such as --set ppo.steps=20")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"--set {override}: the value is not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"--set {override}: the value is not valid YAML: {' '.join(str(error).split())}") from error
     for key in keys[:-1]:
         inner = settings.get(key)
         settings[key] = dict(inner) if isinstance(inner, dict) else {}
@@ -101,7 +103,7 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         parent = _model_at(path[:-1])
         known = list(parent.model_fields) if parent else []
-        return f"unknown setting {name}{_did_you_mean(path[-1], known)}; there are {', '.join(known)}"
+        return f"unknown setting {name}{_did_you_mean(path[-1], known)}; known settings are {', '.join(known)}"
     message = problem["msg"].removeprefix("Value error, ")
     return f"{name} ({problem['input']!r}): {message}" if name else message
 
@@ -119,5 +121,5 @@ def _model_at(path: Sequence[str]) -> type[BaseModel] | None:
 
 
 def _did_you_mean(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f", did you mean {' or '.join(near)}?" if near else ""
+    similar = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f", did you mean {' or '.join(similar)}?" if similar else ""

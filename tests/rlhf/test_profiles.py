@@ -49,7 +49,7 @@ def test_overrides_apply_in_order() -> None:
         ("quickstart", ["pp.steps=3"], "unknown setting pp, did you mean ppo?"),
         ("quickstart", ["ppo.sampling.top=3"], "unknown setting ppo.sampling.top, did you mean top_p or top_k?"),
         ("quickstart", ["ppo.steps=many"], "ppo.steps ('many')"),
-        ("quickstart", ["ppo.steps"], "must read KEY.KEY=VALUE"),
+        ("quickstart", ["ppo.steps"], "must have the form KEY.KEY=VALUE"),
         ("quickstart", ["ppo.steps=["], "not valid YAML"),
         (
             "quickstart",
@@ -80,5 +80,5 @@ def test_a_profile_of_the_users_own(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="line 2"):
         load_profile(str(profile))
     profile.write_text("- 1\n")
-    with pytest.raises(UserError, match="must hold keys"):
+    with pytest.raises(UserError, match="must contain keys"):
         load_profile(str(profile))

@@ -77,7 +77,7 @@ def test_the_launchers_are_told_where_they_meet(tmp_path: Path) -> None:
     [
         ({"machines": 2, "processes": 2}, r"machines \(2\) need main_address"),
         ({"machines": 2, "processes": 3, "main_address": "a"}, r"compute.processes \(3\) must be a multiple of"),
-        ({"machines": 2, "processes": 2, "main_address": "a", "gpu_pool": "p4d"}, r"cannot be had from gpu_pool"),
+        ({"machines": 2, "processes": 2, "main_address": "a", "gpu_pool": "p4d"}, r"cannot be combined with gpu_pool"),
     ],
 )
 def test_settings_that_cannot_meet_are_refused(settings: dict[str, object], message: str) -> None:
