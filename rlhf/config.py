@@ -311,6 +311,12 @@ class RunConfig(Settings):
     compute: ComputeConfig = ComputeConfig()
 
     @model_validator(mode="after")
+    def _run_name_is_a_folder_name(self) -> Self:
+        if not self.run_name or self.run_name.startswith(".") or "/" in self.run_name:
+            raise ValueError(f"run_name ({self.run_name!r}) must be a folder name, without / and without a leading dot")
+        return self
+
+    @model_validator(mode="after")
     def _trlx_has_one_machine(self) -> Self:
         if self.trainer == "trlx" and self.compute.machines > 1:
             raise ValueError(f"trainer (trlx) runs on one machine; compute.machines is {self.compute.machines}")

@@ -1,4 +1,4 @@
-"""`rlhf clean`.  Heavy imports stand inside the command, so that help answers at once."""
+"""`rlhf clean`.  Heavy imports are inside the command, so that help is fast."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ if TYPE_CHECKING:
     from rlhf.runs.cleanup import Found, Place
 
 OneRun = Annotated[
-    str | None, typer.Option("--run", help="Name of a run: only what it made and no other run of the workspace uses.")
+    str | None,
+    typer.Option("--run", metavar="NAME", help="Only files of this run that no other run of the workspace uses."),
 ]
-Yes = Annotated[bool, typer.Option("--yes", help="Remove it; without, it is only listed.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Delete the listed files.")]
 Pools = Annotated[
-    bool, typer.Option("--pools", help="Also the work pools, deployments and automation of `rlhf deploy`.")
+    bool,
+    typer.Option("--pools", help="Also the work pools, deployments and automation that `rlhf deploy` created."),
 ]
 
 
 def clean(workspace: Storage = "runs", run: OneRun = None, *, yes: Yes = False, pools: Pools = False) -> None:
-    """List what runs left in a workspace, or remove it; what they did not make, and people's answers, stay."""
+    """List files that runs created; with --yes, delete them. Labels and files of other origin are kept."""
     from rlhf.runs.cleanup import remove, runs_of, survey
 
-    place, *copies = _places(workspace)
+    place, *copies = _locations(workspace)
     surveys = [(place, survey(place, run))]
     surveys += [(copy, survey(copy, run)) for copy in copies if run is None or run in runs_of(copy)]
     for place, found in surveys:
-        _tell(place, found)
+        _print_plan(place, found)
         if yes:
             remove(place, found)
     if pools:
@@ -38,12 +40,12 @@ def clean(workspace: Storage = "runs", run: OneRun = None, *, yes: Yes = False, 
         from flows.server.undeploy import undeploy
 
         for thing in undeploy(remove=yes):
-            typer.echo(f"{'remove' if thing.ours else 'stays':<8} {thing.kind:<11} {thing.name}{thing.why}")
-    typer.echo("removed" if yes else "nothing is removed without --yes")
+            typer.echo(f"{'remove' if thing.ours else 'keep':<8} {thing.kind:<11} {thing.name}{thing.why}")
+    typer.echo("removed" if yes else "nothing was removed; repeat with --yes to remove")
 
 
-def _places(workspace: str) -> list[Place]:
-    """The workspace, and this machine's copy where it lies in S3."""
+def _locations(workspace: str) -> list[Place]:
+    """The workspace and, if it is in S3, its local copy."""
     from rlhf.runs.cleanup import Folder, place_at
     from rlhf.storage.s3 import S3
 
@@ -55,7 +57,7 @@ def _places(workspace: str) -> list[Place]:
     return [place_at(workspace), *([Folder(copy)] if copy.is_dir() else [])]
 
 
-def _tell(place: Place, found: Found) -> None:
+def _print_plan(place: Place, found: Found) -> None:
     typer.echo(f"{place.uri}:")
     folders = Counter("/".join(name.split("/")[:-1][:3]) or name for name in found.ours)
     for folder, files in sorted(folders.items()):
@@ -63,9 +65,9 @@ def _tell(place: Place, found: Found) -> None:
     for uri in found.elsewhere:
         typer.echo(f"  remove   {uri}")
     for names, why in (
-        (found.shared, "not of this run alone"),
-        (found.peoples, "people's answers"),
-        (found.foreign, "not made by a run"),
+        (found.shared, "used by other runs"),
+        (found.peoples, "labels"),
+        (found.foreign, "not created by a run"),
     ):
         for name in names:
-            typer.echo(f"  stays    {name} ({why})")
+            typer.echo(f"  keep     {name} ({why})")

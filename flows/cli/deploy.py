@@ -1,4 +1,4 @@
-"""`rlhf deploy` and `rlhf ui`: the workflow on a Prefect server."""
+"""`rlhf deploy` and `rlhf serve`: the pipeline on a Prefect server."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from flows.cli.options import Overrides, Profile, Storage, Workspace
 from flows.server.settings import prepare_prefect
 from rlhf.errors import UserError
 
-GpuPoolType = Annotated[Literal["process", "ecs"], typer.Option(help="Type of the GPU pool.")]
-Port = Annotated[int, typer.Option(help="Port of the server on 127.0.0.1.")]
+GpuPoolType = Annotated[
+    Literal["process", "ecs"],
+    typer.Option(help="process: a worker on the GPU machine; ecs: one ECS task per stage."),
+]
+Port = Annotated[int, typer.Option(metavar="PORT", help="Port of the server on 127.0.0.1.")]
 
 
 def deploy(
@@ -24,19 +27,19 @@ def deploy(
     overrides: Overrides = None,
     gpu_pool: GpuPoolType = "process",
 ) -> None:
-    """Put work pools, deployments and the automation of lost runs on the Prefect server; again changes nothing."""
+    """Create or update work pools, deployments and the lost-run automation on the Prefect server. Safe to repeat."""
     from rlhf.profiles import load_profile
 
     config = load_profile(profile, overrides or ())
     prepare_prefect()
-    from flows.server.deploy import deploy as bring_to
+    from flows.server.deploy import deploy as deploy_to_server
 
-    for change in bring_to(config, workspace, gpu_pool):
+    for change in deploy_to_server(config, workspace, gpu_pool):
         typer.echo(f"{change.outcome:<10} {change.kind:<11} {change.name}")
 
 
-def ui(profile: Profile = "quickstart", workspace: Workspace = Path("runs"), port: Port = 4200) -> None:
-    """Start a server, a worker of each pool and the deployments on this machine; Ctrl-C stops all of it."""
+def serve(profile: Profile = "quickstart", workspace: Workspace = Path("runs"), port: Port = 4200) -> None:
+    """Start a local Prefect server with one worker per pool. Ctrl-C stops everything."""
     from rlhf.profiles import load_profile
 
     config = load_profile(profile, ())
@@ -49,9 +52,9 @@ def ui(profile: Profile = "quickstart", workspace: Workspace = Path("runs"), por
 
     with Services(workspace / "services", f"{address}/api") as services:
         services.server(port)
-        from flows.server.deploy import deploy as bring_to
+        from flows.server.deploy import deploy as deploy_to_server
 
-        bring_to(config, workspace)
+        deploy_to_server(config, workspace)
         for pool in ("cpu", "p4d"):
             services.worker(pool)
         typer.echo(f"Prefect is at {address}; logs are in {services.logs}; Ctrl-C stops everything")
@@ -64,5 +67,7 @@ def _require_free(port: int) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
-        except OSError:
-            raise UserError(f"port {port} is taken, perhaps by a Prefect server; choose another with --port") from None
+        except OSError as error:
+            raise UserError(
+                f"port {port} is in use, perhaps by a Prefect server; choose another one with --port"
+            ) from error

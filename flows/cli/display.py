@@ -1,4 +1,4 @@
-"""The terminal's view of a run: a line a step, a bar for each that is running, a table of results at the end."""
+"""What a terminal shows of a run: progress bars, one line per finished stage, and a table of results at the end."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tasks.callbacks import displays
 from tasks.launch import Progress
 
 PLAIN_SECONDS = 15.0
-"""Least time between two progress lines of a step where the output is no terminal."""
+"""Minimum time between two progress lines of a stage if the output is not a terminal."""
 
 
 class Terminal:
-    """Shows steps on a console; bars where it is a terminal, sparse lines where it is a file or a pipe."""
+    """Shows stages on a console: progress bars on a terminal, a line from time to time in a file or pipe."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -31,17 +31,17 @@ class Terminal:
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[figures]}", style="dim"),
+            TextColumn("{task.fields[metrics]}", style="dim"),
             console=console,
             transient=True,
         )
         self._tasks: dict[tuple[str, str], TaskID] = {}
-        self._told: dict[str, float] = {}
+        self._last_line: dict[str, float] = {}
         self._started = time.monotonic()
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Hear of every step of this process while the body runs."""
+        """Show the stages of this process inside the `with` block."""
         displays.append(self)
         try:
             if self.console.is_terminal:
@@ -53,27 +53,27 @@ class Terminal:
             displays.remove(self)
 
     def progress(self, label: str, progress: Progress) -> None:
-        """Move the step's bar."""
-        figures = "  ".join(f"{name} {value:.3g}" for name, value in progress.figures.items())
+        """Update the progress bar of a stage."""
+        metrics = "  ".join(f"{name} {value:.3g}" for name, value in progress.figures.items())
         if not self.console.is_terminal:
             now = time.monotonic()
-            if now - self._told.get(label, self._started) >= PLAIN_SECONDS:
-                self._told[label] = now
-                self.console.print(escape(f"  {label}: {progress.phase} {progress.done}/{progress.total}  {figures}"))
+            if now - self._last_line.get(label, self._started) >= PLAIN_SECONDS:
+                self._last_line[label] = now
+                self.console.print(escape(f"  {label}: {progress.phase} {progress.done}/{progress.total}  {metrics}"))
             return
         key = (label, progress.phase)
         if key not in self._tasks:
             self._tasks[key] = self._bars.add_task(
-                escape(f"{label}: {progress.phase}"), total=progress.total, figures=""
+                escape(f"{label}: {progress.phase}"), total=progress.total, metrics=""
             )
-        self._bars.update(self._tasks[key], completed=progress.done, figures=escape(figures))
+        self._bars.update(self._tasks[key], completed=progress.done, metrics=escape(metrics))
 
     def note(self, label: str, message: str) -> None:
-        """Print what a stage has to say."""
+        """Print a message of a stage."""
         self.console.print(escape(f"  {label}: {message}"), style="dim")
 
     def finished(self, label: str, state: str) -> None:
-        """Print how a step ended and take its bars away."""
+        """Print the final state of a stage and remove its progress bars."""
         for key in [key for key in self._tasks if key[0] == label]:
             self._bars.remove_task(self._tasks.pop(key))
         style = {"Completed": "green", "Cached": "cyan", "NotReady": "dim"}.get(state, "red")
@@ -82,13 +82,13 @@ class Terminal:
 
 
 def results_table(results: Results) -> Table:
-    """The figures that a person wants first."""
+    """The most important metrics of a run."""
     table = Table(title="Did the model get better?")
-    for heading in ("figure", "SFT", "RLHF", "difference (95 % interval)"):
-        table.add_column(heading, justify="left" if heading == "figure" else "right")
+    for heading in ("metric", "SFT", "RLHF", "difference (95 % interval)"):
+        table.add_column(heading, justify="left" if heading == "metric" else "right")
     reward, toxicity = results.reward, results.toxicity
     table.add_row(
-        "reward of test answers", f"{reward.sft.mean:.3f}", f"{reward.rlhf.mean:.3f}", _difference(reward.difference)
+        "reward of test responses", f"{reward.sft.mean:.3f}", f"{reward.rlhf.mean:.3f}", _difference(reward.difference)
     )
     table.add_row(
         "mean toxicity", f"{toxicity.sft.mean:.3f}", f"{toxicity.rlhf.mean:.3f}", _difference(toxicity.difference)

@@ -1,4 +1,4 @@
-"""`rlhf label` and `rlhf labels ...`.  Heavy imports stand inside the commands, so that help answers at once."""
+"""`rlhf label`: human evaluation.  Heavy imports are inside the commands, so that help is fast."""
 
 from __future__ import annotations
 
@@ -7,90 +7,119 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import Storage
+from flows.cli.options import Storage, examples
 
-labels = typer.Typer(no_args_is_help=True, help="Bring people's labels into a report, or pairs to Ground Truth.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Let people compare the responses of both models: serve the labeling page, import answers, use Ground Truth.",
+    epilog=examples("rlhf label serve --annotator Ada --annotator Grace", "rlhf label import"),
+)
 
-RunName = Annotated[str | None, typer.Option("--run", help="Name of the run; needed where there are several.")]
+RunName = Annotated[
+    str | None, typer.Option("--run", metavar="NAME", help="Name of the run; needed if the workspace has several.")
+]
 
 
-def label(
+@app.command(
+    rich_help_panel="Labeling page",
+    epilog=examples("rlhf label serve", "rlhf label serve --host 0.0.0.0 --annotator Ada --annotator Grace"),
+)
+def serve(
     workspace: Storage = "runs",
-    run: RunName = None,
+    run_name: RunName = None,
     annotator: Annotated[
-        list[str] | None, typer.Option(help="Print a signed link for this person; again for more.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Print a signed link for this annotator. May be repeated."),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; beyond loopback everyone needs a link.")
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on; on a public one every annotator needs a link.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8765,
+    port: Annotated[int, typer.Option(metavar="PORT", min=0, max=65535, help="Port; 0 picks a free one.")] = 8765,
 ) -> None:
-    """Open the page on which people compare the answers of a run."""
+    """Serve the page on which people compare the responses of a run."""
     from contextlib import closing, suppress
 
-    from rlhf.labeling.server import serve
+    from rlhf.labeling.server import serve as serve_page
     from rlhf.labeling.session import Labels
     from rlhf.runs.published import open_run
 
     with (
-        open_run(workspace, run) as found,
-        closing(Labels(found.pairs, found.labels)) as opened,
+        open_run(workspace, run_name) as run,
+        closing(Labels(run.pairs, run.labels)) as session,
         suppress(KeyboardInterrupt),
     ):
-        serve(opened, host, port, annotator or ())
+        serve_page(session, host, port, annotator or ())
     typer.echo(
-        f"\nanswers: {opened.output}\nreport:  rlhf labels import --workspace {workspace} --run {found.folder.name}"
+        f"\nanswers: {session.output}\nreport:  rlhf label import --workspace {workspace} --run {run.folder.name}"
     )
 
 
-@labels.command("import")
+@app.command(
+    "import",
+    rich_help_panel="Labeling page",
+    epilog=examples("rlhf label import", "rlhf label import s3://bucket/prefix/job --run hh-small --partial"),
+)
 def import_(
     source: Annotated[
-        str | None, typer.Argument(help="Output manifest, its folder, or s3://...; without it, the page's answers.")
+        str | None,
+        typer.Argument(
+            metavar="SOURCE", help="Ground Truth output: file, folder or s3://... Default: the page's answers."
+        ),
     ] = None,
     workspace: Storage = "runs",
-    run: RunName = None,
-    partial: Annotated[bool, typer.Option("--partial", help="Take what is good and say what is missing.")] = False,
+    run_name: RunName = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Import valid answers and report the missing ones.")
+    ] = False,
 ) -> None:
-    """Check and unblind labels, and complete the report of a run with them; nothing else runs."""
+    """Validate and unblind labels, then update the run's report."""
     from rlhf.runs.label_import import import_labels
     from rlhf.runs.published import open_run
 
-    with open_run(workspace, run) as found:
-        imported = import_labels(found, source, partial=partial)
+    with open_run(workspace, run_name) as run:
+        imported = import_labels(run, source, partial=partial)
     evaluation = imported.evaluation
     for problem in imported.left_out:
-        typer.echo(f"left out: {problem}")
+        typer.echo(f"dropped: {problem}")
     if imported.missing:
         typer.echo(f"missing: {', '.join(imported.missing)}")
-    typer.echo(f"{evaluation.labelled} of {evaluation.items} pairs labelled, annotators: {len(evaluation.annotators)}")
+    typer.echo(f"{evaluation.labelled} of {evaluation.items} pairs labeled, annotators: {len(evaluation.annotators)}")
     for question in evaluation.questions:
         counts = question.items
         typer.echo(f"{question.question:<13} RLHF better {counts.better}, tie {counts.tie}, SFT better {counts.worse}")
-    typer.echo(f"report: {found.folder / 'report.html'}")
+    typer.echo(f"report: {run.folder / 'report.html'}")
 
 
-@labels.command()
-def package(folder: Path, workspace: Storage = "runs", run: RunName = None) -> None:
+@app.command(rich_help_panel="SageMaker Ground Truth", epilog=examples("rlhf label package to-label --run hh-small"))
+def package(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder that is created.")],
+    workspace: Storage = "runs",
+    run_name: RunName = None,
+) -> None:
     """Write manifest, template and instructions for Ground Truth or Ground Truth Plus into FOLDER."""
     from rlhf.labeling.ground_truth_job import write_package
     from rlhf.runs.published import open_run
 
-    with open_run(workspace, run) as found:
-        for path in write_package(found.pairs, folder):
+    with open_run(workspace, run_name) as run:
+        for path in write_package(run.pairs, folder):
             typer.echo(path)
 
 
-@labels.command()
+@app.command(
+    rich_help_panel="SageMaker Ground Truth",
+    epilog=examples("rlhf label send s3://bucket/prefix --name pairs-1 --role ARN --workteam ARN"),
+)
 def send(
     *,
-    prefix: Annotated[str, typer.Argument(help="Where package and labels go: s3://bucket/prefix.")],
-    name: Annotated[str, typer.Option(help="Name of the labeling job.")],
-    role: Annotated[str, typer.Option(help="ARN of the role that the job runs as.")],
-    workteam: Annotated[str, typer.Option(help="ARN of the private work team.")],
-    workers: Annotated[int, typer.Option(min=1, max=9, help="People per pair.")] = 3,
+    prefix: Annotated[
+        str, typer.Argument(metavar="PREFIX", help="Location of package and labels: s3://bucket/prefix.")
+    ],
+    name: Annotated[str, typer.Option(metavar="NAME", help="Name of the labeling job.")],
+    role: Annotated[str, typer.Option(metavar="ARN", help="ARN of the IAM role that the job assumes.")],
+    workteam: Annotated[str, typer.Option(metavar="ARN", help="ARN of the private work team.")],
+    workers: Annotated[int, typer.Option(metavar="NUMBER", min=1, max=9, help="Annotators per pair.")] = 3,
     workspace: Storage = "runs",
-    run: RunName = None,
+    run_name: RunName = None,
 ) -> None:
     """Create a Ground Truth labeling job for a private work team."""
     from pydantic import ValidationError
@@ -103,11 +132,11 @@ def send(
     try:
         job = LabelingJob(name=name, prefix=prefix.rstrip("/"), role=role, workteam=workteam, workers=workers)
     except ValidationError as error:
-        raise UserError("; ".join(f"{part['loc'][0]}: {part['msg']}" for part in error.errors())) from None
-    with open_run(workspace, run) as found:
-        found.store.take(found.folder, [JOBS])
-        typer.echo(start_job(found.pairs, job))
-        record_objects(found.folder, uploaded(job))
-        found.store.share(found.folder, [JOBS])
-    done = f"{job.prefix}/{job.name} --workspace {workspace} --run {found.folder.name}"
-    typer.echo(f"when it is done: rlhf labels import {done}")
+        raise UserError("; ".join(f"{part['loc'][0]}: {part['msg']}" for part in error.errors())) from error
+    with open_run(workspace, run_name) as run:
+        run.store.take(run.folder, [JOBS])
+        typer.echo(start_job(run.pairs, job))
+        record_objects(run.folder, uploaded(job))
+        run.store.share(run.folder, [JOBS])
+    done = f"{job.prefix}/{job.name} --workspace {workspace} --run {run.folder.name}"
+    typer.echo(f"when the job has finished: rlhf label import {done}")

@@ -1,4 +1,4 @@
-"""`rlhf plan`.  Heavy imports stand inside the command, so that help answers at once."""
+"""`rlhf plan`.  Heavy imports are inside the command, so that help is fast."""
 
 from __future__ import annotations
 
@@ -17,9 +17,16 @@ if TYPE_CHECKING:
     from rlhf.planning.plan import Plan
 
 MachineName = Annotated[
-    str | None, typer.Option("--machine", help="p4d.24xlarge, p5.48xlarge, h100 or cpu; cpu where the profile says so.")
+    str | None,
+    typer.Option(
+        "--machine",
+        metavar="NAME",
+        help="p4d.24xlarge, p5.48xlarge, h100 or cpu. Default: cpu if the profile runs on CPUs, else p4d.24xlarge.",
+    ),
 ]
-Price = Annotated[float | None, typer.Option(min=0.0, help="Price of all machines that the run holds.")]
+Price = Annotated[
+    float | None, typer.Option(metavar="DOLLARS", min=0.0, help="Price per hour of all machines of the run.")
+]
 
 
 def plan(
@@ -29,7 +36,7 @@ def plan(
     workspace: Workspace = Path("runs"),
     overrides: Overrides = None,
 ) -> None:
-    """Say what each step will need and cost, and what does not fit, before anything runs."""
+    """Estimate memory, time and cost of each stage; exit with code 2 if something does not fit."""
     from rich.console import Console
 
     from rlhf.planning.machines import DEFAULT_CPU, DEFAULT_MACHINE, find_machine
@@ -37,71 +44,73 @@ def plan(
     from rlhf.planning.throughput import BENCHMARK, read_benchmark
     from rlhf.profiles import load_profile
 
-    given = list(overrides or ())
+    settings = list(overrides or ())
     if dollars_per_hour is not None:
-        given.append(f"compute.dollars_per_hour={dollars_per_hour!r}")
-    config = load_profile(profile, given)
+        settings.append(f"compute.dollars_per_hour={dollars_per_hour!r}")
+    config = load_profile(profile, settings)
     name = machine or (DEFAULT_CPU if config.compute.accelerate == "cpu" else DEFAULT_MACHINE)
-    made = plan_run(config, find_machine(name), read_benchmark(workspace / BENCHMARK))
+    run_plan = plan_run(config, find_machine(name), read_benchmark(workspace / BENCHMARK))
     sources = Sources()
     console = Console(highlight=False)
-    console.print(plan_table(made, config, sources))
+    console.print(plan_table(run_plan, config, sources))
     for number, source in sources.numbered():
         console.print(f"[{number}] {source}", markup=False, style="dim")
-    problems = [*made.problems, *(problem for step in made.steps for problem in step.problems)]
+    problems = [*run_plan.problems, *(problem for stage in run_plan.steps for problem in stage.problems)]
     if problems:
         raise UserError("this does not fit:\n  " + "\n  ".join(problems))
 
 
 class Sources:
-    """Where numbers come from, each told once."""
+    """Sources of the numbers in the plan, numbered by first use."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
 
     def cite(self, *sources: str) -> str:
-        """The numbers of `sources`, in brackets."""
+        """The numbers of `sources`, in brackets: `[1][3]`."""
         numbers = dict.fromkeys(self._numbers.setdefault(source, len(self._numbers) + 1) for source in sources)
         return "".join(f"[{number}]" for number in numbers)
 
     def numbered(self) -> list[tuple[int, str]]:
-        """All sources in the order in which they were first cited."""
+        """All sources, in the order of their numbers."""
         return [(number, source) for source, number in self._numbers.items()]
 
 
-def plan_table(made: Plan, config: RunConfig, sources: Sources) -> Table:
-    """The plan as a table, its sources by number."""
+def plan_table(run_plan: Plan, config: RunConfig, sources: Sources) -> Table:
+    """The plan as a table that cites its sources by number."""
     from rich.markup import escape
     from rich.table import Table
 
     from rlhf.planning.plan import START_SECONDS, gigabytes
 
-    machine, compute = made.setting.machine, config.compute
-    reached = made.setting.rates.source
-    several = f"{compute.machines} x " if compute.machines > 1 else ""
-    unit = "GPU" if machine.gpus else "process"
-    table = Table(title=f"{config.run_name} on {several}{machine.name}, {compute.processes} processes")
-    for heading in ("stage", f"memory / {unit}", "PFLOP", "hours", "dollars", "from"):
-        table.add_column(heading, justify="left" if heading in ("stage", "from") else "right")
-    for step in made.steps:
-        need = step.need
+    machine, compute = run_plan.setting.machine, config.compute
+    throughput_source = run_plan.setting.rates.source
+    machine_count = f"{compute.machines} x " if compute.machines > 1 else ""
+    device = "GPU" if machine.gpus else "process"
+    table = Table(title=f"{config.run_name} on {machine_count}{machine.name}, {compute.processes} processes")
+    for heading in ("stage", f"memory / {device}", "PFLOP", "hours", "dollars", "source"):
+        table.add_column(heading, justify="left" if heading in ("stage", "source") else "right")
+    for stage in run_plan.steps:
+        need = stage.need
         table.add_row(
-            escape(step.name),
-            gigabytes(step.memory) if need.memory else "-",
+            escape(stage.name),
+            gigabytes(stage.memory) if need.memory else "-",
             f"{need.flop / 1e15:.4g}" if need.flop else "-",
             f"{need.seconds / 3600:.3f}",
-            "-" if step.dollars is None else f"{step.dollars:.2f}",
-            escape(sources.cite(need.source, *([reached] if need.flop else []))),
-            style="red" if step.problems else None,
+            "-" if stage.dollars is None else f"{stage.dollars:.2f}",
+            escape(sources.cite(need.source, *([throughput_source] if need.flop else []))),
+            style="red" if stage.problems else None,
         )
-    start = len(made.steps) * START_SECONDS
+    start = len(run_plan.steps) * START_SECONDS
     table.add_row(
-        "imports", "-", "-", f"{start / 3600:.3f}", "", escape(sources.cite(f"{START_SECONDS:g} s a step: LOG.md"))
+        "imports", "-", "-", f"{start / 3600:.3f}", "", escape(sources.cite(f"{START_SECONDS:g} s per stage: LOG.md"))
     )
     table.add_section()
     fits = f"of {gigabytes(machine.device_bytes)}"
-    total = "-" if made.dollars is None else f"{made.dollars:.2f}"
-    flop = sum(step.need.flop for step in made.steps) / 1e15
-    cited = sources.cite(machine.source, made.price_source, f"model sizes: {made.setting.policy.source}")
-    table.add_row("all, one after another", fits, f"{flop:.4g}", f"{made.seconds / 3600:.3f}", total, escape(cited))
+    total = "-" if run_plan.dollars is None else f"{run_plan.dollars:.2f}"
+    flop = sum(stage.need.flop for stage in run_plan.steps) / 1e15
+    citations = sources.cite(machine.source, run_plan.price_source, f"model sizes: {run_plan.setting.policy.source}")
+    table.add_row(
+        "total, one stage at a time", fits, f"{flop:.4g}", f"{run_plan.seconds / 3600:.3f}", total, escape(citations)
+    )
     return table

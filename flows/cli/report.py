@@ -1,4 +1,4 @@
-"""`rlhf report`.  Heavy imports stand inside the command, so that help answers at once."""
+"""`rlhf report`.  Heavy imports are inside the command, so that help is fast."""
 
 from __future__ import annotations
 
@@ -14,52 +14,57 @@ from flows.cli.options import Storage
 if TYPE_CHECKING:
     from rlhf.report.run_comparison import TwoRuns
 
-RunFolder = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="WORKSPACE/PROFILE, or PROFILE alone.")]
+RunFolder = Annotated[
+    Path | None,
+    typer.Argument(metavar="RUN", help="Name or folder of the run; needed if the workspace has several."),
+]
 Compare = Annotated[
     tuple[Path, Path] | None,
-    typer.Option(metavar="RUN RUN", help="Set two runs side by side, each WORKSPACE/PROFILE or PROFILE alone."),
+    typer.Option(metavar="RUN RUN", help="Compare two runs, each given by its name or folder."),
 ]
 
 
 def report(run: RunFolder = None, workspace: Storage = "runs", compare: Compare = None) -> None:
-    """Write a run's report again from what is on the disk, or a page that compares two runs; nothing else runs."""
+    """Rebuild a run's report, or compare two runs. Nothing is retrained."""
     if compare is None:
-        typer.echo(f"report: {_write_again(workspace, run)}")
+        typer.echo(f"report: {_rebuild(workspace, run)}")
         return
-    with ExitStack() as held:
-        _write_comparison(*(held.enter_context(_folder(workspace, given)) for given in compare))
+    with ExitStack() as runs:
+        _write_comparison(*(runs.enter_context(_run_folder(workspace, name_or_folder)) for name_or_folder in compare))
 
 
-def _write_again(workspace: str, run: Path | None) -> Path:
+def _rebuild(workspace: str, name_or_folder: Path | None) -> Path:
     from rlhf.runs.published import open_run, refresh
 
-    place, name = (workspace, None) if run is None else _located(workspace, run)
-    with open_run(place, name) as found:
-        refresh(found)
-    return found.folder / "report.html"
+    name: str | None = None
+    if name_or_folder is not None:
+        workspace, name = _locate(workspace, name_or_folder)
+    with open_run(workspace, name) as run:
+        refresh(run)
+    return run.folder / "report.html"
 
 
 @contextmanager
-def _folder(workspace: str, given: Path) -> Iterator[Path]:
-    """Folder of a run, which need hold its results only; of one in S3 also the evidence is brought here."""
+def _run_folder(workspace: str, name_or_folder: Path) -> Iterator[Path]:
+    """Local folder with the results of a run.  From S3, the data of its plots is fetched too."""
     from rlhf.runs.published import open_run
     from rlhf.storage.s3 import S3
 
-    place, name = _located(workspace, given)
-    if not place.startswith(S3):
-        yield Path(place) / name
+    workspace, name = _locate(workspace, name_or_folder)
+    if not workspace.startswith(S3):
+        yield Path(workspace) / name
         return
-    with open_run(place, name) as found:
-        yield found.folder
+    with open_run(workspace, name) as run:
+        yield run.folder
 
 
-def _located(workspace: str, given: Path) -> tuple[str, str]:
-    """Workspace and name of a run: given by its folder, or by its name alone, as all in S3 are."""
+def _locate(workspace: str, name_or_folder: Path) -> tuple[str, str]:
+    """Workspace and name of a run.  Runs in S3 are always given by name."""
     from rlhf.storage.s3 import S3
 
-    if given.is_dir() and not workspace.startswith(S3):
-        return str(given.absolute().parent), given.absolute().name
-    return workspace, str(given)
+    if name_or_folder.is_dir() and not workspace.startswith(S3):
+        return str(name_or_folder.absolute().parent), name_or_folder.absolute().name
+    return workspace, str(name_or_folder)
 
 
 def _write_comparison(first: Path, second: Path) -> None:
@@ -90,8 +95,8 @@ def _table(two: TwoRuns) -> object:
     from rich.table import Table
 
     table = Table(title="Two runs")
-    for heading in ("figure", *two.names, "change"):
-        table.add_column(escape(heading), justify="left" if heading == "figure" else "right")
+    for heading in ("metric", *two.names, "change"):
+        table.add_column(escape(heading), justify="left" if heading == "metric" else "right")
     for row in two.figures:
         cells = [(row.first, row.first_range), (row.second, row.second_range)]
         shown = [f"{value} ({interval})" if interval else value for value, interval in cells]

@@ -27,14 +27,17 @@ def profile_names() -> list[str]:
     )
 
 
-def load_profile(profile: str, overrides: Iterable[str] = ()) -> RunConfig:
+def load_profile(profile: str, overrides: Iterable[str] = (), *, run_name: str | None = None) -> RunConfig:
     """Settings of a shipped profile or of a YAML file, with `a.b=value` overrides applied in order.
 
+    `run_name` wins over the name in profile and overrides.
     Raises UserError if the profile or a setting is unknown or invalid; it names similar ones.
     """
-    settings = {"run_name": _run_name(profile), **_read(profile)}
+    settings = {"run_name": _default_run_name(profile), **_read(profile)}
     for override in overrides:
         _apply(settings, override)
+    if run_name is not None:
+        settings["run_name"] = run_name
     try:
         return RunConfig.model_validate(settings)
     except ValidationError as error:
@@ -46,7 +49,7 @@ def describe(profile: str) -> str:
     return _text(profile).partition("\n")[0].removeprefix("#").strip()
 
 
-def _run_name(profile: str) -> str:
+def _default_run_name(profile: str) -> str:
     return Path(profile).stem if _is_file(profile) else profile
 
 

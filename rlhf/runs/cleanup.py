@@ -57,7 +57,7 @@ UNFINISHED = (
 """What a stage that did not end may have left beside its request."""
 PUBLISHED = (REPORT, RESULTS, CONFIG)
 JOBS = "labeling_jobs.json"
-"""In a run's folder: the objects that `rlhf labels send` has put into S3, as a list of uris."""
+"""In a run's folder: the objects that `rlhf label send` has put into S3, as a list of uris."""
 TRACKED = "tracker/*/events.out.tfevents.*"
 COMPARISON = "compare-*.html"
 PEOPLES = (LABELS, "labels/*")
@@ -173,7 +173,7 @@ class Found:
     """People's answers."""
     foreign: list[str] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)
-    """Objects in S3 that `rlhf labels send` has put there, by uri."""
+    """Objects in S3 that `rlhf label send` has put there, by uri."""
 
 
 def survey(place: Place, run: str | None = None) -> Found:

@@ -74,7 +74,7 @@ def _own_output(run: FinishedRun) -> Path:
     """Folder of the page's output, made whole where no page is open that does so itself."""
     if not run.labels.is_dir():
         raise UserError(
-            f"{run.folder.name}: nobody has labelled yet; `rlhf label --run {run.folder.name}` opens the page"
+            f"{run.folder.name}: nobody has labelled yet; `rlhf label serve --run {run.folder.name}` opens the page"
         )
     with suppress(LabelsInUseError):
         Labels(run.pairs, run.labels).close()

@@ -43,7 +43,7 @@ MODELS = {"sft_responses": "sft", "rlhf_responses": "rlhf"}
 
 @dataclass
 class Server:
-    """`rlhf label` as a user starts it, on one port over its restarts."""
+    """`rlhf label serve` as a user starts it, on one port over its restarts."""
 
     run: FinishedRun
     port: int
@@ -52,7 +52,7 @@ class Server:
 
     def start(self) -> None:
         """Start it and read the links that it prints."""
-        command = ["label", "--workspace", str(self.run.folder.parent), "--port", str(self.port)]
+        command = ["label", "serve", "--workspace", str(self.run.folder.parent), "--port", str(self.port)]
         self.process = subprocess.Popen(
             [str(Path(sys.executable).with_name("rlhf")), *command, "--annotator", "Ada", "--annotator", "Grace"],
             stdout=subprocess.PIPE,
@@ -205,7 +205,7 @@ def test_no_answer_is_lost_or_doubled(run: FinishedRun, server: Server, browser:
         someone.context.close()
 
     rlhf = CommandLine(run.folder.parent, run.folder)
-    outcome = rlhf("labels", "import", "--workspace", str(rlhf.workspace))
+    outcome = rlhf("label", "import", "--workspace", str(rlhf.workspace))
     assert outcome.code == 0, outcome.error
     people = rlhf.results("fake")["human_evaluation"]
     assert (people["status"], people["labelled"]) == ("complete", PAIRS)

@@ -31,8 +31,8 @@ def test_ctrl_c_is_one_line_and_leaves_no_process(run: subprocess.Popen[str], tm
     os.killpg(run.pid, signal.SIGINT)  # as a terminal does: not the command alone
     output, error = run.communicate(timeout=40)
     assert run.returncode == 130
-    assert error == "stopped; the same command goes on where it was\n"
-    assert "watch it in Prefect's UI: http://127.0.0.1:" in output
+    assert error == "stopped; run the same command again to resume\n"
+    assert "Prefect UI of this run: http://127.0.0.1:" in output
     assert marked(str(tmp_path)) == []
 
 

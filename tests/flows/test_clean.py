@@ -23,8 +23,8 @@ def test_it_lists_first_and_removes_when_told_to(tmp_path: Path) -> None:
     listed = CliRunner().invoke(app, ["clean", "--workspace", str(tmp_path)])
     assert listed.exit_code == 0, listed.output
     assert "remove   records (1 files)" in listed.output
-    assert "stays    mine.txt (not made by a run)" in listed.output
-    assert "nothing is removed without --yes" in listed.output
+    assert "keep     mine.txt (not created by a run)" in listed.output
+    assert "nothing was removed; repeat with --yes to remove" in listed.output
     assert record.exists()
     CliRunner().invoke(app, ["clean", "--workspace", str(tmp_path), "--yes"])
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

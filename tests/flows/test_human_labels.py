@@ -60,16 +60,16 @@ def test_import_by_the_command_line(run: FinishedRun, tmp_path: Path) -> None:
     items = [item.item for item in read_items(run.pairs)]
     manifest = write_output(run, tmp_path / "output", [judgement(item, overall="tie") for item in items[1:]])
     place = ["--workspace", str(run.folder.parent)]
-    refused = CliRunner().invoke(app, ["labels", "import", str(manifest), *place])
+    refused = CliRunner().invoke(app, ["label", "import", str(manifest), *place])
     assert isinstance(refused.exception, UserError)
-    taken = CliRunner().invoke(app, ["labels", "import", str(manifest), "--partial", *place])
+    taken = CliRunner().invoke(app, ["label", "import", str(manifest), "--partial", *place])
     assert taken.exit_code == 0
-    assert f"missing: {items[0]}\n3 of 4 pairs labelled, annotators: 1" in taken.output
+    assert f"missing: {items[0]}\n3 of 4 pairs labeled, annotators: 1" in taken.output
     assert "overall       RLHF better 0, tie 3, SFT better 0" in taken.output
 
 
 def test_a_package_by_the_command_line(run: FinishedRun, tmp_path: Path) -> None:
-    made = CliRunner().invoke(app, ["labels", "package", str(tmp_path / "out"), "--workspace", str(run.folder.parent)])
+    made = CliRunner().invoke(app, ["label", "package", str(tmp_path / "out"), "--workspace", str(run.folder.parent)])
     assert made.exit_code == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "INSTRUCTIONS.md",
@@ -90,6 +90,6 @@ def test_a_job_with_a_wrong_name_is_the_user_s_to_mend(run: FinishedRun) -> None
         "--workspace",
         str(run.folder.parent),
     ]
-    refused = CliRunner().invoke(app, ["labels", "send", *arguments])
+    refused = CliRunner().invoke(app, ["label", "send", *arguments])
     assert isinstance(refused.exception, UserError)
     assert "name: String should match pattern" in str(refused.exception)

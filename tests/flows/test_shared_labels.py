@@ -88,7 +88,7 @@ def test_labels_imported_on_one_machine_are_in_the_report_on_every_other(
     uri: str, machine: Callable[[str], S3Store], labels: Path
 ) -> None:
     machine("importer")
-    assert "4 of 4 pairs labelled" in invoke("labels", "import", str(labels), "--workspace", uri)
+    assert "4 of 4 pairs labeled" in invoke("label", "import", str(labels), "--workspace", uri)
     assert status(uri) == "complete"
     reader = machine("reader")
     assert f"report: {reader.run_folder('fake') / REPORT}" in invoke("report", "--workspace", uri)
@@ -103,9 +103,9 @@ def test_an_import_that_was_not_shared_is_made_again(
     with monkeypatch.context() as broken:
         broken.setattr(Bucket, "write", refuse)
         with pytest.raises(UserError, match="out of order"):
-            invoke("labels", "import", str(labels), "--workspace", uri)
+            invoke("label", "import", str(labels), "--workspace", uri)
     assert status(uri) == "pending"
-    invoke("labels", "import", str(labels), "--workspace", uri)
+    invoke("label", "import", str(labels), "--workspace", uri)
     assert status(uri) == "complete"
 
 
@@ -116,10 +116,10 @@ def refuse(_bucket: Bucket, _key: str, _content: bytes) -> None:
 @pytest.mark.usefixtures("run")
 def test_pairs_are_packed_where_only_s3_has_them(uri: str, machine: Callable[[str], S3Store], tmp_path: Path) -> None:
     machine("packer")
-    invoke("labels", "package", str(tmp_path / "package"), "--workspace", uri, "--run", "fake")
+    invoke("label", "package", str(tmp_path / "package"), "--workspace", uri, "--run", "fake")
     assert len((tmp_path / "package" / "manifest.jsonl").read_text().splitlines()) == 4
     with pytest.raises(UserError, match=r"s3://.*/rlhf: no finished run fale; there are fake$"):
-        invoke("labels", "package", str(tmp_path / "package"), "--workspace", uri, "--run", "fale")
+        invoke("label", "package", str(tmp_path / "package"), "--workspace", uri, "--run", "fale")
 
 
 @pytest.mark.usefixtures("run")
@@ -133,7 +133,7 @@ def test_what_was_sent_to_ground_truth_goes_with_the_run_from_any_machine(
     with Stubber(sagemaker) as stub, monkeypatch.context() as aws:  # moto has no labeling jobs
         stub.add_response("create_labeling_job", {"LabelingJobArn": ARN}, request_of(JOB))
         aws.setattr(boto3, "client", {"s3": storage, "sagemaker": sagemaker}.__getitem__)
-        assert ARN in invoke("labels", "send", JOB.prefix, *job, "--workspace", uri)
+        assert ARN in invoke("label", "send", JOB.prefix, *job, "--workspace", uri)
     machine("cleaner")
     listed = invoke("clean", "--workspace", uri, "--run", "fake")
     assert all(f"remove   {name}\n" in listed for name in uploaded(JOB))

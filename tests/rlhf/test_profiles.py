@@ -20,7 +20,7 @@ def test_the_published_recipe_and_the_small_ones_are_shipped() -> None:
 def test_every_shipped_profile_loads_and_is_shown(name: str) -> None:
     assert load_profile(name).run_name == name
     assert describe(name)
-    shown = CliRunner().invoke(app, ["show", name])
+    shown = CliRunner().invoke(app, ["profiles", "show", name])
     assert shown.exit_code == 0
     assert f"run_name: {name}" in shown.output
 
@@ -39,6 +39,20 @@ def test_the_6b_profile_is_the_published_setting() -> None:
 def test_overrides_apply_in_order() -> None:
     config = load_profile("quickstart", ["ppo.steps=3", "ppo.steps=4", "ppo.learning_rate=1e-3", "run_name=mine"])
     assert (config.ppo.steps, config.ppo.learning_rate, config.run_name) == (4, 1e-3, "mine")
+
+
+def test_the_name_of_a_run_wins_over_profile_and_overrides(tmp_path: Path) -> None:
+    profile = tmp_path / "mine.yaml"
+    profile.write_text("run_name: weekly\n")
+    assert load_profile(str(profile)).run_name == "weekly"
+    assert load_profile(str(profile), ["run_name=other"]).run_name == "other"
+    assert load_profile(str(profile), ["run_name=other"], run_name="trial").run_name == "trial"
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../a", ".hidden"])
+def test_a_run_name_is_a_folder_name(name: str) -> None:
+    with pytest.raises(UserError, match=r"run_name \(.*\) must be a folder name"):
+        load_profile("quickstart", run_name=name)
 
 
 @pytest.mark.parametrize(

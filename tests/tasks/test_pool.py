@@ -182,7 +182,7 @@ def test_ctrl_c_cancels_what_waits_on_the_pool(prefect_server: str, tmp_path: Pa
     os.killpg(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert error == "stopped; the same command goes on where it was\n"
+    assert error == "stopped; run the same command again to resume\n"
     assert [run.state.name for run in sent() if run.state] == ["Cancelled"]
 
 

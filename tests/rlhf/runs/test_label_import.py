@@ -84,7 +84,7 @@ def test_a_whole_import_completes_the_report(run: FinishedRun, manifest: Path) -
     assert (counts.better, counts.tie, counts.worse) == (7, 0, 1)
     assert people.questions[-1].items.model_dump() == {"better": 3, "tie": 1, "worse": 0}
     assert after.model_copy(update={"human_evaluation": before.human_evaluation}) == before
-    assert "Run <code>rlhf label</code>" not in (run.folder / "report.html").read_text()
+    assert "Run <code>rlhf label serve</code>" not in (run.folder / "report.html").read_text()
     assert times(run.store.root) == artifacts
 
 
@@ -311,7 +311,7 @@ def test_labels_come_from_s3(run: FinishedRun, tmp_path: Path) -> None:
 
 
 def test_without_a_source_the_page_s_answers_are_made_whole_and_imported(run: FinishedRun) -> None:
-    with pytest.raises(UserError, match="nobody has labelled yet; `rlhf label --run fake` opens the page"):
+    with pytest.raises(UserError, match="nobody has labelled yet; `rlhf label serve --run fake` opens the page"):
         import_labels(run, None, partial=False)
     labels = Labels(run.pairs, run.labels)
     journal = labels.journal("Ada")

@@ -1,4 +1,4 @@
-"""`rlhf ui`: a server and its workers, and nothing of them after Ctrl-C."""
+"""`rlhf serve`: a server and its workers, and no process of them after Ctrl-C."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 def test_everything_starts_and_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
     port = free_port()
     api = f"http://127.0.0.1:{port}/api"
-    command = [str(Path(sys.executable).with_name("rlhf")), "ui", "--port", str(port), "--workspace", str(tmp_path)]
+    command = [str(Path(sys.executable).with_name("rlhf")), "serve", "--port", str(port), "--workspace", str(tmp_path)]
     mark = f"test-{port}"
     environment = os.environ | {"PREFECT_HOME": str(tmp_path / "home"), "RLHF_TEST_MARK": mark}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
@@ -41,10 +41,10 @@ def test_everything_starts_and_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
 def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        command = [str(Path(sys.executable).with_name("rlhf")), "ui", "--port", port, "--workspace", str(tmp_path)]
+        command = [str(Path(sys.executable).with_name("rlhf")), "serve", "--port", port, "--workspace", str(tmp_path)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2
-    assert done.stderr == f"error: port {port} is taken, perhaps by a Prefect server; choose another with --port\n"
+    assert done.stderr == f"error: port {port} is in use, perhaps by a Prefect server; choose another one with --port\n"
 
 
 def online(api: str, pool: str) -> bool:

@@ -1,0 +1,126 @@
+"""`rlhf run`, `rlhf profiles` and `rlhf verify`.  Heavy imports are inside the commands, so that help is fast."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.options import Overrides, Profile, Storage, examples
+from flows.server.settings import imports_for_good, prepare_prefect
+from rlhf.errors import UserError
+
+profiles = typer.Typer(
+    invoke_without_command=True,
+    help="List the shipped profiles, or show the settings of one.",
+    epilog=examples("rlhf profiles", "rlhf profiles show hh-small --set ppo.steps=20"),
+)
+
+Name = Annotated[
+    str | None,
+    typer.Option("--name", metavar="NAME", help="Name of the run. Default: the name of the profile."),
+]
+
+
+def run(profile: Profile, name: Name = None, workspace: Storage = "runs", overrides: Overrides = None) -> None:
+    """Run the pipeline. Stages whose inputs have not changed are cached."""
+    from rlhf.profiles import load_profile
+
+    config = load_profile(profile, overrides or (), run_name=name)
+    require_usable(workspace)
+    prepare_prefect()
+    with imports_for_good():
+        from rich.console import Console
+
+        from flows.cli.display import Terminal, results_table
+        from flows.pipeline import pipeline
+        from flows.server.processes import server_of_a_run
+        from rlhf.results.schema import Results
+
+    terminal = Terminal(Console(highlight=False))
+    with server_of_a_run() as url:
+        if url is not None:
+            terminal.console.print(f"Prefect UI of this run: {url}", soft_wrap=True)
+        with terminal.attached():
+            summary = pipeline(config, workspace)
+    results = Results.model_validate_json(summary.results.read_bytes())
+    terminal.console.print(results_table(results))
+    terminal.console.print(f"report:  {summary.report}\nmetrics: {summary.results}", soft_wrap=True)
+    if summary.shared:
+        terminal.console.print(f"both are also in {summary.shared}", soft_wrap=True)
+
+
+@profiles.callback()
+def list_profiles(context: typer.Context) -> None:
+    """Print the name and the first line of each shipped profile, unless a subcommand follows."""
+    from rlhf.profiles import describe, profile_names
+
+    if context.invoked_subcommand is None:
+        for name in profile_names():
+            typer.echo(f"{name:<12} {describe(name)}")
+
+
+@profiles.command(epilog=examples("rlhf profiles show hh-small --set ppo.steps=20"))
+def show(profile: Profile, overrides: Overrides = None) -> None:
+    """Print every setting of a profile, defaults included, as YAML."""
+    import yaml
+
+    from rlhf.profiles import load_profile
+
+    settings = load_profile(profile, overrides or ()).model_dump(mode="json")
+    typer.echo(yaml.safe_dump(settings, sort_keys=False), nl=False)
+
+
+def verify(workspace: Storage = "runs") -> None:
+    """Check every artifact's files against their recorded SHA-256. Exits with code 1 if one differs."""
+    from rlhf.storage.s3 import S3
+    from rlhf.storage.s3_store import store_at
+
+    artifacts = store_at(workspace).survey() if workspace.startswith(S3) else _survey(Path(workspace))
+    if not artifacts:
+        raise UserError(f"{workspace}: contains no artifacts; name the folder of your runs with --workspace")
+    finished = {name: problems for name, problems in artifacts.items() if problems is not None}
+    problems = [problem for problems in finished.values() for problem in problems]
+    for problem in problems:
+        typer.echo(problem)
+    for name in artifacts.keys() - finished.keys():
+        typer.echo(f"{name}: unfinished; the next run resumes it")
+    typer.echo(f"{len(finished)} artifacts checked, {len(problems)} problems")
+    if problems:
+        raise typer.Exit(1)
+
+
+def _survey(workspace: Path) -> dict[str, list[str] | None]:
+    """Problems of every artifact by folder; None for an unfinished one."""
+    from rlhf.storage.artifacts import MANIFEST, Store, damage
+
+    return {
+        str(folder): damage(folder, thorough=True) if (folder / MANIFEST).exists() else None
+        for folder in Store(workspace / "artifacts").artifacts()
+    }
+
+
+def require_usable(workspace: str) -> None:
+    """Raise an error if the workspace, or the local cache of a workspace in S3, cannot be written."""
+    from rlhf.storage.s3 import S3
+
+    if not workspace.startswith(S3):
+        require_writable(Path(workspace))
+        return
+    from rlhf.storage.s3_store import store_at
+
+    store = store_at(workspace)
+    store.require_writable()
+    require_writable(store.workspace)
+
+
+def require_writable(workspace: Path) -> None:
+    """Raise the operating system's error if `workspace` cannot be written."""
+    workspace.mkdir(parents=True, exist_ok=True)
+    probe = workspace / f".probe.{os.getpid()}"
+    try:
+        probe.write_bytes(b"\0" * 4096)
+    finally:
+        probe.unlink(missing_ok=True)
