@@ -5,16 +5,16 @@ RUN := $(VENV)/bin
 # Two test processes: torch's threads of both would wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(RUN)/pytest -n 2 --dist loadfile
 
-.PHONY: quickstart ui test test-all check bench format trlx-env
+.PHONY: quickstart serve docs test test-all check bench format trlx-env
 
 quickstart: $(VENV)/.runtime
 	$(RUN)/rlhf run quickstart
 
-ui: $(VENV)/.runtime
-	$(RUN)/rlhf ui
+serve: $(VENV)/.runtime
+	$(RUN)/rlhf serve
 
 test: $(VENV)/.development
-	$(PYTEST) --no-loadscope-reorder --durations 40 -m "not exhaustive"
+	$(PYTEST) --no-loadscope-reorder --durations 10 -m "not exhaustive"
 
 test-all: $(VENV)/.development
 	$(PYTEST)
@@ -29,6 +29,9 @@ check: $(VENV)/.development
 format: $(VENV)/.development
 	$(RUN)/ruff format .
 	$(RUN)/ruff check --fix .
+
+docs: $(VENV)/.runtime
+	$(RUN)/python -m flows.cli.reference
 
 bench: $(VENV)/.development
 	$(RUN)/python -m tests.benchmarks

@@ -51,6 +51,7 @@ class SyntheticModel(Settings):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
+        """`model.synthetic.hidden_size` must be a multiple of 2 x `model.synthetic.num_heads`."""
         require_multiple("hidden_size", self.hidden_size, "2 x num_heads", 2 * self.num_heads)
         return self
 
@@ -148,7 +149,7 @@ class PpoConfig(Settings):
     """PPO against the reward model.  The defaults are the published 6B recipe (trlx, examples/hh/ppo_hh.py)."""
 
     steps: int = Field(default=94, ge=1)
-    """PPO steps; each samples rollouts, then trains on them.  94 are the recipe's 6,000 optimizer steps, 64 in each."""
+    """PPO steps; each samples rollouts, then trains on them.  94, in minibatches of 28, are 6,000 optimizer steps."""
     rollouts_per_step: int = Field(default=448, ge=1)
     """Responses sampled per PPO step, summed over all processes."""
     epochs: int = Field(default=4, ge=1)
@@ -231,6 +232,10 @@ class ToxicityConfig(Settings):
 
     @model_validator(mode="after")
     def _checkpoint_is_complete(self) -> Self:
+        """`toxicity.checkpoint`, `toxicity.checkpoint_sha256` and `toxicity.checkpoint_config` must be set together.
+
+        They need `toxicity.classifier: detoxify`.
+        """
         checkpoint = [self.checkpoint, self.checkpoint_sha256, self.checkpoint_config]
         if any(checkpoint) and not (all(checkpoint) and self.classifier == "detoxify"):
             raise ValueError(
@@ -282,6 +287,7 @@ class ComputeConfig(Settings):
 
     @model_validator(mode="after")
     def _machines_are_reachable(self) -> Self:
+        """`compute.machines` > 1 needs `compute.main_address` and cannot be combined with `compute.gpu_pool`."""
         if self.machines > 1 and self.main_address is None:
             raise ValueError(f"machines ({self.machines}) need main_address, the address of this machine")
         if self.machines > 1 and self.gpu_pool is not None:
@@ -295,7 +301,7 @@ class RunConfig(Settings):
     """All settings of a run."""
 
     run_name: str = "custom"
-    """Name of the run, by default the name of its profile; reports are written to WORKSPACE/RUN_NAME."""
+    """Name of the run; its report is in WORKSPACE/RUN_NAME.  A profile that sets none gives the run its own name."""
     seed: int = Field(default=42, ge=0)
     """Seed of all random draws."""
     trainer: Trainer = "own"
@@ -312,18 +318,25 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _run_name_is_a_folder_name(self) -> Self:
+        """`run_name` must be the name of a folder, without `/` and without a leading dot."""
         if not self.run_name or self.run_name.startswith(".") or "/" in self.run_name:
             raise ValueError(f"run_name ({self.run_name!r}) must be a folder name, without / and without a leading dot")
         return self
 
     @model_validator(mode="after")
     def _trlx_has_one_machine(self) -> Self:
+        """`trainer: trlx` runs on one machine: `compute.machines` must be 1."""
         if self.trainer == "trlx" and self.compute.machines > 1:
             raise ValueError(f"trainer (trlx) runs on one machine; compute.machines is {self.compute.machines}")
         return self
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:
+        """`ppo.rollouts_per_step` must be a multiple of `ppo.minibatch_size`, and both of `compute.processes`.
+
+        `sft.batch_size` and `reward.batch_size` must be multiples of their `device_batch_size` x `compute.processes`.
+        `compute.processes` must be a multiple of `compute.machines`.
+        """
         processes = self.compute.processes
         require_multiple(
             "ppo.rollouts_per_step", self.ppo.rollouts_per_step, "ppo.minibatch_size", self.ppo.minibatch_size

@@ -16,7 +16,7 @@ from rlhf.errors import UserError
 
 GpuPoolType = Annotated[
     Literal["process", "ecs"],
-    typer.Option(help="process: a worker on the GPU machine; ecs: one ECS task per stage."),
+    typer.Option(metavar="TYPE", help="process: a worker on the GPU machine; ecs: one ECS task per stage."),
 ]
 Port = Annotated[int, typer.Option(metavar="PORT", help="Port of the server on 127.0.0.1.")]
 
