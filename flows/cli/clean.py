@@ -28,19 +28,19 @@ def clean(workspace: Storage = "runs", run: OneRun = None, *, yes: Yes = False, 
     """List files that runs created; with --yes, delete them. Labels and files of other origin are kept."""
     from rlhf.runs.cleanup import remove, runs_of, survey
 
-    place, *copies = _locations(workspace)
-    surveys = [(place, survey(place, run))]
-    surveys += [(copy, survey(copy, run)) for copy in copies if run is None or run in runs_of(copy)]
-    for place, found in surveys:
-        _print_plan(place, found)
+    location, *copies = _locations(workspace)
+    plans = [(location, survey(location, run))]
+    plans += [(copy, survey(copy, run)) for copy in copies if run is None or run in runs_of(copy)]
+    for location, plan in plans:
+        _print_plan(location, plan)
         if yes:
-            remove(place, found)
+            remove(location, plan)
     if pools:
         prepare_prefect()
         from flows.server.undeploy import undeploy
 
-        for thing in undeploy(remove=yes):
-            typer.echo(f"{'remove' if thing.ours else 'keep':<8} {thing.kind:<11} {thing.name}{thing.why}")
+        for item in undeploy(remove=yes):
+            typer.echo(f"{'remove' if item.ours else 'keep':<8} {item.kind:<11} {item.name}{item.why}")
     typer.echo("removed" if yes else "nothing was removed; repeat with --yes to remove")
 
 
@@ -57,17 +57,17 @@ def _locations(workspace: str) -> list[Place]:
     return [place_at(workspace), *([Folder(copy)] if copy.is_dir() else [])]
 
 
-def _print_plan(place: Place, found: Found) -> None:
-    typer.echo(f"{place.uri}:")
-    folders = Counter("/".join(name.split("/")[:-1][:3]) or name for name in found.ours)
+def _print_plan(location: Place, plan: Found) -> None:
+    typer.echo(f"{location.uri}:")
+    folders = Counter("/".join(name.split("/")[:-1][:3]) or name for name in plan.ours)
     for folder, files in sorted(folders.items()):
         typer.echo(f"  remove   {folder} ({files} files)")
-    for uri in found.elsewhere:
+    for uri in plan.elsewhere:
         typer.echo(f"  remove   {uri}")
     for names, why in (
-        (found.shared, "used by other runs"),
-        (found.peoples, "labels"),
-        (found.foreign, "not created by a run"),
+        (plan.shared, "used by other runs"),
+        (plan.peoples, "labels"),
+        (plan.foreign, "not created by a run"),
     ):
         for name in names:
             typer.echo(f"  keep     {name} ({why})")

@@ -70,7 +70,9 @@ def read_run(folder: Path) -> RunFiles:
         results = Results.model_validate_json((folder / RESULTS).read_bytes())
         settings = json.loads((folder / CONFIG).read_bytes())
     except ValueError:
-        raise UserError(f"{folder}: not of this version; `rlhf run {folder.name}` writes it again") from None
+        raise UserError(
+            f"{folder}: written by another version; `rlhf run PROFILE --name {folder.name}` rebuilds it"
+        ) from None
     fingerprint = next((row.fingerprint for row in results.stages if row.name == "aggregate_results"), "")
     evidence = _read_evidence(folder.absolute().parent / "artifacts", fingerprint)
     return RunFiles(folder, results, {name: json.dumps(value) for name, value in flatten(settings).items()}, evidence)

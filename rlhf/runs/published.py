@@ -75,7 +75,9 @@ def find_run(workspace: str, name: str | None) -> FinishedRun:
     try:
         results = Results.model_validate_json((folder / RESULTS).read_bytes())
     except ValidationError:
-        raise UserError(f"{folder / RESULTS}: not of this version; `rlhf run {chosen}` writes it again") from None
+        raise UserError(
+            f"{folder / RESULTS}: written by another version; `rlhf run PROFILE --name {chosen}` rebuilds it"
+        ) from None
     return FinishedRun(folder, store, results)
 
 
@@ -90,7 +92,7 @@ def open_run(workspace: str, name: str | None) -> Iterator[FinishedRun]:
     read = [run.store.folder(stage, fingerprint) for stage, fingerprint in stages if stage in READ]
     with run.store.at_hand([run.pairs, *read]):
         if problems := damage(run.pairs):
-            raise UserError(f"{'; '.join(problems)}; `rlhf run {run.folder.name}` makes it again")
+            raise UserError(f"{'; '.join(problems)}; `rlhf run PROFILE --name {run.folder.name}` rebuilds it")
         yield run
 
 
@@ -99,7 +101,7 @@ def refresh(run: FinishedRun) -> None:
     fingerprint = next(stage.fingerprint for stage in run.results.stages if stage.name == "aggregate_results")
     artifact = run.store.folder("aggregate_results", fingerprint)
     if problems := damage(artifact):
-        raise UserError(f"{'; '.join(problems)}; `rlhf run {run.folder.name}` makes it again")
+        raise UserError(f"{'; '.join(problems)}; `rlhf run PROFILE --name {run.folder.name}` rebuilds it")
     with_stages(artifact, run.results.stages, run.folder / RESULTS, run.folder / REPORT)
     refresh_card(run.folder)
     run.store.share(run.folder, [name for name in (LABELS, REPORT, RESULTS) if (run.folder / name).exists()])

@@ -154,6 +154,6 @@ def test_errors_say_what_to_do(runs: tuple[Path, Path], tmp_path: Path) -> None:
     assert "no finished run none" in error("none", "--workspace", str(tmp_path))
     assert "holds no finished run" in error("--workspace", str(tmp_path / "nothing"))
     (tmp_path / "artifacts" / "aggregate_results" / "small" / "evidence.json").unlink()
-    assert "evidence.json: missing; `rlhf run small` makes it again" in error(str(runs[0]))
+    assert "evidence.json: missing; `rlhf run PROFILE --name small` rebuilds it" in error(str(runs[0]))
     (runs[0] / "results.json").write_text("{}")
-    assert "not of this version; `rlhf run small` writes it again" in error("--compare", str(runs[0]), str(runs[1]))
+    assert "written by another version; `rlhf run PROFILE --name small` rebuilds it" in error("--compare", str(runs[0]), str(runs[1]))
