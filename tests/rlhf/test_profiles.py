@@ -1,4 +1,4 @@
-"""Profiles: every shipped one loads, and every mistake is named with the near names."""
+"""Profiles: every shipped one loads, and every mistake is named, with similar names."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from rlhf.errors import UserError
 from rlhf.profiles import describe, load_profile, profile_names
 
 
-def test_the_published_recipe_and_the_small_ones_are_shipped() -> None:
+def test_the_published_recipe_and_two_small_profiles_are_shipped() -> None:
     assert {"quickstart", "hh-small", "gptj-6b"} <= set(profile_names())
 
 
 @pytest.mark.parametrize("name", profile_names())
-def test_every_shipped_profile_loads_and_is_shown(name: str) -> None:
+def test_every_shipped_profile_loads_and_can_be_shown(name: str) -> None:
     assert load_profile(name).run_name == name
     assert describe(name)
     shown = CliRunner().invoke(app, ["profiles", "show", name])
@@ -25,7 +25,7 @@ def test_every_shipped_profile_loads_and_is_shown(name: str) -> None:
     assert f"run_name: {name}" in shown.output
 
 
-def test_the_6b_profile_is_the_published_setting() -> None:
+def test_the_6b_profile_has_the_published_settings() -> None:
     config = load_profile("gptj-6b")
     # rollouts, epochs, learning rate, clips and KL of the published PPO "6B" setting, spread over 8 processes
     assert config.ppo.rollouts_per_step == 448
@@ -37,12 +37,12 @@ def test_the_6b_profile_is_the_published_setting() -> None:
 
 
 def test_overrides_apply_in_order() -> None:
-    config = load_profile("quickstart", ["ppo.steps=3", "ppo.steps=4", "ppo.learning_rate=1e-3", "run_name=mine"])
-    assert (config.ppo.steps, config.ppo.learning_rate, config.run_name) == (4, 1e-3, "mine")
+    config = load_profile("quickstart", ["ppo.steps=3", "ppo.steps=4", "ppo.learning_rate=1e-3", "run_name=trial"])
+    assert (config.ppo.steps, config.ppo.learning_rate, config.run_name) == (4, 1e-3, "trial")
 
 
 def test_the_name_of_a_run_wins_over_profile_and_overrides(tmp_path: Path) -> None:
-    profile = tmp_path / "mine.yaml"
+    profile = tmp_path / "small.yaml"
     profile.write_text("run_name: weekly\n")
     assert load_profile(str(profile)).run_name == "weekly"
     assert load_profile(str(profile), ["run_name=other"]).run_name == "other"
@@ -82,11 +82,11 @@ def test_mistakes_are_named(profile: str, overrides: list[str], message: str) ->
     assert "\n" not in str(raised.value)
 
 
-def test_a_profile_of_the_users_own(tmp_path: Path) -> None:
-    profile = tmp_path / "mine.yaml"
+def test_a_profile_of_the_user(tmp_path: Path) -> None:
+    profile = tmp_path / "small.yaml"
     profile.write_text("ppo: {steps: 7}\n")
     config = load_profile(str(profile))
-    assert (config.run_name, config.ppo.steps) == ("mine", 7)
+    assert (config.run_name, config.ppo.steps) == ("small", 7)
     profile.write_text("ppo: {stepz: 7}\n")
     with pytest.raises(UserError, match=r"unknown setting ppo\.stepz"):
         load_profile(str(profile))
