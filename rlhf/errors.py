@@ -1,29 +1,32 @@
-"""Errors that the user can mend, told apart from our own faults."""
+"""Errors that the user can fix, as opposed to bugs."""
 
 from __future__ import annotations
 
 import errno
 
-DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+WRITE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+PERMISSION_ERRNOS = (errno.EACCES, errno.EPERM)
 
 
 class UserError(ValueError):
-    """Bad input or surroundings.  The message alone must tell the user what to change; it is shown without a trace."""
+    """Wrong input or environment.  The message must tell the user what to change; it is shown without a traceback."""
 
 
 def user_message(error: BaseException) -> str | None:
-    """The one line for the user where `error` is theirs to mend (bad input, full or read-only disk), else None."""
+    """The one line for the user if they can fix `error` (wrong input, full disk, no permission), else None."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
-        where = f" {error.filename}" if error.filename else ""
-        return f"cannot write{where}: {error.strerror}; free space or choose another folder with --workspace"
+    path = f" {error.filename}" if isinstance(error, OSError) and error.filename else ""
+    if isinstance(error, OSError) and error.errno in WRITE_ERRNOS:
+        return f"cannot write{path}: {error.strerror}; free space or choose another folder with --workspace"
+    if isinstance(error, OSError) and error.errno in PERMISSION_ERRNOS:
+        return f"no permission for{path or ' a file'}: {error.strerror}; change its permissions or name another path"
     if "No space left on device" in str(error):  # safetensors and torch wrap the operating system's error
         return f"cannot write: no space left on device ({error}); free space or choose another folder with --workspace"
     return None
 
 
 def brief(error: Exception) -> str:
-    """Kind and first line of an error, for use within a sentence."""
+    """Type and first line of an error, to quote in a message."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no details'}"
