@@ -1,4 +1,4 @@
-"""Complete a run's report once people have labelled its pairs: by hand, every hour, or on an event."""
+"""Complete a run's report once people have labeled its pairs: by hand, every hour, or on an event."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def collect_labels(
         workspace: Folder of artifacts and results, or s3://bucket/prefix.
         run: Name of the run; needed where there are several.
         source: Output manifest, its folder, or s3://...; without it, the answers of the labelling page.
-        partial: Take what is good; otherwise the report waits until every pair is labelled.
+        partial: Take what is good; otherwise the report waits until every pair is labeled.
 
     Returns:
         The status of human evaluation: pending, partial or complete.
     """
     found = find_run(workspace, run)
     if source is None and not found.labels.is_dir():
-        get_run_logger().info("nobody has labelled %s yet", found.folder.name)
+        get_run_logger().info("nobody has labeled %s yet", found.folder.name)
         return found.results.human_evaluation.status
     return read_labels(workspace, found.folder.name, source, partial)
 
@@ -40,5 +40,5 @@ def read_labels(workspace: str, run: str, source: str | None, partial: bool) -> 
         except IncompleteError as error:
             get_run_logger().info("the report waits: %s", error)
             return found.results.human_evaluation.status
-    get_run_logger().info("%d of %d pairs labelled", evaluation.labelled, evaluation.items)
+    get_run_logger().info("%d of %d pairs labeled", evaluation.labeled, evaluation.items)
     return evaluation.status

@@ -10,8 +10,8 @@ from prefect.filesystems import WritableFileSystem
 from prefect.utilities.asyncutils import sync_compatible
 
 from rlhf.errors import UserError
-from rlhf.storage.artifacts import MANIFEST, Store, damage
-from rlhf.storage.s3_store import store_at
+from rlhf.storage.artifacts import MANIFEST, Store, verify
+from rlhf.storage.s3_store import open_s3_store
 from tasks.launch import StageCallbacks, StageJob, launch_stage
 
 RECORDS = "records"
@@ -28,7 +28,7 @@ class SharedRecords(WritableFileSystem):
     @sync_compatible
     async def read_path(self, path: str) -> bytes:
         """A record; raises ValueError, as Prefect expects, where there is none."""
-        content = store_at(self.uri).bucket.read(f"{RECORDS}/{path}")
+        content = open_s3_store(self.uri).bucket.read(f"{RECORDS}/{path}")
         if content is None:
             raise ValueError(f"{self.uri}/{RECORDS}/{path}: no such record")
         return content
@@ -36,19 +36,19 @@ class SharedRecords(WritableFileSystem):
     @sync_compatible
     async def write_path(self, path: str, content: bytes) -> None:
         """Put a record in place."""
-        store_at(self.uri).bucket.write(f"{RECORDS}/{path}", content)
+        open_s3_store(self.uri).bucket.write(f"{RECORDS}/{path}", content)
 
 
 def shared_records(uri: str) -> SharedRecords:
     """The records of a workspace in S3, known to the Prefect server as it wants all result storage to be."""
     records = SharedRecords(uri=uri)
-    records.save(store_at(uri).workspace.name, overwrite=True)
+    records.save(open_s3_store(uri).workspace.name, overwrite=True)
     return records
 
 
 def store_of(job: StageJob) -> Store:
     """Where the artifact of a job is kept, of which its output folder is, or is to be, this machine's copy."""
-    return Store(job.output.parent.parent) if job.remote is None else store_at(job.remote.uri)
+    return Store(job.output.parent.parent) if job.remote is None else open_s3_store(job.remote.uri)
 
 
 def execute_locally(job: StageJob, listener: StageCallbacks) -> None:
@@ -62,12 +62,12 @@ def execute_locally(job: StageJob, listener: StageCallbacks) -> None:
         if _remove_damaged(job.output):
             launch_stage(job, listener)
         return
-    store, stage, fingerprint = store_at(job.remote.uri), job.request.stage, job.request.fingerprint
+    store, stage, fingerprint = open_s3_store(job.remote.uri), job.request.stage, job.request.fingerprint
     here = moved(job, job.remote.cache, store.workspace)
-    with store.in_use(store.bundle(here.output)):
+    with store.lease(store.artifact_key(here.output)):
         if _remove_damaged(here.output):
             store.restore_unfinished(stage, fingerprint)
-            with store.at_hand(given.path for given in here.request.inputs.values()):
+            with store.local_copies(given.path for given in here.request.inputs.values()):
                 try:
                     launch_stage(here, listener)
                 except BaseException:
@@ -95,7 +95,7 @@ def moved(job: StageJob, old: Path, new: Path) -> StageJob:
 
 def _remove_damaged(output: Path) -> bool:
     """Whether there is something to make; a finished artifact that is no longer whole is removed first."""
-    if not damage(output):
+    if not verify(output):
         return False
     if (output / MANIFEST).exists():
         shutil.rmtree(output)

@@ -25,7 +25,7 @@ from rlhf.stage_config import part_of
 from rlhf.storage.artifacts import Store
 from rlhf.storage.fingerprints import fingerprint_path, fingerprint_stage
 from rlhf.storage.s3 import S3
-from rlhf.storage.s3_store import S3Store, store_at
+from rlhf.storage.s3_store import S3Store, open_s3_store
 from tasks.callbacks import displays, ui_callbacks
 from tasks.execute import execute_locally, shared_records, store_of
 from tasks.launch import Remote, StageJob
@@ -59,7 +59,7 @@ class Run:
         """A run whose workspace is a folder or s3://bucket/prefix."""
         if not workspace.startswith(S3):
             return cls(config, Path(workspace))
-        shared = store_at(workspace)
+        shared = open_s3_store(workspace)
         return cls(config, shared.workspace, shared)
 
     @property
@@ -90,7 +90,7 @@ class Run:
         @cache  # several stages may read it; it is hashed, and put where they find it, once
         def given(path: Path) -> StageInput:
             fingerprint = fingerprint_path(path)
-            found = self.shared.give(path, fingerprint) if self.shared else path.absolute()
+            found = self.shared.upload_input(path, fingerprint) if self.shared else path.absolute()
             return StageInput(fingerprint=fingerprint, path=found)
 
         return given
@@ -145,7 +145,7 @@ class Stage:
         cached_task = run_stage_task.with_options(
             name=self.name,
             task_run_name=label,
-            refresh_cache=bool(run.store.problems(self.name, fingerprint)),
+            refresh_cache=bool(run.store.verify(self.name, fingerprint)),
             result_storage=run.records,
         )
         future = cached_task.submit(
@@ -189,7 +189,7 @@ class ByFingerprint(CachePolicy):
 def run_stage_task(job: StageJob, workspace: Path) -> StageRecord:
     """Make the artifact of one stage, or find it finished."""
     store, stage, fingerprint = store_of(job), job.request.stage, job.request.fingerprint
-    problems = store.problems(stage, fingerprint)
+    problems = store.verify(stage, fingerprint)
     if problems and store.manifest(stage, fingerprint) is not None:
         get_run_logger().warning("%s is made again: %s", job.label, "; ".join(problems))
     if problems and job.accelerator and job.compute.gpu_pool is not None:

@@ -11,7 +11,7 @@ from flows.cli.options import Storage
 from flows.server.settings import prepare_prefect
 
 if TYPE_CHECKING:
-    from rlhf.runs.cleanup import Found, Place
+    from rlhf.runs.cleanup import CleanupPlan, Location
 
 OneRun = Annotated[
     str | None,
@@ -26,11 +26,11 @@ Pools = Annotated[
 
 def clean(workspace: Storage = "runs", run: OneRun = None, *, yes: Yes = False, pools: Pools = False) -> None:
     """List files that runs created; with --yes, delete them. Labels and files of other origin are kept."""
-    from rlhf.runs.cleanup import remove, runs_of, survey
+    from rlhf.runs.cleanup import plan_cleanup, remove, runs_of
 
     location, *copies = _locations(workspace)
-    plans = [(location, survey(location, run))]
-    plans += [(copy, survey(copy, run)) for copy in copies if run is None or run in runs_of(copy)]
+    plans = [(location, plan_cleanup(location, run))]
+    plans += [(copy, plan_cleanup(copy, run)) for copy in copies if run is None or run in runs_of(copy)]
     for location, plan in plans:
         _print_plan(location, plan)
         if yes:
@@ -40,34 +40,34 @@ def clean(workspace: Storage = "runs", run: OneRun = None, *, yes: Yes = False, 
         from flows.server.undeploy import undeploy
 
         for item in undeploy(remove=yes):
-            typer.echo(f"{'remove' if item.ours else 'keep':<8} {item.kind:<11} {item.name}{item.why}")
+            typer.echo(f"{'remove' if item.removable else 'keep':<8} {item.kind:<11} {item.name}{item.reason_kept}")
     typer.echo("removed" if yes else "nothing was removed; repeat with --yes to remove")
 
 
-def _locations(workspace: str) -> list[Place]:
+def _locations(workspace: str) -> list[Location]:
     """The workspace and, if it is in S3, its local copy."""
-    from rlhf.runs.cleanup import Folder, place_at
+    from rlhf.runs.cleanup import LocalLocation, location_at
     from rlhf.storage.s3 import S3
 
     if not workspace.startswith(S3):
-        return [place_at(workspace)]
-    from rlhf.storage.s3_store import store_at
+        return [location_at(workspace)]
+    from rlhf.storage.s3_store import open_s3_store
 
-    copy = store_at(workspace).workspace
-    return [place_at(workspace), *([Folder(copy)] if copy.is_dir() else [])]
+    copy = open_s3_store(workspace).workspace
+    return [location_at(workspace), *([LocalLocation(copy)] if copy.is_dir() else [])]
 
 
-def _print_plan(location: Place, plan: Found) -> None:
+def _print_plan(location: Location, plan: CleanupPlan) -> None:
     typer.echo(f"{location.uri}:")
-    folders = Counter("/".join(name.split("/")[:-1][:3]) or name for name in plan.ours)
+    folders = Counter("/".join(name.split("/")[:-1][:3]) or name for name in plan.removable)
     for folder, files in sorted(folders.items()):
         typer.echo(f"  remove   {folder} ({files} files)")
-    for uri in plan.elsewhere:
+    for uri in plan.remote:
         typer.echo(f"  remove   {uri}")
-    for names, why in (
+    for names, reason_kept in (
         (plan.shared, "used by other runs"),
-        (plan.peoples, "labels"),
-        (plan.foreign, "not created by a run"),
+        (plan.labels, "labels"),
+        (plan.unknown, "not created by a run"),
     ):
         for name in names:
-            typer.echo(f"  keep     {name} ({why})")
+            typer.echo(f"  keep     {name} ({reason_kept})")

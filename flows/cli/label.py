@@ -79,11 +79,11 @@ def import_(
     with open_run(workspace, run_name) as run:
         imported = import_labels(run, source, partial=partial)
     evaluation = imported.evaluation
-    for problem in imported.left_out:
+    for problem in imported.rejected:
         typer.echo(f"dropped: {problem}")
     if imported.missing:
         typer.echo(f"missing: {', '.join(imported.missing)}")
-    typer.echo(f"{evaluation.labelled} of {evaluation.items} pairs labeled, annotators: {len(evaluation.annotators)}")
+    typer.echo(f"{evaluation.labeled} of {evaluation.items} pairs labeled, annotators: {len(evaluation.annotators)}")
     for question in evaluation.questions:
         counts = question.items
         typer.echo(f"{question.question:<13} RLHF better {counts.better}, tie {counts.tie}, SFT better {counts.worse}")
@@ -134,9 +134,9 @@ def send(
     except ValidationError as error:
         raise UserError("; ".join(f"{part['loc'][0]}: {part['msg']}" for part in error.errors())) from error
     with open_run(workspace, run_name) as run:
-        run.store.take(run.folder, [JOBS])
+        run.store.pull(run.folder, [JOBS])
         typer.echo(start_job(run.pairs, job))
         record_objects(run.folder, uploaded(job))
-        run.store.share(run.folder, [JOBS])
+        run.store.push(run.folder, [JOBS])
     done = f"{job.prefix}/{job.name} --workspace {workspace} --run {run.folder.name}"
     typer.echo(f"when the job has finished: rlhf label import {done}")

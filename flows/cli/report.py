@@ -12,7 +12,7 @@ import typer
 from flows.cli.options import Storage
 
 if TYPE_CHECKING:
-    from rlhf.report.run_comparison import TwoRuns
+    from rlhf.report.run_comparison import RunComparison
 
 RunFolder = Annotated[
     Path | None,
@@ -34,13 +34,13 @@ def report(run: RunFolder = None, workspace: Storage = "runs", compare: Compare 
 
 
 def _rebuild(workspace: str, name_or_folder: Path | None) -> Path:
-    from rlhf.runs.published import open_run, refresh
+    from rlhf.runs.published import open_run, rebuild_report
 
     name: str | None = None
     if name_or_folder is not None:
         workspace, name = _locate(workspace, name_or_folder)
     with open_run(workspace, name) as run:
-        refresh(run)
+        rebuild_report(run)
     return run.folder / "report.html"
 
 
@@ -70,37 +70,37 @@ def _locate(workspace: str, name_or_folder: Path) -> tuple[str, str]:
 def _write_comparison(first: Path, second: Path) -> None:
     from rich.console import Console
 
-    from rlhf.report.plots import Curve, plot_two_rewards
-    from rlhf.report.run_comparison import compare_runs, read_run, render_two_runs
+    from rlhf.report.plots import Curve, plot_reward_comparison
+    from rlhf.report.run_comparison import compare_runs, read_run, render_run_comparison
     from rlhf.storage.files import write_atomically
 
     runs = [read_run(first), read_run(second)]
-    two = compare_runs(*runs)
+    comparison = compare_runs(*runs)
     curves = {
         name: Curve([row.step for row in run.evidence.validation], [row.reward for row in run.evidence.validation])
-        for name, run in zip(two.names, runs, strict=True)
+        for name, run in zip(comparison.names, runs, strict=True)
         if run.evidence is not None
     }
     page = first.absolute().parent / f"compare-{first.absolute().name}-{second.absolute().name}.html"
-    write_atomically(page, render_two_runs(two, [plot_two_rewards(curves)] if len(curves) == len(runs) else []))
+    write_atomically(page, render_run_comparison(comparison, [plot_reward_comparison(curves)] if len(curves) == len(runs) else []))
     console = Console(highlight=False)
-    console.print(_table(two))
-    for caution in two.cautions:
-        console.print(caution, markup=False)
+    console.print(_table(comparison))
+    for warning in comparison.warnings:
+        console.print(warning, markup=False)
     typer.echo(f"comparison: {page}")
 
 
-def _table(two: TwoRuns) -> object:
+def _table(comparison: RunComparison) -> object:
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(title="Two runs")
-    for heading in ("metric", *two.names, "change"):
+    for heading in ("metric", *comparison.names, "change"):
         table.add_column(escape(heading), justify="left" if heading == "metric" else "right")
-    for row in two.figures:
+    for row in comparison.figures:
         cells = [(row.first, row.first_range), (row.second, row.second_range)]
         shown = [f"{value} ({interval})" if interval else value for value, interval in cells]
         table.add_row(row.name, *shown, row.change)
-    for setting in two.settings:
+    for setting in comparison.settings:
         table.add_row(escape(setting.name), escape(setting.first), escape(setting.second), style="dim")
     return table

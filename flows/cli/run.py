@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,9 +25,10 @@ Name = Annotated[
 def run(profile: Profile, name: Name = None, workspace: Storage = "runs", overrides: Overrides = None) -> None:
     """Run the pipeline. Stages whose inputs have not changed are cached."""
     from rlhf.profiles import load_profile
+    from rlhf.storage.s3_store import open_store
 
     config = load_profile(profile, overrides or (), run_name=name)
-    require_usable(workspace)
+    open_store(workspace).require_writable()
     prepare_prefect()
     with imports_for_good():
         from rich.console import Console
@@ -75,10 +74,9 @@ def show(profile: Profile, overrides: Overrides = None) -> None:
 
 def verify(workspace: Storage = "runs") -> None:
     """Check every artifact's files against their recorded SHA-256. Exits with code 1 if one differs."""
-    from rlhf.storage.s3 import S3
-    from rlhf.storage.s3_store import store_at
+    from rlhf.storage.s3_store import open_store
 
-    artifacts = store_at(workspace).survey() if workspace.startswith(S3) else _survey(Path(workspace))
+    artifacts = open_store(workspace).verify_all()
     if not artifacts:
         raise UserError(f"{workspace}: contains no artifacts; name the folder of your runs with --workspace")
     finished = {name: problems for name, problems in artifacts.items() if problems is not None}
@@ -90,37 +88,3 @@ def verify(workspace: Storage = "runs") -> None:
     typer.echo(f"{len(finished)} artifacts checked, {len(problems)} problems")
     if problems:
         raise typer.Exit(1)
-
-
-def _survey(workspace: Path) -> dict[str, list[str] | None]:
-    """Problems of every artifact by folder; None for an unfinished one."""
-    from rlhf.storage.artifacts import MANIFEST, Store, damage
-
-    return {
-        str(folder): damage(folder, thorough=True) if (folder / MANIFEST).exists() else None
-        for folder in Store(workspace / "artifacts").artifacts()
-    }
-
-
-def require_usable(workspace: str) -> None:
-    """Raise an error if the workspace, or the local cache of a workspace in S3, cannot be written."""
-    from rlhf.storage.s3 import S3
-
-    if not workspace.startswith(S3):
-        require_writable(Path(workspace))
-        return
-    from rlhf.storage.s3_store import store_at
-
-    store = store_at(workspace)
-    store.require_writable()
-    require_writable(store.workspace)
-
-
-def require_writable(workspace: Path) -> None:
-    """Raise the operating system's error if `workspace` cannot be written."""
-    workspace.mkdir(parents=True, exist_ok=True)
-    probe = workspace / f".probe.{os.getpid()}"
-    try:
-        probe.write_bytes(b"\0" * 4096)
-    finally:
-        probe.unlink(missing_ok=True)

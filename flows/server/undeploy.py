@@ -21,27 +21,27 @@ FLOWS = {"pipeline": pipeline.name, "labels": collect_labels.name, "p4d": stage.
 
 
 @dataclass(frozen=True)
-class Thing:
+class ServerObject:
     """Something on the server."""
 
     kind: str
     name: str
-    why: str = ""
+    reason_kept: str = ""
     """Why it stays."""
 
     @property
-    def ours(self) -> bool:
+    def removable(self) -> bool:
         """Whether it goes."""
-        return not self.why
+        return not self.reason_kept
 
 
-def undeploy(*, remove: bool) -> list[Thing]:
+def undeploy(*, remove: bool) -> list[ServerObject]:
     """What `rlhf deploy` has put on the server that Prefect's settings name; with `remove`, it is taken away."""
     with get_client(sync_client=True) as client:
         return [*_deployments(client, remove), *_pools(client, remove), *_automations(client, remove)]
 
 
-def _deployments(client: SyncPrefectClient, remove: bool) -> list[Thing]:
+def _deployments(client: SyncPrefectClient, remove: bool) -> list[ServerObject]:
     things = []
     for declared in (Deployment.model_validate(found) for found in _yaml("prefect.yaml")["deployments"]):
         name = f"{FLOWS[declared.name]}/{declared.name}"
@@ -49,14 +49,18 @@ def _deployments(client: SyncPrefectClient, remove: bool) -> list[Thing]:
             found = client.read_deployment_by_name(name)
         except ObjectNotFound:
             continue
-        ours = found.entrypoint == declared.entrypoint
-        things.append(Thing("deployment", name, "" if ours else f" (runs {found.entrypoint}, not made by rlhf deploy)"))
-        if ours and remove:
+        removable = found.entrypoint == declared.entrypoint
+        things.append(
+            ServerObject(
+                "deployment", name, "" if removable else f" (runs {found.entrypoint}, not made by rlhf deploy)"
+            )
+        )
+        if removable and remove:
             client.delete_deployment(found.id)
     return things
 
 
-def _pools(client: SyncPrefectClient, remove: bool) -> list[Thing]:
+def _pools(client: SyncPrefectClient, remove: bool) -> list[ServerObject]:
     things = []
     declared = [Pool.model_validate(_yaml(f"work_pools/{name}.yaml")) for name in ("cpu", "p4d.process", "p4d.ecs")]
     for name in dict.fromkeys(pool.name for pool in declared):
@@ -65,7 +69,7 @@ def _pools(client: SyncPrefectClient, remove: bool) -> list[Thing]:
         except ObjectNotFound:
             continue
         if found.description not in [pool.description for pool in declared if pool.name == name]:
-            things.append(Thing("pool", name, " (not made by rlhf deploy)"))
+            things.append(ServerObject("pool", name, " (not made by rlhf deploy)"))
             continue
         filtered = WorkPoolFilter(name=WorkPoolFilterName(any_=[name]))
         others = [
@@ -73,19 +77,19 @@ def _pools(client: SyncPrefectClient, remove: bool) -> list[Thing]:
             for used in client.read_deployments(work_pool_filter=filtered)
             if used.name not in FLOWS or not used.entrypoint
         ]
-        things.append(Thing("pool", name, f" (used by {', '.join(others)})" if others else ""))
+        things.append(ServerObject("pool", name, f" (used by {', '.join(others)})" if others else ""))
         if not others and remove:
             client.delete_work_pool(name)
     return things
 
 
-def _automations(client: SyncPrefectClient, remove: bool) -> list[Thing]:
+def _automations(client: SyncPrefectClient, remove: bool) -> list[ServerObject]:
     things = []
     for declared in _yaml("automations.yaml"):
         for found in client.read_automations_by_name(declared["name"]):
-            ours = found.description == declared["description"]
-            things.append(Thing("automation", found.name, "" if ours else " (not made by rlhf deploy)"))
-            if ours and remove:
+            removable = found.description == declared["description"]
+            things.append(ServerObject("automation", found.name, "" if removable else " (not made by rlhf deploy)"))
+            if removable and remove:
                 client.delete_automation(found.id)
     return things
 

@@ -14,45 +14,45 @@ from rlhf.labeling.manifest import read_items, read_key
 from rlhf.labeling.session import OUTPUT, Labels, LabelsInUseError
 from rlhf.results.human_evaluation import HumanEvaluation
 from rlhf.results.schema import LABELS, ImportedLabels
-from rlhf.runs.published import FinishedRun, read_labels, refresh
+from rlhf.runs.published import FinishedRun, read_labels, rebuild_report
 from rlhf.storage.artifacts import read_manifest
 from rlhf.storage.files import read_jsonl, write_atomically
 
 
 class IncompleteError(UserError):
-    """All is well with the labels, but there are not enough of them yet."""
+    """The labels are valid, but some are missing."""
 
 
 class Imported(NamedTuple):
-    """What an import did."""
+    """Outcome of an import."""
 
     evaluation: HumanEvaluation
-    left_out: list[str]
-    """Lines that were not as they should be."""
+    rejected: list[str]
+    """Problems of lines that were not imported."""
     missing: list[str]
-    """Items without an answer."""
+    """Pairs without an answer."""
 
 
 def import_labels(run: FinishedRun, source: str | None, *, partial: bool) -> Imported:
-    """Read labels, unblind them and write results and report of `run` again; nothing else runs.
+    """Validate and unblind labels, and rebuild results and report of `run`; no stage runs.
 
-    Without a `source` the labels are those of this machine's page.  Raises UserError, and changes nothing, where
-    anything is wrong (IncompleteError where something is only missing); with `partial` only where nothing is left.
+    Without a `source`, the labels are those of the labeling page on this machine.  Raises UserError and changes
+    nothing if a label is invalid (IncompleteError if labels are only missing); with `partial`, only if none is valid.
     """
-    place = source or str(_own_output(run) / OUTPUT_MANIFEST)
+    location = source or str(_own_output(run) / OUTPUT_MANIFEST)
     items, key = read_items(run.pairs), read_key(run.pairs)
-    found = read_output(place, items, run.comparison)
-    absent = [f"item {name}: no answer" for name in found.missing]
-    if not found.judgements or (not partial and (found.problems or absent)):
-        remedy = "nothing can be imported" if partial else "nothing was imported; --partial takes what is good"
-        raise (UserError if found.problems else IncompleteError)(
-            "\n  ".join([f"{place}: {remedy}", *found.problems, *absent])
+    labels = read_output(location, items, run.comparison)
+    absent = [f"item {name}: no answer" for name in labels.missing]
+    if not labels.judgements or (not partial and (labels.problems or absent)):
+        remedy = "nothing can be imported" if partial else "nothing was imported; --partial imports the valid answers"
+        raise (UserError if labels.problems else IncompleteError)(
+            "\n  ".join([f"{location}: {remedy}", *labels.problems, *absent])
         )
-    evaluation = evaluate(found.judgements, key, _rewards(run), run.results.lineage.seed)
+    evaluation = evaluate(labels.judgements, key, _rewards(run), run.results.lineage.seed)
     model = {1: "rlhf", 0: "tie", -1: "sft"}
-    labels = ImportedLabels(
+    imported = ImportedLabels(
         comparison=run.comparison,
-        source=place,
+        source=location,
         evaluation=evaluation,
         judgements=[
             {
@@ -61,20 +61,20 @@ def import_labels(run: FinishedRun, source: str | None, *, partial: bool) -> Imp
                 **{question: model[vote] for question, vote in unblind(judgement, key[judgement.item]).items()},
                 **judgement.model_dump(include={"seconds", "comment", "submitted_at"}),
             }
-            for judgement in found.judgements
+            for judgement in labels.judgements
         ],
     )
-    if read_labels(run.folder, run.comparison) != labels or run.results.human_evaluation != evaluation:
-        write_atomically(run.folder / LABELS, labels.model_dump_json(indent=2, ensure_ascii=True) + "\n")
-        refresh(run)
-    return Imported(evaluation, found.problems, found.missing)
+    if read_labels(run.folder, run.comparison) != imported or run.results.human_evaluation != evaluation:
+        write_atomically(run.folder / LABELS, imported.model_dump_json(indent=2, ensure_ascii=True) + "\n")
+        rebuild_report(run)
+    return Imported(evaluation, labels.problems, labels.missing)
 
 
 def _own_output(run: FinishedRun) -> Path:
-    """Folder of the page's output, made whole where no page is open that does so itself."""
+    """Folder of the labeling page's output; if no page has it open, its output files are brought up to date."""
     if not run.labels.is_dir():
         raise UserError(
-            f"{run.folder.name}: nobody has labelled yet; `rlhf label serve --run {run.folder.name}` opens the page"
+            f"{run.folder.name}: nobody has labeled yet; `rlhf label serve --run {run.folder.name}` starts the labeling page"
         )
     with suppress(LabelsInUseError):
         Labels(run.pairs, run.labels).close()

@@ -1,8 +1,8 @@
-"""Artifacts: the finished output of a stage, under a fingerprint of all that it depends on.
+"""Artifacts: the finished output of a stage, stored under a fingerprint of everything it depends on.
 
-`artifacts/<stage>/<fingerprint>/` holds the stage's files and, written last, `manifest.json` with the sha256 of every
-one.  No manifest: not finished.  The fingerprint hashes the stage's settings, the fingerprints of its inputs and the
-sources that the stage runs; a rerun therefore writes to the same place and resumes there.
+`artifacts/<stage>/<fingerprint>/` holds the stage's files and `manifest.json` with the sha256 of each, which is written
+last: without it the artifact is not finished.  The fingerprint hashes the stage's settings, the fingerprints of its
+inputs and the code that it runs, so a rerun writes to the same folder and resumes there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ REQUEST = "request.json"
 LOG = "log.txt"
 STAT_CACHE = ".stat.json"
 CHECKPOINTS = "checkpoints"
-"""Folder of an unfinished stage's checkpoints; it is gone once the manifest is written."""
+"""Folder of an unfinished stage's checkpoints; removed after the manifest is written."""
 
 
 class FileRecord(BaseModel):
@@ -34,7 +34,7 @@ class FileRecord(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What `manifest.json` says of a finished stage."""
+    """Content of `manifest.json`, the record of a finished stage."""
 
     model_config = ConfigDict(frozen=True)
     stage: str
@@ -55,13 +55,13 @@ def artifact_files(folder: Path) -> Iterator[Path]:
     """The files of `folder` that belong to the artifact, sorted by path."""
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
-        is_ours = relative.parts[0] in (MANIFEST, REQUEST, LOG, CHECKPOINTS) or relative.parts[0].startswith(".")
-        if path.is_file() and not is_ours:
+        is_bookkeeping = relative.parts[0] in (MANIFEST, REQUEST, LOG, CHECKPOINTS) or relative.parts[0].startswith(".")
+        if path.is_file() and not is_bookkeeping:
             yield path
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a finished artifact, or None where there is none or it is not whole."""
+    """The manifest of a finished artifact, or None if it is missing or not intact."""
     try:
         return Manifest.model_validate_json((folder / MANIFEST).read_bytes())
     except (FileNotFoundError, ValidationError):
@@ -69,7 +69,7 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Declare the stage in `folder` finished.  Call it last."""
+    """Declare the stage in `folder` finished.  Call this last."""
     write_atomically(folder / MANIFEST, manifest.model_dump_json(indent=2))
 
 
@@ -81,14 +81,14 @@ def record_files(folder: Path) -> dict[str, FileRecord]:
     }
 
 
-def damage(folder: Path, *, thorough: bool = False) -> list[str]:
-    """What is wrong with the artifact in `folder`, one line a file; empty where every file is as the manifest says.
+def verify(folder: Path, *, thorough: bool = False) -> list[str]:
+    """Compare the artifact in `folder` with its manifest; returns one line per wrong file, none if all are intact.
 
-    A file whose size and time stamp are those of its last check is taken as unchanged, unless `thorough`.
+    A file with the size and time stamp of its last verification counts as unchanged, unless `thorough`.
     """
     manifest = read_manifest(folder)
     if manifest is None:
-        return [f"{folder / MANIFEST}: missing or not whole"]
+        return [f"{folder / MANIFEST}: missing or not intact"]
     checked = {} if thorough else _read_stat_cache(folder)
     problems, stamps = [], {}
     for name, record in manifest.files.items():
@@ -99,7 +99,7 @@ def damage(folder: Path, *, thorough: bool = False) -> list[str]:
         status = path.stat()
         stamp = [status.st_size, status.st_mtime_ns, record.sha256]
         if status.st_size != record.size:
-            problems.append(f"{path}: {status.st_size} bytes where the manifest says {record.size}")
+            problems.append(f"{path}: {status.st_size} bytes, but the manifest says {record.size}")
         elif checked.get(name) == stamp or file_sha256(path) == record.sha256:
             stamps[name] = stamp
         else:
@@ -118,43 +118,60 @@ def _read_stat_cache(folder: Path) -> dict[str, list[object]]:
 
 
 class Store:
-    """Artifacts under one folder, and beside it what runs publish."""
+    """Artifacts below one folder, and the published results of runs next to it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def folder(self, stage: str, fingerprint: str) -> Path:
-        """Where the artifact of `stage` with `fingerprint` lies or will lie."""
+        """Folder of an artifact, whether or not it exists yet."""
         return self.root / stage / fingerprint
 
     def manifest(self, stage: str, fingerprint: str) -> Manifest | None:
-        """The manifest of an artifact, or None where it is not finished."""
+        """The manifest of an artifact, or None if it is not finished."""
         return read_manifest(self.folder(stage, fingerprint))
 
-    def problems(self, stage: str, fingerprint: str) -> list[str]:
-        """What is wrong with an artifact, one line a file; empty where it is finished and whole."""
-        return damage(self.folder(stage, fingerprint))
+    def verify(self, stage: str, fingerprint: str) -> list[str]:
+        """Compare an artifact with its manifest; returns one line per wrong file, none if it is finished and intact."""
+        return verify(self.folder(stage, fingerprint))
 
     @contextmanager
-    def at_hand(self, _folders: Iterable[Path], /) -> Iterator[None]:
-        """Have what lies at these places on this machine while the body runs: in a folder it always is."""
+    def local_copies(self, _folders: Iterable[Path], /) -> Iterator[None]:
+        """Ensure that these folders exist locally inside the `with` block.  A no-op for local workspaces."""
         yield
 
     def artifacts(self) -> list[Path]:
         """Folders of all artifacts, finished or not."""
         return sorted(path for path in self.root.glob("*/*") if path.is_dir())
 
+    def verify_all(self) -> dict[str, list[str] | None]:
+        """Hash every file of every artifact; returns the problems of each, None for one that is not finished."""
+        return {
+            str(folder): verify(folder, thorough=True) if (folder / MANIFEST).exists() else None
+            for folder in self.artifacts()
+        }
+
+    def require_writable(self) -> None:
+        """Raise the operating system's error if nothing can be written next to the artifacts."""
+        workspace = self.root.parent
+        workspace.mkdir(parents=True, exist_ok=True)
+        probe = workspace / f".probe.{os.getpid()}"
+        try:
+            probe.write_bytes(b"\0" * 4096)
+        finally:
+            probe.unlink(missing_ok=True)
+
     def run_folder(self, name: str) -> Path:
-        """Where the run of that name publishes its results, on this machine."""
+        """Local folder in which the run of that name publishes its results."""
         return self.root.parent / name
 
     def runs(self, published: str) -> list[str]:
         """Names of the runs that have published a file of this name."""
         return sorted(path.parent.name for path in self.root.parent.glob(f"*/{published}"))
 
-    def take(self, _folder: Path, _names: Iterable[str], /) -> None:
-        """Bring published files of a run to its folder on this machine: here they always are."""
+    def pull(self, _folder: Path, _names: Iterable[str], /) -> None:
+        """Download the named files of a run's folder.  A no-op for local workspaces."""
 
-    def share(self, _folder: Path, _names: Iterable[str], /) -> str | None:
-        """Put files of a run's folder where everybody finds them; returns where that is if it is another place."""
+    def push(self, _folder: Path, _names: Iterable[str], /) -> str | None:
+        """Upload the named files of a run's folder; returns their URI, or None for a local workspace."""
         return None

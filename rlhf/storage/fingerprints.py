@@ -15,15 +15,15 @@ from rlhf.config import HUB, SYNTHETIC, Settings
 from rlhf.errors import UserError
 from rlhf.storage.files import file_sha256
 
-LOCATIONS = {
+PATH_SETTINGS = {
     "data": ("source",),
     "model": ("path",),
     "reward": ("path",),
     "toxicity": ("prompts", "checkpoint", "checkpoint_config"),
 }
-"""Settings that name a place: what lies there enters the fingerprint as an input, the place itself does not."""
+"""Settings that are paths: the content at a path is part of the fingerprint as an input, the path itself is not."""
 SETTINGS_MODULES = ("rlhf.config", "rlhf.stage_config")
-"""Modules whose source is not part of any fingerprint."""
+"""Modules whose code is not part of any fingerprint: the values of settings are."""
 
 
 def digest(value: object) -> str:
@@ -32,9 +32,9 @@ def digest(value: object) -> str:
 
 
 def fingerprint_stage(stage: str, config: Settings, inputs: Mapping[str, str], module: str) -> str:
-    """Fingerprint of a stage: 16 hex digits over its settings, its inputs' fingerprints and the sources of `module`."""
+    """16 hex digits that depend on a stage's settings, its inputs' fingerprints and the code of `module`."""
     settings = config.model_dump(mode="json")
-    for part, names in LOCATIONS.items():
+    for part, names in PATH_SETTINGS.items():
         for name in names:
             if isinstance(settings.get(part), dict) and settings[part].get(name) not in (None, HUB, SYNTHETIC):
                 settings[part][name] = "given"
@@ -59,8 +59,8 @@ def source_digest(module: str) -> str:
             raise LookupError(f"{name}: no such module below {package}")
         sources[name], imported = _code(path)
         pending.extend(found for found, is_module in imported if is_module or _module_file(package, found))
-    for settings in SETTINGS_MODULES:  # their values are in the fingerprint
-        sources.pop(settings, None)
+    for name in SETTINGS_MODULES:
+        sources.pop(name, None)
     return digest([sys.version_info[:2], sources])
 
 
@@ -72,22 +72,22 @@ def _module_file(package: Path, name: str) -> Path | None:
 
 @cache
 def _code(path: Path) -> tuple[str, tuple[tuple[str, bool], ...]]:
-    """sha256 of a module's code, and what it imports of this package: parsed once for all stages that run it."""
+    """sha256 of a module's code, and its imports from this package."""
     tree = ast.parse(path.read_bytes())
     imported = tuple(_imports(tree))
     return hashlib.sha256(ast.dump(_WithoutDocstrings().visit(tree)).encode()).hexdigest(), imported
 
 
 class _WithoutDocstrings(ast.NodeTransformer):
-    """Drops every string that stands alone: it has no effect, wherever it is."""
+    """Drops string expressions that have no effect: docstrings, also those of attributes."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
-        """The node, or None if it is such a string."""
+        """Drop the node if it is such a string."""
         return None if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str) else node
 
 
 def _imports(tree: ast.Module) -> Iterator[tuple[str, bool]]:
-    """Names that a module imports of this package, and whether each must be a module."""
+    """Names that a module imports from this package, and whether each must be a module."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "rlhf":
             yield node.module, True
@@ -99,7 +99,7 @@ def _imports(tree: ast.Module) -> Iterator[tuple[str, bool]]:
 def fingerprint_path(path: Path) -> str:
     """Fingerprint of a user's file or folder, from the names and bytes of its files.
 
-    Raises UserError where there is nothing at `path`.
+    Raises UserError if there is no file at `path`.
     """
     if path.is_file():
         return file_sha256(path)[:16]

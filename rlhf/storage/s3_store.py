@@ -1,17 +1,16 @@
-"""Artifacts that are kept in S3 and used from a folder of this machine, in the same layout.
+"""Artifacts stored in S3 and cached in a local folder of the same layout.
 
-What S3 holds decides: an artifact is finished once its manifest is there, which is written last and removed first.
-Here it is fetched when it is needed, every byte hashed, and its manifest again written last.  Beside `artifacts/` there
-are `inputs/` (the user's own files, so that every machine can read them) and `unfinished/` (what a stage left that did
-not end, so that another machine goes on from its checkpoints).
+S3 is authoritative: an artifact is finished once its manifest exists there, which is written last and removed first.
+It is downloaded when needed, every byte is hashed, and the local manifest is written last too.  Next to `artifacts/`
+there are `inputs/` (the user's own files, for all machines) and `unfinished/` (files of an interrupted stage, so that
+another machine can resume from its checkpoints).
 
-The folder is `RLHF_CACHE` (~/.cache/rlhf) by uri.  Over `RLHF_CACHE_GB` (200), artifacts that S3 holds are removed from
-it, the longest unused first, and none that a process of this machine is using.
+The cache is a folder per URI below `RLHF_CACHE` (~/.cache/rlhf).  If it exceeds `RLHF_CACHE_GB` (200), artifacts that
+S3 holds are evicted, the least recently used first; artifacts in use are never evicted.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,8 +23,8 @@ from uuid import uuid4
 from pydantic import ValidationError
 
 from rlhf.errors import UserError
-from rlhf.storage.artifacts import CHECKPOINTS, MANIFEST, FileRecord, Manifest, Store, damage
-from rlhf.storage.files import file_sha256, write_atomically
+from rlhf.storage.artifacts import CHECKPOINTS, MANIFEST, FileRecord, Manifest, Store, verify
+from rlhf.storage.files import file_sha256, locked, write_atomically
 from rlhf.storage.fingerprints import digest
 from rlhf.storage.s3 import S3, Bucket
 from rlhf.storage.s3_transfer import DamagedError, download, upload
@@ -33,90 +32,93 @@ from rlhf.storage.s3_transfer import DamagedError, download, upload
 CACHE, CACHE_GB, DEFAULT_CACHE_GB = "RLHF_CACHE", "RLHF_CACHE_GB", "200"
 ARTIFACTS, INPUTS, UNFINISHED = "artifacts", "inputs", "unfinished"
 FILES = "files"
-"""Folder, within an input or unfinished artifact, of all that is not its manifest."""
-IN_S3 = ".s3"
-"""In a folder of the cache: the manifest of the copy in S3 that it is no older than."""
+"""Folder, within an input or unfinished artifact, of everything but its manifest."""
+REMOTE_MANIFEST = ".s3"
+"""File in a cached folder: the manifest of the copy in S3 that this one is at least as new as."""
 GIGABYTE = 10**9
 
 
 @cache
-def store_at(uri: str) -> S3Store:
-    """The store of this process at a uri."""
+def open_s3_store(uri: str) -> S3Store:
+    """This process's store for a URI."""
     return S3Store(uri)
 
 
-def store_in(workspace: str) -> Store:
-    """The artifacts of a workspace, which is a folder or s3://bucket/prefix."""
-    return store_at(workspace) if workspace.startswith(S3) else Store(Path(workspace) / ARTIFACTS)
+def open_store(workspace: str) -> Store:
+    """The artifacts of a workspace: a folder or s3://bucket/prefix."""
+    return open_s3_store(workspace) if workspace.startswith(S3) else Store(Path(workspace) / ARTIFACTS)
 
 
 class S3Store(Store):
-    """Artifacts below `uri`; a bundle is `artifacts/STEP/FINGERPRINT` or its like in `inputs` and `unfinished`."""
+    """Artifacts below an S3 URI.
+
+    Their keys are `artifacts/STAGE/FINGERPRINT`, `unfinished/STAGE/FINGERPRINT` and `inputs/FINGERPRINT/NAME`.
+    """
 
     def __init__(self, uri: str) -> None:
         self.bucket = Bucket(uri.rstrip("/"))
         base = os.environ.get(CACHE) or Path.home() / ".cache" / "rlhf"
         self.workspace = Path(base).absolute() / digest(self.bucket.uri)[:12]
-        """This machine's copy of what is below the uri."""
+        """This machine's cache of the objects below the URI."""
         super().__init__(self.workspace / ARTIFACTS)
 
     def manifest(self, stage: str, fingerprint: str) -> Manifest | None:
-        """What S3 says of an artifact, or None where it is not finished."""
+        """The manifest of an artifact in S3, or None if it is not finished."""
         return _parsed(self._manifest_of(f"{ARTIFACTS}/{stage}/{fingerprint}"))
 
-    def problems(self, stage: str, fingerprint: str) -> list[str]:
-        """What the artifact in S3 lacks, one line a file, by presence and size; bytes are hashed when they are read."""
+    def verify(self, stage: str, fingerprint: str) -> list[str]:
+        """Compare an artifact in S3 with its manifest by presence and size; a download also hashes the bytes."""
         bundle = f"{ARTIFACTS}/{stage}/{fingerprint}"
-        return self._lacks(bundle, self._manifest_of(bundle))
+        return self._missing_objects(bundle, self._manifest_of(bundle))
 
     @contextmanager
-    def at_hand(self, folders: Iterable[Path], /) -> Iterator[None]:
-        """Hold finished artifacts and inputs in the cache, fetched where they are not there, while the body runs.
+    def local_copies(self, folders: Iterable[Path], /) -> Iterator[None]:
+        """Ensure that finished artifacts and inputs are in the cache inside the `with` block; download missing ones.
 
-        `folders` are paths at or below theirs.  Raises UserError where one is not whole in S3; it then counts as
+        `folders` are paths at or below theirs.  Raises UserError if one is not intact in S3; it then counts as
         unfinished.
         """
-        with ExitStack() as held:
-            for bundle in sorted({self.bundle(folder) for folder in folders}):
-                held.enter_context(self.in_use(bundle))
+        with ExitStack() as leases:
+            for bundle in sorted({self.artifact_key(folder) for folder in folders}):
+                leases.enter_context(self.lease(bundle))
                 self._fetch(bundle)
-            self.make_room()
+            self.evict()
             yield
 
     @contextmanager
-    def in_use(self, bundle: str) -> Iterator[None]:
-        """Keep a folder of the cache from being removed while the body runs."""
-        lease = self._lease(bundle)
-        with _locked(lease, fcntl.LOCK_SH):
-            os.utime(lease)
+    def lease(self, bundle: str) -> Iterator[None]:
+        """Protect a cached folder from eviction inside the `with` block."""
+        path = self._lease_file(bundle)
+        with locked(path, shared=True):
+            os.utime(path)
             yield
 
-    def bundle(self, path: Path) -> str:
-        """The bundle that a path of the cache belongs to."""
+    def artifact_key(self, path: Path) -> str:
+        """Key of the artifact or input that a cached path belongs to."""
         return "/".join(path.relative_to(self.workspace).parts[:3])
 
     def publish(self, stage: str, fingerprint: str) -> None:
-        """Bring the finished artifact of this machine to S3; where it is there already nothing is sent."""
+        """Upload this machine's finished artifact to S3, unless the same one exists there."""
         bundle = f"{ARTIFACTS}/{stage}/{fingerprint}"
         folder = self.workspace / bundle
         content = (folder / MANIFEST).read_bytes()
         manifest = _parsed(content)
         assert manifest is not None, f"{folder} is published before it is finished"
         self._put(bundle, {name: (folder / name, record) for name, record in manifest.files.items()}, content)
-        write_atomically(folder / IN_S3, content.decode())
+        write_atomically(folder / REMOTE_MANIFEST, content.decode())
         self._remove(f"{UNFINISHED}/{stage}/{fingerprint}")
 
-    def give(self, path: Path, fingerprint: str) -> Path:
-        """Bring a user's file or folder to S3, unless it is there; returns where stages find it."""
+    def upload_input(self, path: Path, fingerprint: str) -> Path:
+        """Upload a user's file or folder to S3, unless it exists there; returns its path in the cache."""
         bundle = f"{INPUTS}/{fingerprint}/{path.name}"
         content = self._manifest_of(bundle)
-        if self._lacks(bundle, content):
-            within = [path] if path.is_file() else [found for found in path.rglob("*") if found.is_file()]
-            self._put_files(bundle, {file.relative_to(path.parent).as_posix(): file for file in within})
+        if self._missing_objects(bundle, content):
+            files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+            self._put_files(bundle, {file.relative_to(path.parent).as_posix(): file for file in files})
         return self.workspace / bundle / FILES / path.name
 
     def save_unfinished(self, stage: str, fingerprint: str) -> None:
-        """Bring what a stage left that has checkpoints to S3, for another machine to go on from."""
+        """Upload the files of an interrupted stage, if it has checkpoints, so that another machine can resume it."""
         folder = self.folder(stage, fingerprint)
         if not any((folder / CHECKPOINTS).glob("*")):
             return
@@ -127,16 +129,16 @@ class S3Store(Store):
             if path.is_file() and not path.relative_to(folder).parts[0].startswith(".")
         }
         content = self._put_files(bundle, names)
-        write_atomically(folder / IN_S3, content.decode())
+        write_atomically(folder / REMOTE_MANIFEST, content.decode())
         stale = self.bucket.sizes(bundle).keys() - {MANIFEST, *(f"{FILES}/{name}" for name in names)}
         self.bucket.remove(f"{bundle}/{name}" for name in stale)
 
     def restore_unfinished(self, stage: str, fingerprint: str) -> None:
-        """Take over what another machine left of a stage, unless this machine has something newer."""
+        """Download the files of a stage that another machine interrupted, unless this machine has newer ones."""
         bundle, folder = f"{UNFINISHED}/{stage}/{fingerprint}", self.folder(stage, fingerprint)
         content = self._manifest_of(bundle)
         manifest = _parsed(content)
-        if manifest is None or content == _content(folder / IN_S3):
+        if manifest is None or content == _content(folder / REMOTE_MANIFEST):
             return
         saved = datetime.fromisoformat(manifest.finished_at).timestamp()
         if any(path.stat().st_mtime > saved for path in folder.glob(f"{CHECKPOINTS}/*")):
@@ -144,26 +146,26 @@ class S3Store(Store):
         try:
             self._fetch(bundle)
         except UserError:
-            return  # damaged checkpoints: the stage begins anew
+            return  # the checkpoints are not intact: the stage starts over
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
         (self.workspace / bundle / FILES).replace(folder)
         shutil.rmtree(self.workspace / bundle)
         assert content is not None
-        write_atomically(folder / IN_S3, content.decode())
+        write_atomically(folder / REMOTE_MANIFEST, content.decode())
 
     def runs(self, published: str) -> list[str]:
         """Names of the runs that have published a file of this name to S3."""
         return [name for name in self.bucket.folders() if self.bucket.read(f"{name}/{published}") is not None]
 
-    def share(self, folder: Path, names: Iterable[str], /) -> str:
-        """Put the named files of a run's folder where everybody finds them; returns the uri of that place."""
+    def push(self, folder: Path, names: Iterable[str], /) -> str:
+        """Upload the named files of a run's folder; returns their URI."""
         for name in names:
             self.bucket.write(f"{folder.name}/{name}", (folder / name).read_bytes())
         return f"{self.bucket.uri}/{folder.name}"
 
-    def take(self, folder: Path, names: Iterable[str], /) -> None:
-        """Bring the named files of a run's folder here, as far as they are there."""
+    def pull(self, folder: Path, names: Iterable[str], /) -> None:
+        """Download the named files of a run's folder, if they exist."""
         folder.mkdir(parents=True, exist_ok=True)
         for name in names:
             content = self.bucket.read(f"{folder.name}/{name}")
@@ -171,45 +173,47 @@ class S3Store(Store):
                 write_atomically(folder / name, content.decode())
 
     def require_writable(self) -> None:
-        """Raise UserError where one cannot read, write and remove below the uri."""
+        """Raise UserError if objects below the URI, or the cache, cannot be read, written and removed."""
         probe = f".probe-{uuid4().hex}"
         self.bucket.sizes(INPUTS)
         self.bucket.write(probe, b"")
         self.bucket.remove([probe])
+        super().require_writable()
 
-    def make_room(self) -> None:
-        """Remove what S3 holds and nobody uses from the cache, the longest unused first, down to its bound."""
-        bound = float(os.environ.get(CACHE_GB, DEFAULT_CACHE_GB)) * GIGABYTE
+    def evict(self) -> None:
+        """Remove unused artifacts that S3 holds from the cache, least recently used first, down to its limit."""
+        limit = float(os.environ.get(CACHE_GB, DEFAULT_CACHE_GB)) * GIGABYTE
         sizes = {
-            self.bundle(path.parent): sum(record.size for record in manifest.files.values())
+            self.artifact_key(path.parent): sum(record.size for record in manifest.files.values())
             for part in (ARTIFACTS, INPUTS)
             for path in self.workspace.glob(f"{part}/*/*/{MANIFEST}")
-            if (manifest := _parsed(_content(path))) and _content(path.with_name(IN_S3)) == _content(path)
+            if (manifest := _parsed(_content(path))) and _content(path.with_name(REMOTE_MANIFEST)) == _content(path)
         }
-        over = sum(sizes.values()) - bound
-        for bundle in sorted(sizes, key=lambda bundle: self._lease(bundle).stat().st_mtime):
+        over = sum(sizes.values()) - limit
+        for bundle in sorted(sizes, key=lambda bundle: self._lease_file(bundle).stat().st_mtime):
             if over <= 0:
                 return
-            with suppress(BlockingIOError), _locked(self._lease(bundle), fcntl.LOCK_EX | fcntl.LOCK_NB):
+            with suppress(BlockingIOError), locked(self._lease_file(bundle), wait=False):
                 trash = self.workspace / f".removed-{uuid4().hex}"
-                (self.workspace / bundle).rename(trash)  # gone at once, or not at all
+                (self.workspace / bundle).rename(trash)  # atomic: a half-removed folder is never taken for an artifact
                 shutil.rmtree(trash)
                 over -= sizes[bundle]
 
-    def survey(self) -> dict[str, list[str] | None]:
-        """What is wrong with every artifact in S3 after reading all of its bytes; None where it is unfinished."""
+    def verify_all(self) -> dict[str, list[str] | None]:
+        """Hash every file of every artifact in S3; returns the problems of each, None for one that is not finished."""
         names = self.bucket.sizes(ARTIFACTS).keys()
         bundles = sorted({"/".join([ARTIFACTS, *name.split("/")[:2]]) for name in names})
         finished = {f"{ARTIFACTS}/{name.removesuffix(f'/{MANIFEST}')}" for name in names}
         return {
-            f"{self.bucket.uri}/{bundle}": self._damage(bundle) if bundle in finished else None for bundle in bundles
+            f"{self.bucket.uri}/{bundle}": self._verify_bytes(bundle) if bundle in finished else None
+            for bundle in bundles
         }
 
-    def _damage(self, bundle: str) -> list[str]:
+    def _verify_bytes(self, bundle: str) -> list[str]:
         content = self._manifest_of(bundle)
         manifest = _parsed(content)
-        if manifest is None or (lacks := self._lacks(bundle, content)):
-            return [f"{self.bucket.uri}/{bundle}/{MANIFEST}: missing or not whole"] if manifest is None else lacks
+        if manifest is None or (missing := self._missing_objects(bundle, content)):
+            return [f"{self.bucket.uri}/{bundle}/{MANIFEST}: missing or not intact"] if manifest is None else missing
         scratch = self.workspace / f".verify-{uuid4().hex}"
         try:
             download(self.bucket, bundle, manifest.files, scratch)
@@ -222,23 +226,23 @@ class S3Store(Store):
     def _manifest_of(self, bundle: str) -> bytes | None:
         return self.bucket.read(f"{bundle}/{MANIFEST}")
 
-    def _lacks(self, bundle: str, content: bytes | None) -> list[str]:
-        manifest, place = _parsed(content), f"{self.bucket.uri}/{bundle}"
+    def _missing_objects(self, bundle: str, content: bytes | None) -> list[str]:
+        manifest, uri = _parsed(content), f"{self.bucket.uri}/{bundle}"
         if manifest is None:
-            return [f"{place}/{MANIFEST}: missing or not whole"]
+            return [f"{uri}/{MANIFEST}: missing or not intact"]
         sizes = self.bucket.sizes(bundle)
         return [
-            f"{place}/{name}: {sizes.get(name, 'no')} bytes where the manifest says {record.size}"
+            f"{uri}/{name}: {sizes.get(name, 'no')} bytes, but the manifest says {record.size}"
             for name, record in manifest.files.items()
             if sizes.get(name) != record.size
         ]
 
     def _put(self, bundle: str, files: Mapping[str, tuple[Path, FileRecord]], content: bytes) -> None:
-        there = self._manifest_of(bundle)
-        if there == content and not self._lacks(bundle, there):
+        existing = self._manifest_of(bundle)
+        if existing == content and not self._missing_objects(bundle, existing):
             return
-        if there is not None:
-            self.bucket.remove([f"{bundle}/{MANIFEST}"])  # until all is there it counts as unfinished
+        if existing is not None:
+            self.bucket.remove([f"{bundle}/{MANIFEST}"])  # until everything is uploaded it counts as unfinished
         self.bucket.abort_uploads(bundle)
         upload(self.bucket, bundle, files)
         self.bucket.write(f"{bundle}/{MANIFEST}", content)
@@ -271,29 +275,31 @@ class S3Store(Store):
 
     def _fetch(self, bundle: str) -> None:
         folder = self.workspace / bundle
-        with _locked(self._lease(bundle, ".fetch"), fcntl.LOCK_EX):
+        with locked(self._lease_file(bundle, ".fetch")):
             while True:
                 content = self._manifest_of(bundle)
                 manifest = _parsed(content)
                 if manifest is None or content is None:
-                    raise UserError(f"{self.bucket.uri}/{bundle} is not finished; run again, and it is made")
-                mine = _content(folder / MANIFEST)
-                if mine == content and not damage(folder):
+                    raise UserError(f"{self.bucket.uri}/{bundle} is not finished; run again to make it")
+                local = _content(folder / MANIFEST)
+                if local == content and not verify(folder):
                     return
-                if mine is not None and mine != content:
+                if local is not None and local != content:
                     shutil.rmtree(folder)
                 (folder / MANIFEST).unlink(missing_ok=True)
                 shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-                missing = {name: record for name, record in manifest.files.items() if not _is(folder / name, record)}
+                missing = {
+                    name: record for name, record in manifest.files.items() if not _matches(folder / name, record)
+                }
                 try:
                     download(self.bucket, bundle, missing, folder)
                 except DamagedError as error:
                     if self._manifest_of(bundle) != content:
-                        continue  # it was made anew meanwhile
+                        continue  # it was replaced during the download
                     self.bucket.remove([f"{bundle}/{MANIFEST}"])
-                    raise UserError(f"{error}; it counts as unfinished now: run again, and it is made again") from None
+                    raise UserError(f"{error}; it now counts as unfinished: run again to rebuild it") from error
                 write_atomically(folder / MANIFEST, content.decode())
-                write_atomically(folder / IN_S3, content.decode())
+                write_atomically(folder / REMOTE_MANIFEST, content.decode())
                 return
 
     def _remove(self, bundle: str) -> None:
@@ -301,20 +307,12 @@ class S3Store(Store):
         self.bucket.remove([f"{bundle}/{MANIFEST}"] if names else [])
         self.bucket.remove(f"{bundle}/{name}" for name in names - {MANIFEST})
 
-    def _lease(self, bundle: str, suffix: str = "") -> Path:
+    def _lease_file(self, bundle: str, suffix: str = "") -> Path:
         path = self.workspace / "leases" / (bundle.replace("/", "-") + suffix)
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             path.touch()
         return path
-
-
-@contextmanager
-def _locked(path: Path, how: int) -> Iterator[None]:
-    """Hold a lock that ends with this process at the latest; raises BlockingIOError with LOCK_NB."""
-    with path.open("a") as stream:
-        fcntl.flock(stream, how)
-        yield
 
 
 def _content(path: Path) -> bytes | None:
@@ -330,5 +328,5 @@ def _parsed(content: bytes | None) -> Manifest | None:
     return None
 
 
-def _is(path: Path, record: FileRecord) -> bool:
+def _matches(path: Path, record: FileRecord) -> bool:
     return path.is_file() and path.stat().st_size == record.size and file_sha256(path) == record.sha256

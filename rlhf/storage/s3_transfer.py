@@ -1,8 +1,8 @@
-"""Many files to and from S3 at once: in parts, repeated, and checked by sha256 on both ways.
+"""Transfer many files to and from S3 in parallel: in parts, with retries, checked by sha256 in both directions.
 
-Up: each file or part carries its sha256, which S3 compares with what arrives; an object is there whole or not at all.
-Down: a file is hashed while it is written below `.incoming/` and takes its name only when the hash is right.
-Memory is THREADS parts at most, whatever the sizes are.
+Upload: each file or part carries its sha256, which S3 compares with what it receives; an object is complete or missing.
+Download: a file is hashed while it is written below `.incoming/` and renamed only if the hash is right.
+Memory use is at most THREADS parts, whatever the sizes of the files.
 """
 
 from __future__ import annotations
@@ -21,93 +21,101 @@ from botocore.exceptions import ClientError
 
 from rlhf.errors import UserError
 from rlhf.storage.artifacts import FileRecord
-from rlhf.storage.s3 import ATTEMPTS, THREADS, Bucket, abort, attributes, back_off, checksum, error_code, insist
+from rlhf.storage.s3 import (
+    ATTEMPTS,
+    THREADS,
+    Bucket,
+    abort,
+    back_off,
+    checksum,
+    error_code,
+    object_attributes,
+    retry_transfer,
+)
 
 PART_BYTES = 8 * 2**20
-"""A file over this size travels in parts of this size."""
+"""Files over this size are transferred in parts of this size."""
 MOST_PARTS = 10_000
 """S3's own limit for one object."""
 CHUNK_BYTES = 2**18
-"""Read at once from a body."""
+"""Bytes read at once from a body."""
 INCOMING = ".incoming"
-"""Folder of files on their way; part of no artifact."""
+"""Folder of files being downloaded; not part of any artifact."""
 
 Job = Callable[[], None]
 
 
 class DamagedError(RuntimeError):
-    """Objects that stay missing, or other than their manifest says, after every attempt; one line each."""
+    """Objects that are missing or differ from their manifest after all attempts; one line each."""
 
 
 def part_bytes(size: int) -> int:
-    """Bytes of each part of a file of `size` bytes: PART_BYTES, or more where that made too many."""
+    """Bytes of each part of a file of `size` bytes: PART_BYTES, or more if that would make too many."""
     return max(PART_BYTES, -(-size // MOST_PARTS))
 
 
 def upload(bucket: Bucket, prefix: str, files: Mapping[str, tuple[Path, FileRecord]]) -> None:
-    """Put files under `prefix/NAME`; those that are there already, by size and sha256, are not sent again.
+    """Upload files to `prefix/NAME`, except those that exist there with the same size and sha256.
 
-    Raises UserError where a file is no longer as its record says.
+    Raises UserError if a file no longer matches its record.
     """
-    with bucket.errors_told():
-        there = bucket.sizes(prefix)
-        outgoing = [
-            _Outgoing(bucket, f"{prefix}/{name}", path, record) for name, (path, record) in sorted(files.items())
-        ]
-        maybe = [one for one in outgoing if there.get(one.key.removeprefix(f"{prefix}/")) == one.record.size]
-        _in_parallel([one.ask for one in maybe])
-        outgoing = [one for one in outgoing if not one.there]
+    with bucket.as_user_errors():
+        sizes = bucket.sizes(prefix)
+        uploads = [_Upload(bucket, f"{prefix}/{name}", path, record) for name, (path, record) in sorted(files.items())]
+        same_size = [file for file in uploads if sizes.get(file.key.removeprefix(f"{prefix}/")) == file.record.size]
+        _in_parallel([file.check_existing for file in same_size])
+        uploads = [file for file in uploads if not file.exists]
         try:
-            _in_parallel([job for one in outgoing for job in one.jobs()])
+            _in_parallel([job for file in uploads for job in file.jobs()])
         except BaseException:
-            for one in outgoing:
-                one.give_up()
+            for file in uploads:
+                file.abort()
             raise
 
 
 def download(bucket: Bucket, prefix: str, files: Mapping[str, FileRecord], folder: Path) -> None:
-    """Put the objects `prefix/NAME` into `folder` as NAME, each only once its sha256 is right.
+    """Download the objects `prefix/NAME` to `folder/NAME`, each only if its sha256 is right.
 
-    Raises DamagedError where one stays wrong or missing.
+    Raises DamagedError if one is still wrong or missing after all attempts.
     """
     incoming = folder / INCOMING
     shutil.rmtree(incoming, ignore_errors=True)
-    left = {name: _Incoming(bucket, f"{prefix}/{name}", incoming / name, files[name]) for name in sorted(files)}
+    pending = {name: _Download(bucket, f"{prefix}/{name}", incoming / name, files[name]) for name in sorted(files)}
     try:
-        with bucket.errors_told():
+        with bucket.as_user_errors():
             for attempt in range(ATTEMPTS):
                 back_off(attempt)
-                _in_parallel([job for one in left.values() for job in one.jobs()])
-                for name in [name for name, one in left.items() if one.problem is None]:
+                _in_parallel([job for file in pending.values() for job in file.jobs()])
+                for name in [name for name, file in pending.items() if file.problem is None]:
                     (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                    left.pop(name).path.replace(folder / name)
-                if not left:
+                    pending.pop(name).path.replace(folder / name)
+                if not pending:
                     return
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
-    raise DamagedError("\n".join(f"{bucket.uri}/{prefix}/{name}: {one.problem}" for name, one in left.items()))
+    raise DamagedError("\n".join(f"{bucket.uri}/{prefix}/{name}: {file.problem}" for name, file in pending.items()))
 
 
 @dataclass
-class _Outgoing:
-    """A file on its way up: in one piece, or in parts that are put together once all are there."""
+class _Upload:
+    """A file being uploaded, in one piece or as a multipart upload."""
 
     bucket: Bucket
     key: str
     path: Path
     record: FileRecord
-    there: bool = False
+    exists: bool = False
     upload: str | None = None
     parts: dict[int, dict[str, Any]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def ask(self) -> None:
-        """Find out whether the object is there already."""
-        found = self.bucket.client.head_object(**self.bucket.object(self.key))
-        self.there = found.get("Metadata", {}).get("sha256") == self.record.sha256
+    def check_existing(self) -> None:
+        """Set `exists` if the object has the same content already."""
+        head = self.bucket.client.head_object(**self.bucket.object(self.key))
+        self.exists = head.get("Metadata", {}).get("sha256") == self.record.sha256
 
     def jobs(self) -> list[Job]:
-        """What is to be done, in any order and at once."""
+        """Jobs that transfer the file, in any order and in parallel."""
         if not self.path.is_file() or self.path.stat().st_size != self.record.size:
             raise UserError(f"{self.path} changed while it was in use; run again")
         size = part_bytes(self.record.size)
@@ -116,61 +124,65 @@ class _Outgoing:
         count = -(-self.record.size // size)
         return [partial(self._part, number, count, size) for number in range(1, count + 1)]
 
-    def give_up(self) -> None:
-        """Take back what was sent of an object that will not be finished."""
+    def abort(self) -> None:
+        """Remove the parts of an upload that will not be completed."""
         if self.upload is not None:
             abort(self.bucket.client, self.bucket.object(self.key), self.upload)
 
     def _part(self, number: int, count: int, size: int) -> None:
-        client, place = self.bucket.client, self.bucket.object(self.key)
+        client, location = self.bucket.client, self.bucket.object(self.key)
         with self.lock:
             if self.upload is None:
-                given = attributes(self.record.sha256)
-                begun = client.create_multipart_upload(**place, ChecksumAlgorithm="SHA256", **given)
-                self.upload = begun["UploadId"]
+                about = object_attributes(self.record.sha256)
+                created = client.create_multipart_upload(**location, ChecksumAlgorithm="SHA256", **about)
+                self.upload = created["UploadId"]
         with self.path.open("rb") as stream:
             stream.seek((number - 1) * size)
             content = stream.read(size)
-        about = checksum(hashlib.sha256(content).hexdigest())
+        checked = checksum(hashlib.sha256(content).hexdigest())
         part = {"PartNumber": number, "UploadId": self.upload, "Body": content}
-        sent = insist(lambda: client.upload_part(**place, **about, **part))
+        sent = retry_transfer(lambda: client.upload_part(**location, **checked, **part))
         with self.lock:
-            self.parts[number] = {"PartNumber": number, "ChecksumSHA256": about["ChecksumSHA256"], "ETag": sent["ETag"]}
+            self.parts[number] = {
+                "PartNumber": number,
+                "ChecksumSHA256": checked["ChecksumSHA256"],
+                "ETag": sent["ETag"],
+            }
             last = len(self.parts) == count
         if last:
             parts = [self.parts[number] for number in sorted(self.parts)]
-            client.complete_multipart_upload(**place, UploadId=self.upload, MultipartUpload={"Parts": parts})
+            client.complete_multipart_upload(**location, UploadId=self.upload, MultipartUpload={"Parts": parts})
             self.upload = None
 
 
 @dataclass
-class _Incoming:
-    """A file on its way down: parts are written where they belong and hashed as soon as all before them are there."""
+class _Download:
+    """A file being downloaded: parts are written at their offsets and hashed as soon as all earlier ones arrived."""
 
     bucket: Bucket
     key: str
     path: Path
     record: FileRecord
     problem: str | None = None
-    """What is wrong with it; None once it is right."""
-    left: int = 0
+    """What is wrong with it; None if it is complete and right."""
+    remaining_parts: int = 0
     arrived: set[int] = field(default_factory=set)
     hashed: int = 0
     hash: Any = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def jobs(self) -> list[Job]:
-        """What is to be done, in any order and at once; may be asked for again."""
+        """Jobs that transfer the file, in any order and in parallel; a second call starts over."""
         size = part_bytes(self.record.size)
         self.problem, self.hash, self.hashed = "did not arrive", hashlib.sha256(), 0
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_bytes(b"")
         if self.record.size <= size:
-            return [self._whole]
-        self.arrived, self.left = set(), -(-self.record.size // size)
+            return [self._unsplit]
+        self.arrived, self.remaining_parts = set(), -(-self.record.size // size)
         return [partial(self._part, start, size) for start in range(0, self.record.size, size)]
 
-    def _whole(self) -> None:
+    def _unsplit(self) -> None:
         def get() -> None:
             self.hash = hashlib.sha256()
             with self.path.open("wb") as stream:
@@ -179,7 +191,7 @@ class _Incoming:
                     stream.write(chunk)
 
         self._try(get)
-        self._judge()
+        self._check_hash()
 
     def _part(self, start: int, size: int) -> None:
         end = min(start + size, self.record.size)
@@ -193,27 +205,27 @@ class _Incoming:
         self._try(get)
         with self.lock:
             self.arrived.add(start)
-            self.left -= 1
+            self.remaining_parts -= 1
             with self.path.open("rb") as stream:
                 stream.seek(self.hashed)
                 while self.hashed in self.arrived:
                     self.hash.update(stream.read(size))
                     self.hashed += size
-            if self.left == 0:
-                self._judge()
+            if self.remaining_parts == 0:
+                self._check_hash()
 
-    def _body(self, **wanted: str) -> Any:
-        return self.bucket.client.get_object(**self.bucket.object(self.key), **wanted)["Body"]
+    def _body(self, **options: str) -> Any:
+        return self.bucket.client.get_object(**self.bucket.object(self.key), **options)["Body"]
 
     def _try(self, get: Job) -> None:
         try:
-            insist(get)
+            retry_transfer(get)
         except ClientError as error:
             if error_code(error) not in ("NoSuchKey", "InvalidRange"):
                 raise
             self.problem = "missing" if error_code(error) == "NoSuchKey" else "too short"
 
-    def _judge(self) -> None:
+    def _check_hash(self) -> None:
         size = self.path.stat().st_size
         if self.hash.hexdigest() == self.record.sha256 and size == self.record.size:
             self.problem = None
@@ -222,7 +234,7 @@ class _Incoming:
 
 
 def _in_parallel(jobs: Sequence[Job]) -> None:
-    """Do all jobs, THREADS at once; the first error ends it once those that are running have ended."""
+    """Run all jobs, THREADS at a time; after the first error, wait for the running jobs and raise it."""
     with ThreadPoolExecutor(THREADS) as pool:
         futures = [pool.submit(job) for job in jobs]
         try:

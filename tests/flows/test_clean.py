@@ -34,7 +34,7 @@ def test_files_are_listed_and_removed_only_with_yes(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("prefect_server")
 def test_deployed_objects_are_removed_and_others_of_the_same_name_are_kept(tmp_path: Path) -> None:
     def removable() -> dict[str, bool]:
-        return {item.name: item.ours for item in undeploy(remove=False)}
+        return {item.name: item.removable for item in undeploy(remove=False)}
 
     undeploy(remove=True)  # deployments of other tests
     with get_client(sync_client=True) as client:
@@ -47,7 +47,7 @@ def test_deployed_objects_are_removed_and_others_of_the_same_name_are_kept(tmp_p
         assert removable() == dict.fromkeys(names, True)
         flow = client.create_flow_from_name("somebodys")
         client.create_deployment(flow_id=flow, name="nightly", work_pool_name="p4d", entrypoint="a.py:b")
-        assert {name for name, ours in removable().items() if not ours} == {"p4d"}
+        assert {name for name, removable in removable().items() if not removable} == {"p4d"}
         undeploy(remove=True)
         assert removable() == {"p4d": False}
         client.delete_deployment(client.read_deployment_by_name("somebodys/nightly").id)

@@ -19,7 +19,7 @@ from rlhf.labeling.manifest import read_items
 from rlhf.results.schema import CONFIG, REPORT, RESULTS
 from rlhf.runs.published import FinishedRun
 from rlhf.storage.s3 import Bucket
-from rlhf.storage.s3_store import S3Store, store_at
+from rlhf.storage.s3_store import S3Store, open_s3_store
 from tests.rlhf.labeling.test_ground_truth_job import ARN, JOB
 from tests.rlhf.report.test_run_comparison import publish
 from tests.support.finished_run import finished_run, judgement, write_output
@@ -38,8 +38,8 @@ def machine(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
 
     def become(name: str) -> S3Store:
         monkeypatch.setenv("RLHF_CACHE", str(tmp_path / "caches" / name))
-        store_at.cache_clear()
-        return store_at(uri)
+        open_s3_store.cache_clear()
+        return open_s3_store(uri)
 
     return become
 
@@ -53,12 +53,12 @@ def upload(workspace: Path, store: S3Store) -> None:
         store.publish(folder.parent.name, folder.name)
     for results in workspace.glob(f"*/{RESULTS}"):
         names = [name for name in (REPORT, RESULTS, CONFIG) if results.with_name(name).exists()]
-        store.share(results.parent, names)
+        store.push(results.parent, names)
 
 
 @pytest.fixture
 def run(machine: Callable[[str], S3Store], tmp_path: Path) -> FinishedRun:
-    """A run in S3 that nobody has labelled, made on this machine."""
+    """A run in S3 that nobody has labeled, made on this machine."""
     run = finished_run(tmp_path, prompts=4)
     upload(run.folder.parent, machine("maker"))
     return run
@@ -66,7 +66,7 @@ def run(machine: Callable[[str], S3Store], tmp_path: Path) -> FinishedRun:
 
 @pytest.fixture
 def labels(run: FinishedRun, tmp_path: Path) -> Path:
-    """All pairs labelled, in Ground Truth's layout."""
+    """All pairs labeled, in Ground Truth's layout."""
     return write_output(run, tmp_path / "output", [judgement(item.item) for item in read_items(run.pairs)])
 
 
@@ -93,7 +93,7 @@ def test_labels_imported_on_one_machine_are_in_the_report_on_every_other(
     reader = machine("reader")
     assert f"report: {reader.run_folder('fake') / REPORT}" in invoke("report", "--workspace", uri)
     assert (reader.run_folder("fake") / REPORT).read_bytes() == Bucket(uri).read(f"fake/{REPORT}")
-    assert json.loads((reader.run_folder("fake") / RESULTS).read_bytes())["human_evaluation"]["labelled"] == 4
+    assert json.loads((reader.run_folder("fake") / RESULTS).read_bytes())["human_evaluation"]["labeled"] == 4
 
 
 def test_an_import_that_was_not_shared_is_made_again(

@@ -19,7 +19,7 @@ from uuid import uuid4
 import boto3
 from moto.server import ThreadedMotoServer
 
-from rlhf.storage.s3_store import store_at
+from rlhf.storage.s3_store import open_s3_store
 
 Fault = Literal["reset", "403", "500", "503", "truncated", "wrong byte", "hang"]
 CODES = {"403": "AccessDenied", "500": "InternalError", "503": "SlowDown"}
@@ -48,7 +48,7 @@ def shared_workspace() -> Iterator[str]:
     bucket = f"bucket-{uuid4().hex}"
     with s3_server(bucket):
         yield f"s3://{bucket}/team/rlhf"
-    store_at.cache_clear()
+    open_s3_store.cache_clear()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import pytest
 from rlhf.config import RunConfig
 from rlhf.storage.artifacts import MANIFEST
 from rlhf.storage.s3 import Bucket
-from rlhf.storage.s3_store import store_at
+from rlhf.storage.s3_store import open_s3_store
 from tasks import execute, launch
 from tasks.stage import Run
 from tests.support.s3_server import shared_workspace
@@ -58,7 +58,7 @@ def run_on(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
 
     def call(machine: str) -> list[str]:
         monkeypatch.setenv("RLHF_CACHE", str(tmp_path / machine))
-        store_at.cache_clear()
+        open_s3_store.cache_clear()
 
         return final_states(lambda: Run.at(RunConfig(), uri), tmp_path / "data.jsonl")
 

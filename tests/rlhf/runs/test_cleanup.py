@@ -12,7 +12,7 @@ import pytest
 from moto import mock_aws
 
 from rlhf.errors import UserError
-from rlhf.runs.cleanup import Folder, Place, place_at, record_objects, remove, runs_of, survey
+from rlhf.runs.cleanup import LocalLocation, Location, location_at, plan_cleanup, record_objects, remove, runs_of
 from rlhf.runtime.stage import StageRequest
 from rlhf.storage.artifacts import MANIFEST
 from rlhf.storage.s3_store import S3Store
@@ -63,7 +63,7 @@ FOREIGN = [
     "notes.txt",
     f"artifacts/prepare_data/{ONE}/notes.txt",  # beside our own files
     f"artifacts/train_sft/{ONE}/my_metrics.csv",
-    f"artifacts/train_sft/{TWO}/log.txt",  # a folder that no request or manifest of ours declares
+    f"artifacts/train_sft/{TWO}/log.txt",  # a folder that no request or manifest of removable declares
     f"artifacts/other_step/{ONE}/log.txt",
     "artifacts/train_sft/README.md",
     "records/mine",
@@ -75,65 +75,65 @@ FOREIGN = [
     "third/report.html",
     f"inputs/{GIVEN}/pairs.jsonl/extra.jsonl",
 ]
-PEOPLES = ["first/human_evaluation.json", f"first/labels/{ONE}/output/manifests/output/output.manifest"]
+LABEL_FILES = ["first/human_evaluation.json", f"first/labels/{ONE}/output/manifests/output/output.manifest"]
 
 
 def add_foreign(root: Path) -> None:
-    write(root, *FOREIGN, *PEOPLES)
+    write(root, *FOREIGN, *LABEL_FILES)
     write(root, "third/results.json", text=json.dumps({"run_name": "fourth", "stages": []}))
 
 
 def test_everything_of_ours_goes_and_everything_else_stays(workspace: Path) -> None:
     add_foreign(workspace)
-    place = Folder(workspace)
-    found = survey(place)
-    assert sorted(found.foreign) == sorted(FOREIGN)
-    assert sorted(found.peoples) == sorted(PEOPLES)
-    assert (found.shared, found.elsewhere) == ([], [])
-    remove(place, found)
-    assert place.names() == sorted([*FOREIGN, *PEOPLES])
+    location = LocalLocation(workspace)
+    found = plan_cleanup(location)
+    assert sorted(found.unknown) == sorted(FOREIGN)
+    assert sorted(found.labels) == sorted(LABEL_FILES)
+    assert (found.shared, found.remote) == ([], [])
+    remove(location, found)
+    assert location.names() == sorted([*FOREIGN, *LABEL_FILES])
     assert not (workspace / "second").exists()  # folders that became empty are gone
-    assert survey(place).ours == []
+    assert plan_cleanup(location).removable == []
 
 
 def test_nothing_is_left_of_a_workspace_that_only_runs_have_written_to(workspace: Path) -> None:
-    remove(Folder(workspace), survey(Folder(workspace)))
+    remove(LocalLocation(workspace), plan_cleanup(LocalLocation(workspace)))
     assert workspace.is_dir()
     assert list(workspace.iterdir()) == []
 
 
 def test_one_run_goes_with_what_no_other_run_uses(workspace: Path) -> None:
-    place = Folder(workspace)
-    found = survey(place, "first")
-    assert {name.split("/")[0] for name in found.ours} == {"artifacts", "records", "first"}
-    assert {"/".join(name.split("/")[1:3]) for name in found.ours if name.startswith("artifacts/")} == {
+    location = LocalLocation(workspace)
+    found = plan_cleanup(location, "first")
+    assert {name.split("/")[0] for name in found.removable} == {"artifacts", "records", "first"}
+    assert {"/".join(name.split("/")[1:3]) for name in found.removable if name.startswith("artifacts/")} == {
         f"export_model/{TWO}"
     }
-    remove(place, found)
+    remove(location, found)
     assert (workspace / f"artifacts/prepare_data/{ONE}" / MANIFEST).is_file()  # the second run's too
     assert (workspace / "second/model/model.safetensors").is_file()
     assert not (workspace / "first").exists()
-    assert any(name.startswith("inputs/") for name in survey(place, "second").ours)  # now nobody else's
+    assert any(name.startswith("inputs/") for name in plan_cleanup(location, "second").removable)  # now nobody else's
     with pytest.raises(UserError, match=r"no run first; there are second"):
-        survey(place, "first")
+        plan_cleanup(location, "first")
 
 
 def test_a_removal_that_was_interrupted_is_ended_by_the_next(workspace: Path) -> None:
-    """What tells that files are ours goes after them, so that no file is orphaned."""
-    place, ours = Folder(workspace), survey(Folder(workspace)).ours
-    for stop in range(len(ours)):
-        place.remove(ours[stop : stop + 1])
-        left = survey(place)
-        assert left.foreign == [], f"after {ours[stop]}"
+    """What tells that files are removable goes after them, so that no file is orphaned."""
+    location, removable = LocalLocation(workspace), plan_cleanup(LocalLocation(workspace)).removable
+    for stop in range(len(removable)):
+        location.remove(removable[stop : stop + 1])
+        left = plan_cleanup(location)
+        assert left.unknown == [], f"after {removable[stop]}"
 
 
 def test_links_are_not_followed(workspace: Path, tmp_path: Path) -> None:
-    write(tmp_path / "elsewhere", f"{ONE}/log.txt")
-    (workspace / "artifacts" / "score_toxicity").symlink_to(tmp_path / "elsewhere")
-    found = survey(Folder(workspace))
-    assert found.foreign == ["artifacts/score_toxicity"]
-    remove(Folder(workspace), found)
-    assert (tmp_path / "elsewhere" / ONE / "log.txt").is_file()
+    write(tmp_path / "remote", f"{ONE}/log.txt")
+    (workspace / "artifacts" / "score_toxicity").symlink_to(tmp_path / "remote")
+    found = plan_cleanup(LocalLocation(workspace))
+    assert found.unknown == ["artifacts/score_toxicity"]
+    remove(LocalLocation(workspace), found)
+    assert (tmp_path / "remote" / ONE / "log.txt").is_file()
 
 
 def test_a_manifest_cannot_name_what_lies_outside(workspace: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_manifest_cannot_name_what_lies_outside(workspace: Path) -> None:
     manifest = json.loads(path.read_text())
     manifest["files"]["../../../notes.txt"] = {"sha256": "0" * 64, "size": 1}
     path.write_text(json.dumps(manifest))
-    remove(Folder(workspace), survey(Folder(workspace)))
+    remove(LocalLocation(workspace), plan_cleanup(LocalLocation(workspace)))
     assert [found.name for found in workspace.rglob("*")] == ["notes.txt"]
 
 
@@ -150,18 +150,18 @@ def test_a_running_stage_is_left_alone(workspace: Path) -> None:
     with (workspace / f"artifacts/train_sft/{ONE}/.lock").open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="a run is using it"):
-            survey(Folder(workspace))
-    assert survey(Folder(workspace)).ours
+            plan_cleanup(LocalLocation(workspace))
+    assert plan_cleanup(LocalLocation(workspace)).removable
 
 
 def test_a_missing_workspace_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
-        place_at(str(tmp_path / "none"))
+        location_at(str(tmp_path / "none"))
 
 
 @pytest.fixture
-def bucket(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    """The workspace with foreign files, as objects below s3://lab/team/runs; other objects beside that prefix."""
+def bucket(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Location]:
+    """The workspace with unknown files, as objects below s3://lab/team/runs; other objects beside that prefix."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
@@ -170,35 +170,35 @@ def bucket(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     with mock_aws():
         client = boto3.client("s3")
         client.create_bucket(Bucket="lab")
-        for name in Folder(workspace).names():
+        for name in LocalLocation(workspace).names():
             client.put_object(Bucket="lab", Key=f"team/runs/{name}", Body=(workspace / name).read_bytes())
         for name in ("team/runs2/report.html", "team/runs", f"artifacts/train_sft/{ONE}/manifest.json"):
             client.put_object(Bucket="lab", Key=name, Body=b"x")
-        yield place_at("s3://lab/team/runs/")
+        yield location_at("s3://lab/team/runs/")
 
 
 def keys() -> set[str]:
     return {found["Key"] for found in boto3.client("s3").list_objects_v2(Bucket="lab")["Contents"]}
 
 
-def test_foreign_objects_under_the_same_prefix_stay(bucket: Place) -> None:
-    found = survey(bucket)
-    assert sorted(found.foreign) == sorted(FOREIGN)
+def test_foreign_objects_under_the_same_prefix_stay(bucket: Location) -> None:
+    found = plan_cleanup(bucket)
+    assert sorted(found.unknown) == sorted(FOREIGN)
     before = keys()
     remove(bucket, found)
     beside = {name for name in before if not name.startswith("team/runs/")}
     assert len(beside) == 3
-    assert keys() == beside | {f"team/runs/{name}" for name in [*FOREIGN, *PEOPLES]}
+    assert keys() == beside | {f"team/runs/{name}" for name in [*FOREIGN, *LABEL_FILES]}
 
 
 def test_what_the_store_in_s3_writes_is_ours_there_and_here(
-    bucket: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert runs_of(bucket) == {"first", "second"}
     monkeypatch.setenv("RLHF_CACHE", str(tmp_path / "cache"))
     store = S3Store("s3://lab/fresh/runs")
     write(tmp_path, "pairs.jsonl")
-    store.give(tmp_path / "pairs.jsonl", GIVEN)
+    store.upload_input(tmp_path / "pairs.jsonl", GIVEN)
     finished, begun = store.folder("train_sft", ONE), store.folder("train_ppo", TWO)
     write(finished, "model/config.json", "log.txt")
     finish(finished, "train_sft", ONE)
@@ -207,17 +207,17 @@ def test_what_the_store_in_s3_writes_is_ours_there_and_here(
     write(begun, "request.json", text=request.model_dump_json())
     write(begun, "checkpoints/stage-1/model.safetensors", "metrics.jsonl")
     store.save_unfinished("train_ppo", TWO)
-    with store.at_hand([finished]):
+    with store.local_copies([finished]):
         pass
-    for place in (place_at("s3://lab/fresh/runs"), Folder(store.workspace)):
-        found = survey(place)
-        assert found.foreign == []
-        assert len(found.ours) >= 6
-        remove(place, found)
-        assert place.names() == []
+    for location in (location_at("s3://lab/fresh/runs"), LocalLocation(store.workspace)):
+        found = plan_cleanup(location)
+        assert found.unknown == []
+        assert len(found.removable) >= 6
+        remove(location, found)
+        assert location.names() == []
 
 
-def test_the_files_of_a_labeling_job_go_with_its_run(workspace: Path, bucket: Place) -> None:
+def test_the_files_of_a_labeling_job_go_with_its_run(workspace: Path, bucket: Location) -> None:
     client = boto3.client("s3")
     sent = ["jobs/job-1/input/manifest.jsonl", "jobs/job-1/input/template.liquid.html"]
     others = ["jobs/job-1/manifests/output/output.manifest", "jobs/job-1/input/notes.txt"]
@@ -225,8 +225,8 @@ def test_the_files_of_a_labeling_job_go_with_its_run(workspace: Path, bucket: Pl
         client.put_object(Bucket="lab", Key=name, Body=b"x")
     record_objects(workspace / "first", [f"s3://lab/{sent[0]}"])
     record_objects(workspace / "first", [f"s3://lab/{name}" for name in sent])
-    found = survey(Folder(workspace), "first")
-    assert found.elsewhere == [f"s3://lab/{name}" for name in sent]
-    remove(Folder(workspace), found)
+    found = plan_cleanup(LocalLocation(workspace), "first")
+    assert found.remote == [f"s3://lab/{name}" for name in sent]
+    remove(LocalLocation(workspace), found)
     assert {name for name in keys() if name.startswith("jobs/")} == set(others)
-    assert bucket.names()  # another place
+    assert bucket.names()  # another location

@@ -17,7 +17,7 @@ from rlhf.labeling.manifest import read_items, read_key
 from rlhf.labeling.session import Labels
 from rlhf.results.schema import Results
 from rlhf.runs.label_import import IncompleteError, import_labels
-from rlhf.runs.published import FinishedRun, find_run, open_run, refresh
+from rlhf.runs.published import FinishedRun, find_run, open_run, rebuild_report
 from rlhf.storage.artifacts import STAT_CACHE
 from tests.support.finished_run import finished_run, judgement, write_output
 
@@ -79,7 +79,7 @@ def test_a_whole_import_completes_the_report(run: FinishedRun, manifest: Path) -
     after = published(run)
     people = after.human_evaluation
     assert people == imported.evaluation
-    assert (people.status, people.labelled) == ("complete", ITEMS)
+    assert (people.status, people.labeled) == ("complete", ITEMS)
     counts = people.questions[-1].answers
     assert (counts.better, counts.tie, counts.worse) == (7, 0, 1)
     assert people.questions[-1].items.model_dump() == {"better": 3, "tie": 1, "worse": 0}
@@ -91,11 +91,11 @@ def test_a_whole_import_completes_the_report(run: FinishedRun, manifest: Path) -
 def test_labels_stay_when_the_report_is_written_again(run: FinishedRun, manifest: Path) -> None:
     import_labels(run, str(manifest), partial=False)
     (run.folder / "results.json").write_text("{}")
-    refresh(run)
+    rebuild_report(run)
     assert published(run).human_evaluation.status == "complete"
     labels = json.loads((run.folder / "human_evaluation.json").read_text())
     (run.folder / "human_evaluation.json").write_text(json.dumps({**labels, "comparison": "of other pairs"}))
-    refresh(run)
+    rebuild_report(run)
     assert published(run).human_evaluation.status == "pending"
 
 
@@ -115,7 +115,7 @@ def damaged(manifest: Path, how: str) -> tuple[str, int]:
     plain = {key: value for key, value in second.items() if "preference" not in key}
     lines = {
         "missing": ([first, *rest], f"item {name}: no answer", 3),
-        "not labelled": ([first, plain, *rest], f"item {name}: no answer", 3),
+        "not labeled": ([first, plain, *rest], f"item {name}: no answer", 3),
         "doubled": ([first, second, *rest, second], f"line 5: item {name} is there 2 times", 3),
         "unknown": ([first, second, *rest, {**second, "item": "feedface"}], 'line 5: unknown item {"item": "feed', 4),
         "tampered": (
@@ -161,7 +161,7 @@ def damaged_response(manifest: Path, line: dict[str, Any], how: str) -> str:
     "how",
     [
         "missing",
-        "not labelled",
+        "not labeled",
         "doubled",
         "unknown",
         "tampered",
@@ -182,7 +182,7 @@ def test_damage_is_named_and_changes_nothing(run: FinishedRun, manifest: Path, h
     assert message in str(caught.value)
     assert state(run) == before
     imported = import_labels(run, str(manifest), partial=True)
-    assert imported.evaluation.labelled == good
+    assert imported.evaluation.labeled == good
     assert len(imported.missing) == ITEMS - good
     assert imported.evaluation.status == ("complete" if good == ITEMS else "partial")
 
@@ -299,7 +299,7 @@ def test_labels_come_from_s3(run: FinishedRun, tmp_path: Path) -> None:
         if path.is_file():
             storage.put_object(Bucket="labels", Key=f"team/job/{path.relative_to(root)}", Body=path.read_bytes())
     imported = import_labels(run, "s3://labels/team/job", partial=False)
-    assert imported.evaluation.labelled == ITEMS
+    assert imported.evaluation.labeled == ITEMS
     with pytest.raises(UserError, match=r"s3://labels/elsewhere/manifests/output/output.manifest: .*NoSuchKey"):
         import_labels(run, "s3://labels/elsewhere", partial=False)
     lines = lines_of(manifest)
@@ -311,7 +311,7 @@ def test_labels_come_from_s3(run: FinishedRun, tmp_path: Path) -> None:
 
 
 def test_without_a_source_the_page_s_answers_are_made_whole_and_imported(run: FinishedRun) -> None:
-    with pytest.raises(UserError, match="nobody has labelled yet; `rlhf label serve --run fake` opens the page"):
+    with pytest.raises(UserError, match="nobody has labeled yet; `rlhf label serve --run fake` opens the page"):
         import_labels(run, None, partial=False)
     labels = Labels(run.pairs, run.labels)
     journal = labels.journal("Ada")
@@ -321,7 +321,7 @@ def test_without_a_source_the_page_s_answers_are_made_whole_and_imported(run: Fi
     assert len(journal.latest()) == ITEMS
     lines = (run.labels / "output/manifests/output/output.manifest").read_text().splitlines(keepends=True)
     (run.labels / "output/manifests/output/output.manifest").write_text(lines[0])  # killed in between
-    assert import_labels(run, None, partial=False).evaluation.labelled == ITEMS
+    assert import_labels(run, None, partial=False).evaluation.labeled == ITEMS
 
 
 def test_runs_are_found_and_missed_by_name(run: FinishedRun, tmp_path: Path) -> None:

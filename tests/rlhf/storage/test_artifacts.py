@@ -16,7 +16,7 @@ from rlhf.config import RunConfig
 from rlhf.errors import UserError
 from rlhf.stage_config import DataStage, SftStage, part_of
 from rlhf.storage import fingerprints
-from rlhf.storage.artifacts import damage, read_manifest, record_files
+from rlhf.storage.artifacts import read_manifest, record_files, verify
 from rlhf.storage.fingerprints import fingerprint_path, fingerprint_stage
 from tasks import stages
 from tasks.stage import Stage
@@ -41,15 +41,15 @@ def test_the_manifest_names_every_file_by_its_sha256(tmp_path: Path) -> None:
 
 def test_a_whole_artifact_has_no_damage(tmp_path: Path) -> None:
     folder = make_artifact(tmp_path / "a")
-    assert damage(folder) == []
-    assert damage(folder, thorough=True) == []
+    assert verify(folder) == []
+    assert verify(folder, thorough=True) == []
 
 
 def test_one_changed_byte_is_named(tmp_path: Path) -> None:
     folder = make_artifact(tmp_path / "a")
-    assert damage(folder) == []
+    assert verify(folder) == []
     (folder / "model" / "weights").write_bytes(b"abce")
-    [problem] = damage(folder)
+    [problem] = verify(folder)
     assert "model/weights" in problem
     assert "sha256" in problem
 
@@ -57,24 +57,24 @@ def test_one_changed_byte_is_named(tmp_path: Path) -> None:
 def test_a_changed_byte_behind_an_old_time_stamp_is_found_by_a_thorough_check(tmp_path: Path) -> None:
     folder = make_artifact(tmp_path / "a")
     weights = folder / "model" / "weights"
-    assert damage(folder) == []
+    assert verify(folder) == []
     before = weights.stat()
     weights.write_bytes(b"abce")
     os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert len(damage(folder, thorough=True)) == 1
+    assert len(verify(folder, thorough=True)) == 1
 
 
 def test_a_touched_but_equal_file_is_no_damage(tmp_path: Path) -> None:
     folder = make_artifact(tmp_path / "a")
     os.utime(folder / "model" / "weights", ns=(1, 1))
-    assert damage(folder) == []
+    assert verify(folder) == []
 
 
 def test_missing_and_shortened_files_are_named(tmp_path: Path) -> None:
     folder = make_artifact(tmp_path / "a")
     (folder / "rows.jsonl").unlink()
     (folder / "model" / "weights").write_bytes(b"abc")
-    assert sorted(damage(folder)) == [
+    assert sorted(verify(folder)) == [
         f"{folder}/model/weights: 3 bytes where the manifest says 4",
         f"{folder}/rows.jsonl: missing",
     ]
@@ -85,7 +85,7 @@ def test_without_a_manifest_nothing_is_finished(tmp_path: Path) -> None:
     text = (folder / "manifest.json").read_text()
     (folder / "manifest.json").write_text(text[: len(text) // 2])
     assert read_manifest(folder) is None
-    assert "missing or not whole" in damage(folder)[0]
+    assert "missing or not whole" in verify(folder)[0]
 
 
 def test_unfinished_work_is_no_part_of_an_artifact(tmp_path: Path) -> None:

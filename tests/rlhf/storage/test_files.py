@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ def test_appended_data_and_the_file_name_are_synced(tmp_path: Path, monkeypatch:
     path, synced = tmp_path / "rows.jsonl", []
 
     def sync(descriptor: int) -> None:
-        synced.append((os.readlink(f"/proc/self/fd/{descriptor}"), path.read_bytes()))
+        synced.append((str(Path(f"/proc/self/fd/{descriptor}").readlink()), path.read_bytes()))
 
     monkeypatch.setattr("rlhf.storage.files.os.fsync", sync)
     append_durably(path, "one\n")
@@ -32,9 +31,8 @@ def test_a_folder_is_replaced_only_by_a_finished_one(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "old").touch()
-    with pytest.raises(RuntimeError), replace_folder(folder) as new:
-        (new / "new").touch()
-        raise RuntimeError
+    with pytest.raises(ZeroDivisionError), replace_folder(folder) as new:
+        (new / str(1 // 0)).touch()
     assert [path.name for path in folder.iterdir()] == ["old"]
     with replace_folder(folder) as new:
         assert not list(new.iterdir()), "leftovers of the failed attempt"
@@ -47,8 +45,7 @@ def test_a_lock_excludes_others_until_the_block_ends(tmp_path: Path) -> None:
     path = tmp_path / ".lock"
     with locked(path), pytest.raises(BlockingIOError), locked(path, shared=True, wait=False):
         pass
-    with locked(path, shared=True), locked(path, shared=True, wait=False):
-        with pytest.raises(BlockingIOError), locked(path, wait=False):
-            pass
+    with locked(path, shared=True), locked(path, shared=True, wait=False), pytest.raises(BlockingIOError):
+        locked(path, wait=False).__enter__()
     with locked(path, wait=False):
         pass

@@ -20,7 +20,7 @@ import pytest
 
 from rlhf.errors import UserError
 from rlhf.storage import s3_transfer
-from rlhf.storage.artifacts import MANIFEST, damage, record_files
+from rlhf.storage.artifacts import MANIFEST, record_files, verify
 from rlhf.storage.s3 import ATTEMPTS, Bucket, parse_uri
 from rlhf.storage.s3_store import S3Store
 from rlhf.storage.s3_transfer import DamagedError, download, part_bytes, upload
@@ -99,14 +99,14 @@ def there(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S3Store:
 
 def test_what_one_machine_publishes_another_reads(here: S3Store, there: S3Store) -> None:
     folder = made(here)
-    assert there.problems("train", "f1") != []
+    assert there.verify("train", "f1") != []
     assert there.manifest("train", "f1") is None
     here.publish("train", "f1")
-    assert there.problems("train", "f1") == []
+    assert there.verify("train", "f1") == []
     copy = there.folder("train", "f1")
-    with there.at_hand([copy / "model"]):
+    with there.local_copies([copy / "model"]):
         assert same(folder, copy)
-    assert damage(copy) == []
+    assert verify(copy) == []
 
 
 def test_a_uri_names_a_bucket_and_a_prefix() -> None:
@@ -155,7 +155,7 @@ def test_a_download_survives(here: S3Store, there: S3Store, faults: Faults, faul
         pytest.skip("a manifest that is no JSON counts as unfinished: the next test")
     faults.times(fault, 2, lambda method, path: method == "GET" and path.endswith(name))
     copy = there.folder("train", "f1")
-    with there.at_hand([copy]):
+    with there.local_copies([copy]):
         assert same(folder, copy)
     assert faults.struck == 2
 
@@ -169,7 +169,7 @@ def test_an_upload_survives(here: S3Store, there: S3Store, faults: Faults, fault
     here.publish("train", "f1")
     assert faults.struck == 2
     copy = there.folder("train", "f1")
-    with there.at_hand([copy]):
+    with there.local_copies([copy]):
         assert same(folder, copy)
 
 
@@ -179,14 +179,14 @@ def test_a_wrong_byte_that_stays_is_never_used(here: S3Store, there: S3Store, fa
     here.publish("train", "f1")
     faults.plan = lambda method, path: "wrong byte" if method == "GET" and path.endswith(name) else None
     copy = there.folder("train", "f1")
-    with pytest.raises(UserError, match=rf"{name}: sha256 differs.*made again"), there.at_hand([copy]):
+    with pytest.raises(UserError, match=rf"{name}: sha256 differs.*made again"), there.local_copies([copy]):
         raise AssertionError("used")
     assert not (copy / MANIFEST).exists()
     assert not (copy / name).exists()
-    assert there.problems("train", "f1") != []  # so the stage runs again, or
+    assert there.verify("train", "f1") != []  # so the stage runs again, or
     faults.plan = lambda _method, _path: None
     here.publish("train", "f1")  # who still has it whole publishes it again
-    with there.at_hand([copy]):
+    with there.local_copies([copy]):
         assert same(folder, copy)
 
 
@@ -198,9 +198,9 @@ def test_an_upload_that_fails_leaves_nothing_that_counts(here: S3Store, there: S
     faults.plan = lambda _method, _path: None
     assert there.manifest("train", "f1") is None
     assert "Uploads" not in client().list_multipart_uploads(Bucket=here.bucket.name)
-    assert damage(here.folder("train", "f1")) == []
+    assert verify(here.folder("train", "f1")) == []
     here.publish("train", "f1")
-    assert there.problems("train", "f1") == []
+    assert there.verify("train", "f1") == []
 
 
 UPLOAD = """
@@ -231,14 +231,14 @@ def test_a_kill_while_it_uploads_costs_only_what_was_under_way(
         uploading.send_signal(signal.SIGKILL)
         uploading.wait()
     assert there.manifest("train", "f1") is None
-    with pytest.raises(UserError, match="not finished"), there.at_hand([there.folder("train", "f1")]):
+    with pytest.raises(UserError, match="not finished"), there.local_copies([there.folder("train", "f1")]):
         raise AssertionError("used")
     with faulty(address) as faults:
         here.publish("train", "f1")
         sent = [path for method, path in faults.seen if method == "PUT"]
         assert any(LARGE in path for path in sent) == (where != MANIFEST)
     assert "Uploads" not in client().list_multipart_uploads(Bucket=here.bucket.name)
-    assert there.problems("train", "f1") == []
+    assert there.verify("train", "f1") == []
 
 
 def test_a_damaged_copy_is_fetched_again_and_only_its_damaged_files(
@@ -247,11 +247,11 @@ def test_a_damaged_copy_is_fetched_again_and_only_its_damaged_files(
     folder = made(here)
     here.publish("train", "f1")
     copy = there.folder("train", "f1")
-    with there.at_hand([copy]):
+    with there.local_copies([copy]):
         pass
     (copy / SMALL).write_bytes(b"x" * 1000)
     faults.seen.clear()
-    with there.at_hand([copy]):
+    with there.local_copies([copy]):
         assert same(folder, copy)
     read = [path for method, path in faults.seen if method == "GET" and "list-type" not in path]
     assert not any(LARGE in path for path in read)
@@ -262,21 +262,21 @@ def test_an_object_that_is_gone_is_named(here: S3Store, there: S3Store) -> None:
     made(here)
     here.publish("train", "f1")
     here.bucket.remove([f"artifacts/train/f1/{SMALL}"])
-    [problem] = there.problems("train", "f1")
+    [problem] = there.verify("train", "f1")
     assert problem.startswith(f"{here.bucket.uri}/artifacts/train/f1/{SMALL}: no bytes")
     here.publish("train", "f1")
-    assert there.problems("train", "f1") == []
+    assert there.verify("train", "f1") == []
 
 
 def test_a_result_made_anew_takes_the_place_of_the_old_one(here: S3Store, there: S3Store) -> None:
     made(here)
     here.publish("train", "f1")
     copy = there.folder("train", "f1")
-    with there.at_hand([copy]):
+    with there.local_copies([copy]):
         pass
     folder = made(here, seed=2)
     here.publish("train", "f1")
-    with there.at_hand([copy]):
+    with there.local_copies([copy]):
         assert same(folder, copy)
 
 
@@ -284,11 +284,11 @@ def test_a_users_own_file_or_folder_is_there_for_every_machine(here: S3Store, th
     (tmp_path / "data" / "more").mkdir(parents=True)
     (tmp_path / "data" / MANIFEST).write_text("the user's own")
     (tmp_path / "data" / "more" / "rows.jsonl").write_text("{}\n")
-    place = here.give(tmp_path / "data", "abc")
-    one = here.give(tmp_path / "data" / "more" / "rows.jsonl", "def")
+    place = here.upload_input(tmp_path / "data", "abc")
+    one = here.upload_input(tmp_path / "data" / "more" / "rows.jsonl", "def")
     assert place.name == "data"
     copies = [there.workspace / path.relative_to(here.workspace) for path in (place, one)]
-    with there.at_hand(copies):
+    with there.local_copies(copies):
         assert (copies[0] / MANIFEST).read_text() == "the user's own"
         assert (copies[0] / "more" / "rows.jsonl").read_text() == copies[1].read_text() == "{}\n"
 
@@ -339,15 +339,15 @@ def test_the_cache_loses_what_was_unused_longest_and_nothing_in_use_or_unpublish
     made(there, "own", large=10**6)
     copies = {name: there.folder("train", name) for name in ("f1", "f2", "f3", "own")}
     monkeypatch.setenv("RLHF_CACHE_GB", "0.0025")
-    with there.at_hand([copies["f1"]]):
+    with there.local_copies([copies["f1"]]):
         for name in ("f2", "f3"):
-            with there.at_hand([copies[name]]):
+            with there.local_copies([copies[name]]):
                 time.sleep(0.02)
         assert {name for name, copy in copies.items() if copy.exists()} == {"f1", "f3", "own"}
     monkeypatch.setenv("RLHF_CACHE_GB", "0")
-    there.make_room()
+    there.evict()
     assert {name for name, copy in copies.items() if copy.exists()} == {"own"}
-    with there.at_hand([copies["f2"]]):
+    with there.local_copies([copies["f2"]]):
         assert same(copies["f2"], here.folder("train", "f2"))
 
 
@@ -360,9 +360,9 @@ def test_verifying_names_the_object_with_a_wrong_byte(
     stopped_key = "artifacts/train/f2/metrics.jsonl"
     here.bucket.write(stopped_key, b"half")
     name = f"{here.bucket.uri}/artifacts/train/f1"
-    assert there.survey() == {name: [], f"{here.bucket.uri}/artifacts/train/f2": None}
+    assert there.verify_all() == {name: [], f"{here.bucket.uri}/artifacts/train/f2": None}
     here.bucket.write(f"artifacts/train/f1/{SMALL}", b"x" * 1000)
-    assert there.survey()[name] == [f"{name}/{SMALL}: sha256 differs from the manifest"]
+    assert there.verify_all()[name] == [f"{name}/{SMALL}: sha256 differs from the manifest"]
     assert not list(there.workspace.glob(".verify-*"))
 
 
