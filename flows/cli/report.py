@@ -82,7 +82,8 @@ def _write_comparison(first: Path, second: Path) -> None:
         if run.evidence is not None
     }
     page = first.absolute().parent / f"compare-{first.absolute().name}-{second.absolute().name}.html"
-    write_atomically(page, render_run_comparison(comparison, [plot_reward_comparison(curves)] if len(curves) == len(runs) else []))
+    plots = [plot_reward_comparison(curves)] if len(curves) == len(runs) else []
+    write_atomically(page, render_run_comparison(comparison, plots))
     console = Console(highlight=False)
     console.print(_table(comparison))
     for warning in comparison.warnings:
