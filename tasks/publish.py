@@ -11,14 +11,14 @@ from prefect.futures import wait
 from pydantic import BaseModel, ConfigDict
 
 from rlhf.errors import UserError
-from rlhf.planning.plan_vs_actual import plan_against_actual
+from rlhf.planning.plan_vs_actual import plan_vs_actual
 from rlhf.planning.throughput import BENCHMARK, read_benchmark
 from rlhf.report.lineage import device_of
 from rlhf.report.model_card import refresh_card
-from rlhf.report.plot_images import picture_uri
-from rlhf.report.summary import figure_table, stage_table, summary
-from rlhf.results.schema import CONFIG, LABELS, MODEL, REPORT, RESULTS, Evidence, Results, StageRow
-from rlhf.runs.published import read_evidence, with_stages
+from rlhf.report.plot_images import image_uri
+from rlhf.report.summary import metrics_table, stage_table, summary
+from rlhf.results.schema import CONFIG, LABELS, MODEL, REPORT, RESULTS, ReportData, Results, StageRow
+from rlhf.runs.published import read_report_data, write_with_stage_times
 from rlhf.storage.files import copy_model, write_atomically
 from tasks.stage import Run, StageFuture
 
@@ -47,16 +47,16 @@ def publish(run: Run, submitted: list[StageFuture], results: StageFuture, export
     rows = with_plan(run, [_stage_row(run, stage) for stage in stages])
     run.folder.mkdir(parents=True, exist_ok=True)
     artifact, model = (run.store.folder(stage.name, stage.fingerprint) for stage in (results, exported))
-    report, figures = run.folder / REPORT, run.folder / RESULTS
-    with run.store.at_hand([artifact, model]):
-        run.store.take(run.folder, [LABELS])
-        with_stages(artifact, rows, figures, report)
+    report, results_path = run.folder / REPORT, run.folder / RESULTS
+    with run.store.local_copies([artifact, model]):
+        run.store.pull(run.folder, [LABELS])
+        write_with_stage_times(artifact, rows, results_path, report)
         write_atomically(run.folder / CONFIG, run.config.model_dump_json(indent=2))
         copy_model(model / MODEL, run.folder / MODEL)
         refresh_card(run.folder)
-        show(Results.model_validate_json(figures.read_bytes()), read_evidence(artifact))
-    shared = run.store.share(run.folder, [REPORT, RESULTS, CONFIG])
-    return RunSummary(report=report, results=figures, stages=rows, shared=shared)
+        show(Results.model_validate_json(results_path.read_bytes()), read_report_data(artifact))
+    shared = run.store.push(run.folder, [REPORT, RESULTS, CONFIG])
+    return RunSummary(report=report, results=results_path, stages=rows, shared=shared)
 
 
 def with_plan(run: Run, rows: list[StageRow]) -> list[StageRow]:
@@ -64,18 +64,18 @@ def with_plan(run: Run, rows: list[StageRow]) -> list[StageRow]:
     planned: dict[str, float] = {}
     with suppress(UserError):
         benchmark = read_benchmark(run.workspace / BENCHMARK)
-        planned = {row.name: row.planned_seconds for row in plan_against_actual(run.config, rows, benchmark)}
+        planned = {row.name: row.planned_seconds for row in plan_vs_actual(run.config, rows, benchmark)}
     return [row.model_copy(update={"planned_seconds": planned.get(row.name)}) for row in rows]
 
 
-def show(results: Results, evidence: Evidence) -> None:
-    """Put the report's figures, stages and plots on the run's page in the Prefect UI."""
+def show(results: Results, report_data: ReportData) -> None:
+    """Show the report's metrics, stages and plots on the run's page in the Prefect UI."""
     create_markdown_artifact(summary(results), key="results", description="Did the model get better?")
-    create_table_artifact(figure_table(results), key="figures", description="Figures of both models")
+    create_table_artifact(metrics_table(results), key="metrics", description="Metrics of both models")
     create_table_artifact(stage_table(results.stages), key="stages", description="Stages of this run")
-    for plot in (*evidence.training, *evidence.toxicity, *evidence.reward_model):
+    for plot in (*report_data.training, *report_data.toxicity, *report_data.reward_model):
         key = re.sub(r"[^a-z0-9]+", "-", f"plot {plot.title}".lower()).strip("-")
-        create_image_artifact(image_url=picture_uri(plot), key=key, description=f"{plot.title}: {plot.text}")
+        create_image_artifact(image_url=image_uri(plot), key=key, description=f"{plot.title}: {plot.text}")
 
 
 def _stage_row(run: Run, stage: StageFuture) -> StageRow:

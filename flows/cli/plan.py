@@ -55,7 +55,7 @@ def plan(
     console.print(plan_table(run_plan, config, sources))
     for number, source in sources.numbered():
         console.print(f"[{number}] {source}", markup=False, style="dim")
-    problems = [*run_plan.problems, *(problem for stage in run_plan.steps for problem in stage.problems)]
+    problems = [*run_plan.problems, *(problem for stage in run_plan.stages for problem in stage.problems)]
     if problems:
         raise UserError("this does not fit:\n  " + "\n  ".join(problems))
 
@@ -83,33 +83,33 @@ def plan_table(run_plan: Plan, config: RunConfig, sources: Sources) -> Table:
 
     from rlhf.planning.plan import START_SECONDS, gigabytes
 
-    machine, compute = run_plan.setting.machine, config.compute
-    throughput_source = run_plan.setting.rates.source
+    machine, compute = run_plan.scenario.machine, config.compute
+    throughput_source = run_plan.scenario.throughput.source
     machine_count = f"{compute.machines} x " if compute.machines > 1 else ""
     device = "GPU" if machine.gpus else "process"
     table = Table(title=f"{config.run_name} on {machine_count}{machine.name}, {compute.processes} processes")
     for heading in ("stage", f"memory / {device}", "PFLOP", "hours", "dollars", "source"):
         table.add_column(heading, justify="left" if heading in ("stage", "source") else "right")
-    for stage in run_plan.steps:
-        need = stage.need
+    for stage in run_plan.stages:
+        estimate = stage.estimate
         table.add_row(
             escape(stage.name),
-            gigabytes(stage.memory) if need.memory else "-",
-            f"{need.flop / 1e15:.4g}" if need.flop else "-",
-            f"{need.seconds / 3600:.3f}",
+            gigabytes(stage.memory) if estimate.memory else "-",
+            f"{estimate.flop / 1e15:.4g}" if estimate.flop else "-",
+            f"{estimate.seconds / 3600:.3f}",
             "-" if stage.dollars is None else f"{stage.dollars:.2f}",
-            escape(sources.cite(need.source, *([throughput_source] if need.flop else []))),
+            escape(sources.cite(estimate.source, *([throughput_source] if estimate.flop else []))),
             style="red" if stage.problems else None,
         )
-    start = len(run_plan.steps) * START_SECONDS
+    start = len(run_plan.stages) * START_SECONDS
     table.add_row(
         "imports", "-", "-", f"{start / 3600:.3f}", "", escape(sources.cite(f"{START_SECONDS:g} s per stage: LOG.md"))
     )
     table.add_section()
-    fits = f"of {gigabytes(machine.device_bytes)}"
+    fits = f"of {gigabytes(machine.device_memory_bytes)}"
     total = "-" if run_plan.dollars is None else f"{run_plan.dollars:.2f}"
-    flop = sum(stage.need.flop for stage in run_plan.steps) / 1e15
-    citations = sources.cite(machine.source, run_plan.price_source, f"model sizes: {run_plan.setting.policy.source}")
+    flop = sum(stage.estimate.flop for stage in run_plan.stages) / 1e15
+    citations = sources.cite(machine.source, run_plan.price_source, f"model sizes: {run_plan.scenario.policy.source}")
     table.add_row(
         "total, one stage at a time", fits, f"{flop:.4g}", f"{run_plan.seconds / 3600:.3f}", total, escape(citations)
     )

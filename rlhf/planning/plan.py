@@ -1,4 +1,4 @@
-"""The plan of a run, step by step: what it needs, what that costs, what does not fit and why."""
+"""The plan of a run: what each stage needs and costs, and what does not fit."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 from rlhf.config import RunConfig
 from rlhf.planning import estimates
-from rlhf.planning.estimates import Need
+from rlhf.planning.estimates import ResourceEstimate
 from rlhf.planning.machines import GIB, Machine
 from rlhf.planning.ppo_estimates import train_ppo
-from rlhf.planning.scenario import Setting, make_setting
+from rlhf.planning.scenario import Scenario, make_scenario
 
 RUNTIME_BYTES = GIB
-"""Of a GPU that its context and the libraries take.  Assumed."""
+"""GPU memory of the CUDA context and libraries.  Assumed."""
 START_SECONDS = 7.0
-"""Of imports before a stage's first line.  Measured on a CPU: LOG.md."""
+"""Seconds of imports per stage.  Measured on a CPU: LOG.md."""
 
-STEPS: dict[str, Callable[[Setting], Need]] = {
+ESTIMATES: dict[str, Callable[[Scenario], ResourceEstimate]] = {
     "prepare_model": estimates.prepare_model,
     "prepare_data": estimates.prepare_data,
     "train_sft": estimates.train_sft,
@@ -26,53 +26,53 @@ STEPS: dict[str, Callable[[Setting], Need]] = {
     "generate_responses[sft]": estimates.generate_responses,
     "generate_responses[rlhf]": estimates.generate_responses,
     "compare_policies": estimates.compare_policies,
-    "export_labeling_manifest": estimates.paperwork,
+    "export_labeling_manifest": estimates.cpu_only_stage,
     "score_toxicity[sft]": estimates.score_toxicity,
     "score_toxicity[rlhf]": estimates.score_toxicity,
-    "aggregate_results": estimates.paperwork,
-    "export_model": estimates.paperwork,
+    "aggregate_results": estimates.cpu_only_stage,
+    "export_model": estimates.cpu_only_stage,
 }
-"""The steps as the results of a run name them."""
+"""Estimates of all stages, by their names in results.json."""
 REMEDIES = {
-    "train_sft": "set compute.accelerate=fsdp, lower sft.device_batch_size, or take more GPUs",
-    "train_reward": "set compute.accelerate=fsdp, lower reward.device_batch_size, or take more GPUs",
-    "train_ppo": "lower ppo.unfrozen_blocks, ppo.minibatch_size or ppo.rollouts_per_step, or take larger GPUs",
-    "generate_responses": "lower responses.batch_size or take larger GPUs",
-    "score_toxicity": "lower toxicity.batch_size or take larger GPUs",
+    "train_sft": "set compute.accelerate=fsdp, lower sft.device_batch_size, or use more GPUs",
+    "train_reward": "set compute.accelerate=fsdp, lower reward.device_batch_size, or use more GPUs",
+    "train_ppo": "lower ppo.unfrozen_blocks, ppo.minibatch_size or ppo.rollouts_per_step, or use larger GPUs",
+    "generate_responses": "lower responses.batch_size or use larger GPUs",
+    "score_toxicity": "lower toxicity.batch_size or use larger GPUs",
 }
 
 
 @dataclass(frozen=True)
-class StepPlan:
-    """One step of the plan."""
+class StagePlan:
+    """One stage of the plan."""
 
     name: str
-    need: Need
+    estimate: ResourceEstimate
     dollars: float | None
     problems: list[str]
-    """What does not fit and why, with what would help."""
+    """What does not fit, why, and the remedy."""
 
     @property
     def memory(self) -> int:
-        """Bytes of one GPU at its fullest."""
-        return sum(self.need.memory.values())
+        """Peak bytes on one GPU."""
+        return sum(self.estimate.memory.values())
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole run."""
+    """The plan of a run."""
 
-    setting: Setting
+    scenario: Scenario
     dollars_per_hour: float | None
     price_source: str
-    steps: list[StepPlan]
+    stages: list[StagePlan]
     problems: list[str]
-    """What is wrong for every step."""
+    """Problems that concern all stages."""
 
     @property
     def seconds(self) -> float:
-        """From beginning to end, the steps' imports included, one step after another."""
-        return sum(step.need.seconds + START_SECONDS for step in self.steps)
+        """Wall time of all stages one after another, with imports."""
+        return sum(stage.estimate.seconds + START_SECONDS for stage in self.stages)
 
     @property
     def dollars(self) -> float | None:
@@ -81,18 +81,18 @@ class Plan:
 
 
 def plan_run(config: RunConfig, machine: Machine, benchmark: Mapping[str, float]) -> Plan:
-    """The plan of a run of `config` on `config.compute.machines` such machines, which are held from beginning to end.
+    """Plan a run of `config` on `config.compute.machines` machines, which are paid for during the complete run.
 
-    Raises UserError where a model's sizes are not known.
+    Raises UserError if a model's size is not known.
     """
-    setting = make_setting(config, machine, benchmark)
+    scenario = make_scenario(config, machine, benchmark)
     price, price_source = _price(config, machine)
     return Plan(
-        setting=setting,
+        scenario=scenario,
         dollars_per_hour=price,
         price_source=price_source,
-        steps=[_step(setting, name, need(setting), price) for name, need in STEPS.items()],
-        problems=_problems(setting),
+        stages=[_plan_stage(scenario, name, estimate(scenario), price) for name, estimate in ESTIMATES.items()],
+        problems=_problems(scenario),
     )
 
 
@@ -105,39 +105,41 @@ def _price(config: RunConfig, machine: Machine) -> tuple[float | None, str]:
     return machine.dollars_per_hour * config.compute.machines, machine.source
 
 
-def _step(setting: Setting, name: str, need: Need, price: float | None) -> StepPlan:
-    machine, problems = setting.machine, []
-    taken, room = sum(need.memory.values()), machine.device_bytes - RUNTIME_BYTES
-    of_what = "of each GPU" if machine.gpus else "of the machine"
-    taken_there = taken if machine.gpus else taken * setting.processes // setting.config.compute.machines
-    if taken_there > room:
-        largest = sorted(need.memory.items(), key=lambda part: -part[1])[:3]
+def _plan_stage(scenario: Scenario, name: str, estimate: ResourceEstimate, price: float | None) -> StagePlan:
+    machine, problems = scenario.machine, []
+    needed, free = sum(estimate.memory.values()), machine.device_memory_bytes - RUNTIME_BYTES
+    unit = "of each GPU" if machine.gpus else "of the machine"
+    needed_per_unit = needed if machine.gpus else needed * scenario.processes // scenario.config.compute.machines
+    if needed_per_unit > free:
+        largest = sorted(estimate.memory.items(), key=lambda part: -part[1])[:3]
         parts = ", ".join(f"{part} {gigabytes(size)}" for part, size in largest)
-        remedy = REMEDIES.get(name.partition("[")[0], "take a larger machine")
+        remedy = REMEDIES.get(name.partition("[")[0], "use a larger machine")
         problems.append(
-            f"{name} needs {gigabytes(taken_there)} {of_what}, which has {gigabytes(room)} free ({parts}); {remedy}"
+            f"{name} needs {gigabytes(needed_per_unit)} {unit}, which has {gigabytes(free)} free ({parts}); {remedy}"
         )
-    if need.host_bytes > machine.host_bytes:
+    if estimate.host_memory_bytes > machine.host_memory_bytes:
         problems.append(
-            f"{name} needs {gigabytes(need.host_bytes)} of the machine's own memory, which is "
-            f"{gigabytes(machine.host_bytes)}: every process loads the whole model; take a larger machine"
+            f"{name} needs {gigabytes(estimate.host_memory_bytes)} of the machine's main memory, which has "
+            f"{gigabytes(machine.host_memory_bytes)}: every rank loads the complete model; use a larger machine"
         )
-    return StepPlan(name, need, None if price is None else need.seconds / 3600 * price, problems)
+    return StagePlan(name, estimate, None if price is None else estimate.seconds / 3600 * price, problems)
 
 
-def _problems(setting: Setting) -> list[str]:
-    compute, machine, problems = setting.config.compute, setting.machine, []
+def _problems(scenario: Scenario) -> list[str]:
+    compute, machine, problems = scenario.config.compute, scenario.machine, []
     gpus = machine.gpus * compute.machines
-    # trlx scores on a GPU that no process trains on
-    wanted = compute.processes + (setting.config.trainer == "trlx")
-    if machine.gpus and wanted > gpus:
-        beside = " and one for the reward model" if wanted > compute.processes else ""
-        problems.append(f"compute.processes ({compute.processes}){beside}: {machine.name} has {gpus} GPU(s); lower it")
+    # trlx scores on a GPU on which no rank trains
+    required = compute.processes + (scenario.config.trainer == "trlx")
+    if machine.gpus and required > gpus:
+        reward_gpu = " and one for the reward model" if required > compute.processes else ""
+        problems.append(
+            f"compute.processes ({compute.processes}){reward_gpu}: {machine.name} has {gpus} GPU(s); lower it"
+        )
     if machine.gpus and compute.accelerate == "cpu":
         problems.append(f"compute.accelerate (cpu) leaves the GPUs of {machine.name} idle; set gpu or fsdp")
     return problems
 
 
 def gigabytes(size: float) -> str:
-    """Bytes for a person to read."""
+    """A number of bytes as readable text."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"

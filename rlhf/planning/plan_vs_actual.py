@@ -1,4 +1,4 @@
-"""Plan against actual: what each step of a finished run was planned to take beside what it took."""
+"""Planned and actual time of each stage of a finished run."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from rlhf.planning.machines import DEFAULT_CPU, find_machine, machine_of
 from rlhf.planning.plan import plan_run
 
 
-class Ran(Protocol):
-    """A step of a finished run: a row of results.json."""
+class CompletedStage(Protocol):
+    """A stage of a finished run, as a row of results.json."""
 
     @property
     def name(self) -> str:
-        """Step, and which model it ran on."""
+        """Stage and model."""
 
     @property
     def seconds(self) -> float:
-        """Wall time that it took when it ran."""
+        """Wall time."""
 
     @property
     def device(self) -> str:
-        """Number of processes, where there are several, and name of the device."""
+        """Name of the device, after the number of ranks if there are several."""
 
 
-class Compared(NamedTuple):
-    """One step."""
+class PlannedStage(NamedTuple):
+    """Planned and actual time of one stage."""
 
     name: str
     planned_seconds: float
@@ -36,16 +36,16 @@ class Compared(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """How many times longer it took than planned."""
+        """Actual time divided by planned time."""
         return self.seconds / self.planned_seconds
 
 
-def plan_against_actual(
-    config: RunConfig, stages: Iterable[Ran], benchmark: Mapping[str, float] | None = None
-) -> list[Compared]:
-    """The steps that a plan knows, planned for the machine that the GPU steps ran on, in the order of `stages`.
+def plan_vs_actual(
+    config: RunConfig, stages: Iterable[CompletedStage], benchmark: Mapping[str, float] | None = None
+) -> list[PlannedStage]:
+    """Compare the stages with a plan for the machine that train_ppo ran on, in the order of `stages`.
 
-    Empty where no plan can be made: a machine or a model of which nothing is known.
+    Empty if no plan can be made because machine or model are unknown.
     """
     rows = list(stages)
     device = next((row.device for row in rows if row.name == "train_ppo"), DEFAULT_CPU)
@@ -57,5 +57,5 @@ def plan_against_actual(
         plan = plan_run(config, machine, benchmark or {})
     except UserError:
         return []
-    planned = {step.name: step.need.seconds for step in plan.steps}
-    return [Compared(row.name, planned[row.name], row.seconds) for row in rows if row.name in planned]
+    planned = {stage.name: stage.estimate.seconds for stage in plan.stages}
+    return [PlannedStage(row.name, planned[row.name], row.seconds) for row in rows if row.name in planned]

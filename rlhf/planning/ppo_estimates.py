@@ -1,8 +1,8 @@
-"""What PPO needs: by this package's engine, or by trlx.
+"""Estimate what PPO needs, with this package's engine or with trlx.
 
-k unfrozen blocks, L tokens of a prompt with its answer, R of them drawn.  Of one step's rollouts the engine draws each
-once through all blocks, scores it once through the reward model, and runs the top k blocks and the output layer twice
-without gradients (policy and reference) and three times as much in each epoch.
+Per step, the engine decodes each rollout once through all blocks and scores it once with the reward model.  The top
+(unfrozen) blocks and the output layer run twice without gradients (policy and reference) and, at three times that cost,
+once per epoch.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from rlhf.models.sizes import Architecture
-from rlhf.planning.estimates import DISK_BANDWIDTH, FORMULAS, Need, block_flop, draw, output_flop
-from rlhf.planning.scenario import Setting
+from rlhf.models.sizes import ModelSize
+from rlhf.planning.estimates import DISK_BANDWIDTH, FORMULAS, ResourceEstimate, block_flop, generation_cost, output_flop
+from rlhf.planning.scenario import Scenario
 from rlhf.training.ppo.memory import (
     FLOAT32,
     LOGIT_COPIES,
@@ -25,14 +25,14 @@ from rlhf.training.ppo.memory import (
     ppo_memory,
 )
 
-MEMORY = "rlhf/ppo/memory.py"
+MEMORY = "rlhf/training/ppo/memory.py"
 TRLX_DECODE, TRLX_ESTIMATE, TRLX_SCORE, TRLX_EPOCH = 1.0, 1.0, 2.0, 1.5
-"""Passes of all tokens through all blocks in a step of trlx: drawing; policy, reference and value; reward of the answer
-and again of the chosen one; and each epoch.  At the published setting, four epochs, ten passes: 27.5 PFLOP."""
+"""Passes of all tokens through all blocks per step of trlx: decoding; policy, reference and value; scoring the response
+and the chosen response; and each epoch.  At the published setting, four epochs, ten passes: 27.5 PFLOP."""
 
 
 class StepFlop(NamedTuple):
-    """Operations of one step by phase, all processes together."""
+    """Operations of one step by phase, all ranks together."""
 
     decode: float
     score: float
@@ -41,13 +41,13 @@ class StepFlop(NamedTuple):
 
     @property
     def total(self) -> float:
-        """Of the whole step."""
+        """Operations of the complete step."""
         return sum(self)
 
 
 def step_flop(
-    policy: Architecture,
-    reward: Architecture,
+    policy: ModelSize,
+    reward: ModelSize,
     *,
     rollouts: float,
     prompt_tokens: float,
@@ -68,143 +68,148 @@ def step_flop(
     )
 
 
-def train_ppo(setting: Setting) -> Need:
-    """PPO by whoever the run names."""
-    return _by_trlx(setting) if setting.config.trainer == "trlx" else _by_engine(setting)
+def train_ppo(scenario: Scenario) -> ResourceEstimate:
+    """PPO by the trainer that the run names."""
+    return _by_trlx(scenario) if scenario.config.trainer == "trlx" else _by_engine(scenario)
 
 
-def engine_memory(setting: Setting) -> PpoMemory:
-    """Memory of one process of the engine, which draws as many answers at once as the rest leaves room for."""
-    ppo, model, data = setting.config.ppo, setting.policy.model, setting.config.data
-    rollouts, minibatch = ppo.rollouts_per_step // setting.processes, ppo.minibatch_size // setting.processes
+def engine_memory(scenario: Scenario) -> PpoMemory:
+    """Memory of one rank of the engine, which decodes the largest batch that fits next to everything else."""
+    ppo, model, data = scenario.config.ppo, scenario.policy.model, scenario.config.data
+    rollouts, minibatch = ppo.rollouts_per_step // scenario.processes, ppo.minibatch_size // scenario.processes
     drawn = ppo.sampling.max_new_tokens
 
-    def drawing(rows: int) -> PpoMemory:
+    def memory_at(rows: int) -> PpoMemory:
         return ppo_memory(
             model,
-            unfrozen_blocks=unfrozen(setting),
+            unfrozen_blocks=unfrozen(scenario),
             prompt_tokens=data.max_prompt_tokens,
             response_tokens=drawn,
             rollouts=rollouts,
             rollout_batch=rows,
             minibatch=minibatch,
-            weight_bytes=setting.number_bytes,
-            processes=setting.processes,
-            reward_model=setting.reward.model,
+            weight_bytes=scenario.dtype_bytes,
+            processes=scenario.processes,
+            reward_model=scenario.reward.model,
         )
 
-    return drawing(rows_at_once(setting, drawing(1)))
+    return memory_at(decode_batch_size_of(scenario, memory_at(1)))
 
 
-def rows_at_once(setting: Setting, memory: PpoMemory) -> int:
-    """Answers that one process draws at once, as the engine decides it."""
-    ppo, model = setting.config.ppo, setting.policy.model
-    weights = setting.number_bytes * model.parameters
+def decode_batch_size_of(scenario: Scenario, memory: PpoMemory) -> int:
+    """Responses that one rank decodes at once, as the engine decides it."""
+    ppo, model = scenario.config.ppo, scenario.policy.model
+    weights = scenario.dtype_bytes * model.parameters
     standing = memory.standing - memory.kept
-    on_gpu = setting.machine.gpus > 0
-    length = setting.config.data.max_prompt_tokens + ppo.sampling.max_new_tokens
+    on_gpu = scenario.machine.gpus > 0
+    length = scenario.config.data.max_prompt_tokens + ppo.sampling.max_new_tokens
     return decode_rows(
-        ppo.rollouts_per_step // setting.processes,
+        ppo.rollouts_per_step // scenario.processes,
         at_most=ppo.rollout_batch_size,
-        row_bytes=model.cache_bytes(length, setting.number_bytes),
-        room=gpu_cache_room(setting.machine.device_bytes, standing) if on_gpu else cpu_cache_room(weights),
+        row_bytes=model.cache_bytes(length, scenario.dtype_bytes),
+        room=gpu_cache_room(scenario.machine.device_memory_bytes, standing) if on_gpu else cpu_cache_room(weights),
     )
 
 
-def unfrozen(setting: Setting) -> int:
-    """Blocks that are trained."""
-    wanted = setting.config.ppo.unfrozen_blocks
-    return setting.policy.model.blocks if wanted == "all" else min(wanted, setting.policy.model.blocks)
+def unfrozen(scenario: Scenario) -> int:
+    """Number of blocks that are trained."""
+    blocks = scenario.config.ppo.unfrozen_blocks
+    return scenario.policy.model.num_layers if blocks == "all" else min(blocks, scenario.policy.model.num_layers)
 
 
-def _by_engine(setting: Setting) -> Need:
-    ppo, model, rates, processes = setting.config.ppo, setting.policy.model, setting.rates, setting.processes
-    memory = engine_memory(setting)
-    rows = rows_at_once(setting, memory)
+def _by_engine(scenario: Scenario) -> ResourceEstimate:
+    ppo, model, throughput, processes = (
+        scenario.config.ppo,
+        scenario.policy.model,
+        scenario.throughput,
+        scenario.processes,
+    )
+    memory = engine_memory(scenario)
+    rows = decode_batch_size_of(scenario, memory)
     drawn = ppo.sampling.max_new_tokens
-    trained = model.top_parameters(unfrozen(setting)) + model.value_head_parameters
+    trained = model.top_parameters(unfrozen(scenario)) + model.value_head_parameters
 
     def step(rollouts: float) -> StepFlop:
         return step_flop(
             model,
-            setting.reward.model,
+            scenario.reward.model,
             rollouts=rollouts,
-            prompt_tokens=setting.prompt_tokens,
+            prompt_tokens=scenario.prompt_tokens,
             response_tokens=drawn,
-            unfrozen_blocks=unfrozen(setting),
+            unfrozen_blocks=unfrozen(scenario),
             epochs=ppo.epochs,
         )
 
     def seconds(rollouts: int) -> tuple[float, float]:
-        """Of drawing and judging, and of training, so many rollouts of all processes."""
+        """Seconds of generating and scoring, and of training, for this many rollouts over all ranks."""
         own = math.ceil(rollouts / processes)
         flop = step(own)
-        drawing = draw(setting, own, min(rows, own), setting.prompt_tokens, drawn).seconds
-        return drawing + (flop.score + flop.estimate) / rates.reading, flop.train / rates.training
+        decoding = generation_cost(scenario, own, min(rows, own), scenario.prompt_tokens, drawn).seconds
+        return decoding + (flop.score + flop.estimate) / throughput.forward, flop.train / throughput.training
 
     updates = ppo.epochs * ppo.rollouts_per_step // ppo.minibatch_size
-    exchanged = (processes > 1) * updates * trained * (FLOAT32 + setting.number_bytes) / rates.link
-    judging, training = seconds(ppo.rollouts_per_step)
+    exchanged = (processes > 1) * updates * trained * (FLOAT32 + scenario.dtype_bytes) / throughput.interconnect
+    generating, training = seconds(ppo.rollouts_per_step)
     measurements = 1 + math.ceil(ppo.steps / ppo.validate_every)
-    validation = measurements * seconds(setting.config.data.validation_prompts)[0]
+    validation = measurements * seconds(scenario.config.data.validation_prompts)[0]
     checkpoints = (1 + math.ceil(ppo.steps / ppo.checkpoint_every)) * 3 * FLOAT32 * trained
-    files = setting.number_bytes * (2 * model.parameters + setting.reward.model.reward_parameters)
-    validated = step(measurements * setting.config.data.validation_prompts)
-    return Need(
+    files = scenario.dtype_bytes * (2 * model.parameters + scenario.reward.model.reward_parameters)
+    validated = step(measurements * scenario.config.data.validation_prompts)
+    return ResourceEstimate(
         memory={
             "policy": memory.policy,
             "reward model": memory.reward_model,
             "reference": memory.reference,
             "AdamW": memory.optimizer,
             "trunk states": memory.kept,
-            f"drawing {rows} at once or training": max(memory.decode, memory.train),
+            f"decoding {rows} at once or training": max(memory.decode, memory.train),
         },
         flop=ppo.steps * step(ppo.rollouts_per_step).total + validated.total - validated.train,
-        seconds=ppo.steps * (judging + training + exchanged) + validation + (checkpoints + files) / DISK_BANDWIDTH,
-        source=f"{MEMORY}, held against measured peaks by a test; rlhf/planning/ppo_needs.py: {ppo.steps} steps of "
-        f"{ppo.rollouts_per_step} rollouts, prompts of {setting.prompt_tokens:.0f} tokens in the mean, answers at "
-        "ppo.sampling.max_new_tokens",
+        seconds=ppo.steps * (generating + training + exchanged) + validation + (checkpoints + files) / DISK_BANDWIDTH,
+        source=f"{MEMORY}, compared with measured peaks by a test; rlhf/planning/ppo_estimates.py: "
+        f"{ppo.steps} steps of {ppo.rollouts_per_step} rollouts, prompts of {scenario.prompt_tokens:.0f} tokens on "
+        "average, responses of ppo.sampling.max_new_tokens",
     )
 
 
-def _by_trlx(setting: Setting) -> Need:
-    """Under DeepSpeed's ZeRO-2, the reward model on a GPU of its own, which scores while the others wait."""
-    ppo, model, reward = setting.config.ppo, setting.policy.model, setting.reward.model
-    rates, processes, drawn = setting.rates, setting.processes, ppo.sampling.max_new_tokens
+def _by_trlx(scenario: Scenario) -> ResourceEstimate:
+    """PPO by trlx under ZeRO-2, with the reward model on a GPU of its own; the other GPUs wait while it scores."""
+    ppo, model, reward = scenario.config.ppo, scenario.policy.model, scenario.reward.model
+    throughput, processes, drawn = scenario.throughput, scenario.processes, ppo.sampling.max_new_tokens
     own, minibatch = ppo.rollouts_per_step // processes, ppo.minibatch_size // processes
-    trained = model.top_parameters(unfrozen(setting)) + model.value_head_parameters
-    longest = setting.config.data.max_prompt_tokens + drawn
+    trained = model.top_parameters(unfrozen(scenario)) + model.value_head_parameters
+    longest = scenario.config.data.max_prompt_tokens + drawn
     at_once = min(ppo.rollout_batch_size, own)
 
-    read = ppo.rollouts_per_step * (setting.prompt_tokens + drawn)
+    read = ppo.rollouts_per_step * (scenario.prompt_tokens + drawn)
     one_pass = read * (block_flop(model) + output_flop(model))
     scored = TRLX_SCORE * read * block_flop(reward)
     epochs = ppo.epochs * TRLX_EPOCH * one_pass
-    drawing = draw(setting, own, at_once, setting.prompt_tokens, drawn).seconds
+    decoding = generation_cost(scenario, own, at_once, scenario.prompt_tokens, drawn).seconds
     updates = ppo.epochs * ppo.rollouts_per_step // ppo.minibatch_size
     step = (
-        drawing
-        + TRLX_ESTIMATE * one_pass / processes / rates.reading
-        + scored / rates.reading
-        + epochs / processes / rates.training
-        + (processes > 1) * updates * 2 * setting.number_bytes * trained / rates.link
+        decoding
+        + TRLX_ESTIMATE * one_pass / processes / throughput.forward
+        + scored / throughput.forward
+        + epochs / processes / throughput.training
+        + (processes > 1) * updates * 2 * scenario.dtype_bytes * trained / throughput.interconnect
     )
-    state = model.width * setting.number_bytes
-    logits = LOGIT_COPIES * minibatch * longest * model.vocabulary * FLOAT32
-    cache = model.cache_bytes(at_once * longest, setting.number_bytes)
-    return Need(
+    state = model.hidden_size * scenario.dtype_bytes
+    logits = LOGIT_COPIES * minibatch * longest * model.vocab_size * FLOAT32
+    cache = model.cache_bytes(at_once * longest, scenario.dtype_bytes)
+    return ResourceEstimate(
         memory={
-            "policy": setting.number_bytes * (model.parameters + model.value_head_parameters),
-            "reference": setting.number_bytes * model.top_parameters(unfrozen(setting)),
-            "gradients": setting.number_bytes * trained,
+            "policy": scenario.dtype_bytes * (model.parameters + model.value_head_parameters),
+            "reference": scenario.dtype_bytes * model.top_parameters(unfrozen(scenario)),
+            "gradients": scenario.dtype_bytes * trained,
             "AdamW and float32 weights": 3 * FLOAT32 * trained // processes,
-            "drawing or training": max(
+            "decoding or training": max(
                 cache + PASSING_WIDTHS * at_once * longest * state,
-                logits + SAVED_WIDTHS * unfrozen(setting) * minibatch * longest * state,
+                logits + SAVED_WIDTHS * unfrozen(scenario) * minibatch * longest * state,
             ),
         },
         flop=ppo.steps * ((TRLX_DECODE + TRLX_ESTIMATE) * one_pass + scored + epochs),
-        seconds=ppo.steps * step + 2 * setting.number_bytes * model.parameters / DISK_BANDWIDTH,
-        source=f"rlhf/planning/ppo_needs.py: ten passes a step, as trlx computes; {FORMULAS}; answers at "
+        seconds=ppo.steps * step + 2 * scenario.dtype_bytes * model.parameters / DISK_BANDWIDTH,
+        source=f"rlhf/planning/ppo_estimates.py: ten passes a step, as trlx computes; {FORMULAS}; responses of "
         "ppo.sampling.max_new_tokens; the reward model's GPU is not in the memory",
     )

@@ -1,4 +1,4 @@
-"""What a plan starts from: the run's settings, its models' sizes, the machine and what is known of the data."""
+"""Inputs of a plan: settings, model sizes, machine and the amount of data."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 from rlhf.config import HUB, SYNTHETIC, DataConfig, ModelConfig, RunConfig
 from rlhf.errors import UserError
-from rlhf.models.sizes import Architecture, gptj, read_architecture
+from rlhf.models.sizes import ModelSize, gptj, read_model_size
 from rlhf.planning.machines import Machine
-from rlhf.planning.throughput import Rates, rates_of
+from rlhf.planning.throughput import Throughput, throughput_of
 
 HUB_MODELS = {"EleutherAI/gpt-j-6b": gptj(width=4096, blocks=28, vocabulary=50400)}
 """Sizes in config.json of the repository at the pinned revision."""
@@ -24,133 +24,133 @@ HUB_PAIRS = {
 }
 """Training rows of Anthropic/hh-rlhf by folder: its data card."""
 UNKNOWN_PAIRS = 10_000
-"""Where the rows cannot be counted."""
-KEPT_SHARE, PROMPT_SHARE, ANSWER_SHARE = 0.89, 0.29, 0.32
+"""Assumed if the rows cannot be counted."""
+KEPT_SHARE, PROMPT_SHARE, RESPONSE_SHARE = 0.89, 0.29, 0.32
 """Share of rows kept; their mean lengths as shares of data.max_prompt_tokens and data.max_response_tokens.
 Measured on the 4,666 test rows of Anthropic/hh-rlhf (helpful-base, harmless-base) with GPT-2's tokenizer at limits of
 384 and 128: 4,170 kept, 112 and 41 tokens."""
 TOXICITY_PROMPT_TOKENS = 15
-"""Mean of 2,500 RealToxicityPrompts with GPT-2's tokenizer."""
+"""Mean length of 2,500 RealToxicityPrompts with GPT-2's tokenizer."""
 BYTES = {"float32": 4, "bfloat16": 2}
 
 
 @dataclass(frozen=True)
-class Sized:
-    """A model's sizes and where they come from."""
+class SizedModel:
+    """A model's size and its source."""
 
-    model: Architecture
+    model: ModelSize
     source: str
 
 
 @dataclass(frozen=True)
-class Setting:
-    """Everything that the stages' needs are computed from."""
+class Scenario:
+    """Everything that estimates are computed from."""
 
     config: RunConfig
-    policy: Sized
-    reward: Sized
+    policy: SizedModel
+    reward: SizedModel
     machine: Machine
-    rates: Rates
+    throughput: Throughput
     pairs: int
-    """Pairs to train on."""
+    """Training pairs."""
     pairs_source: str
 
     @property
     def processes(self) -> int:
-        """Over all machines."""
+        """Ranks over all machines."""
         return self.config.compute.processes
 
     @property
-    def number_bytes(self) -> int:
-        """Of a stored weight."""
+    def dtype_bytes(self) -> int:
+        """Bytes per stored weight."""
         return BYTES[self.config.model.dtype]
 
     @property
     def prompt_tokens(self) -> float:
-        """Mean of the data's prompts."""
+        """Mean tokens of a prompt."""
         return PROMPT_SHARE * self.config.data.max_prompt_tokens
 
     @property
     def row_tokens(self) -> float:
-        """Mean of the data's prompts with an answer."""
-        return self.prompt_tokens + ANSWER_SHARE * self.config.data.max_response_tokens
+        """Mean tokens of a prompt with its response."""
+        return self.prompt_tokens + RESPONSE_SHARE * self.config.data.max_response_tokens
 
     @property
     def longest_row(self) -> int:
-        """The most tokens of a prompt with an answer."""
+        """Maximum tokens of a prompt with its response."""
         return self.config.data.max_prompt_tokens + self.config.data.max_response_tokens
 
 
-def make_setting(config: RunConfig, machine: Machine, benchmark: Mapping[str, float]) -> Setting:
-    """What the plan of a run starts from.  Reads config.json of the user's models and counts the user's rows.
+def make_scenario(config: RunConfig, machine: Machine, benchmark: Mapping[str, float]) -> Scenario:
+    """Collect the inputs of a plan.  Reads config.json of the user's models and counts the user's rows.
 
-    Raises UserError where a model's sizes are not known.
+    Raises UserError if a model's size is not known.
     """
     policy = size_of(config.model)
     pairs, pairs_source = count_pairs(config.data)
-    return Setting(
+    return Scenario(
         config=config,
         policy=policy,
-        reward=reward_size(config.reward.path, policy),
+        reward=reward_model_size(config.reward.path, policy),
         machine=machine,
-        rates=rates_of(machine, config, benchmark),
+        throughput=throughput_of(machine, config, benchmark),
         pairs=pairs,
         pairs_source=pairs_source,
     )
 
 
-def size_of(model: ModelConfig) -> Sized:
-    """Sizes of the base model.  Raises UserError where they are not known."""
+def size_of(model: ModelConfig) -> SizedModel:
+    """Size of the base model.  Raises UserError if it is not known."""
     if model.path is not None:
         path = Path(model.path) / "config.json"
-        return Sized(_read(path), str(path))
+        return SizedModel(_read(path), str(path))
     if model.synthetic is not None:
-        made = model.synthetic
-        return Sized(gptj(made.hidden_size, made.num_layers, made.vocab_size), "model.synthetic")
+        synthetic = model.synthetic
+        return SizedModel(gptj(synthetic.hidden_size, synthetic.num_layers, synthetic.vocab_size), "model.synthetic")
     if model.repository not in HUB_MODELS:
         raise UserError(
-            f"model.repository ({model.repository}): its sizes are not known before it is there; set model.path to a "
-            f"folder that holds its config.json; known without are {', '.join(HUB_MODELS)}"
+            f"model.repository ({model.repository}): its size is not known before it is downloaded; set model.path to "
+            f"a folder with its config.json; known models are {', '.join(HUB_MODELS)}"
         )
-    return Sized(HUB_MODELS[model.repository], f"config.json of {model.repository}")
+    return SizedModel(HUB_MODELS[model.repository], f"config.json of {model.repository}")
 
 
-def reward_size(path: str | None, policy: Sized) -> Sized:
-    """Sizes of the reward model: the base model's, unless a finished one says otherwise."""
+def reward_model_size(path: str | None, policy: SizedModel) -> SizedModel:
+    """Size of the reward model: that of the finished one if there is one, else that of the base model."""
     config = Path(path or "") / "config.json"
     if path is not None and config.is_file():
-        return Sized(_read(config), str(config))
-    return Sized(policy.model, f"taken to be the base model's: {policy.source}" if path else policy.source)
+        return SizedModel(_read(config), str(config))
+    return SizedModel(policy.model, f"assumed equal to the base model: {policy.source}" if path else policy.source)
 
 
 def count_pairs(data: DataConfig) -> tuple[int, str]:
-    """Pairs to train on, and where the number comes from."""
+    """Number of training pairs, and its source."""
     if data.source == SYNTHETIC:
-        found, source = data.synthetic_pairs, "data.synthetic_pairs"
+        rows, source = data.synthetic_pairs, "data.synthetic_pairs"
     elif data.source == HUB and all(subset in HUB_PAIRS for subset in data.subsets):
-        found, source = sum(HUB_PAIRS[subset] for subset in data.subsets), f"data card of {data.repository}"
+        rows, source = sum(HUB_PAIRS[subset] for subset in data.subsets), f"data card of {data.repository}"
     else:
-        rows = 0 if data.source == HUB else _count_lines(Path(data.source))
-        found, source = (rows, data.source) if rows else (UNKNOWN_PAIRS, f"assumed: the rows of {data.source}")
-    pairs, source = int(KEPT_SHARE * found), f"{KEPT_SHARE:.0%} kept of {found:,} ({source})"
+        counted = 0 if data.source == HUB else _count_lines(Path(data.source))
+        rows, source = (counted, data.source) if counted else (UNKNOWN_PAIRS, f"assumed for {data.source}")
+    pairs, source = int(KEPT_SHARE * rows), f"{KEPT_SHARE:.0%} kept of {rows:,} ({source})"
     if data.max_pairs is not None and data.max_pairs < pairs:
         return data.max_pairs, "data.max_pairs"
     return pairs, source
 
 
-def _read(path: Path) -> Architecture:
+def _read(path: Path) -> ModelSize:
     try:
         config = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); give a model in transformers layout") from None
+        raise UserError(f"{path}: cannot be read ({error}); give a model in transformers layout") from error
     if not isinstance(config, dict):
         raise UserError(f"{path}: not the configuration of a model")
-    return read_architecture(config, str(path))
+    return read_model_size(config, str(path))
 
 
-def _count_lines(place: Path) -> int:
-    """Rows of JSON Lines at `place`; 0 where there are none to count."""
-    files = [place] if place.is_file() else [*place.rglob("*.jsonl"), *place.rglob("*.jsonl.gz")]
+def _count_lines(source: Path) -> int:
+    """Rows of the JSON Lines files at `source`; 0 if there are none."""
+    files = [source] if source.is_file() else [*source.rglob("*.jsonl"), *source.rglob("*.jsonl.gz")]
     rows = 0
     for path in files:
         if path.name.endswith((".jsonl", ".jsonl.gz")):

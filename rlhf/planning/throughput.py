@@ -1,4 +1,4 @@
-"""How much of a machine's peaks a stage reaches: measured where the benchmark was, else assumed."""
+"""The share of a machine's peak rates that a stage reaches: measured by the benchmark, else assumed."""
 
 from __future__ import annotations
 
@@ -12,71 +12,73 @@ from rlhf.errors import UserError
 from rlhf.planning.machines import Machine
 
 BENCHMARK = "bench.json"
-"""What `make bench` writes into the workspace runs/."""
+"""File that `make bench` writes to the workspace runs/."""
 TRAINING_SHARE = 0.35
-"""Of the peak of dense products, in training.  Assumed: published runs of billions of parameters on A100 report 0.3 to
-0.5, short sequences less."""
-READING_SHARE = 0.45
-"""The same without gradients: scoring, and reading of prompts.  Assumed."""
+"""Share of the peak of dense matrix products in training.  Assumed: published runs of billions of parameters on A100
+report 0.3 to 0.5, less with short sequences."""
+FORWARD_SHARE = 0.45
+"""The same for forward passes: scoring, and prompts before decoding.  Assumed."""
 BANDWIDTH_SHARE = 0.6
-"""Of the memory's bandwidth, where a token is drawn and all weights are read for it.  Assumed."""
-LINK_SHARE = 0.6
-"""Of the bandwidth between GPUs.  Assumed: NCCL's own tests reach 0.7 to 0.8 with large messages."""
+"""Share of the memory bandwidth while decoding, which reads all weights for each token.  Assumed."""
+INTERCONNECT_SHARE = 0.6
+"""Share of the bandwidth between GPUs.  Assumed: NCCL's own tests reach 0.7 to 0.8 with large messages."""
 CPU_SHARE = 0.24
-"""Of the peak of matrix products on a CPU, over a whole PPO step: LOG.md."""
+"""Share of a CPU's peak of matrix products, over a complete PPO step: LOG.md."""
 
 
 @dataclass(frozen=True)
-class Rates:
-    """What one process reaches."""
+class Throughput:
+    """Rates that one rank reaches."""
 
     training: float
-    """Operations per second."""
-    reading: float
-    """Operations per second without gradients."""
+    """Operations per second in training."""
+    forward: float
+    """Operations per second in forward passes."""
     memory: float
-    """Bytes per second."""
-    link: float
-    """Bytes per second to the other processes."""
+    """Bytes per second from memory."""
+    interconnect: float
+    """Bytes per second to other ranks."""
     source: str
 
 
 def read_benchmark(path: Path) -> dict[str, float]:
-    """The figures of `make bench`; none where it has not run.  Raises UserError where the file is something else."""
+    """Metrics of `make bench`, empty if it has not run.  Raises UserError if the file is something else."""
     if not path.is_file():
         return {}
     try:
-        figures = json.loads(path.read_bytes())
-        return {name: float(value) for name, value in figures.items() if isinstance(value, int | float)}
-    except (ValueError, AttributeError):
-        raise UserError(f"{path}: not the figures of a benchmark; delete it, or write it again by make bench") from None
+        metrics = json.loads(path.read_bytes())
+        return {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{path}: not the metrics of a benchmark; delete it, or run `make bench` again") from error
 
 
-def rates_of(machine: Machine, config: RunConfig, benchmark: Mapping[str, float]) -> Rates:
-    """What one process of the run reaches on `machine`."""
+def throughput_of(machine: Machine, config: RunConfig, benchmark: Mapping[str, float]) -> Throughput:
+    """Rates that one rank of the run reaches on `machine`."""
     compute = config.compute
-    link = LINK_SHARE * (
-        machine.link_bandwidth if compute.machines == 1 else min(machine.link_bandwidth, machine.network_bandwidth)
+    interconnect = INTERCONNECT_SHARE * (
+        machine.interconnect_bandwidth
+        if compute.machines == 1
+        else min(machine.interconnect_bandwidth, machine.network_bandwidth)
     )
     memory = BANDWIDTH_SHARE * machine.memory_bandwidth
     peak = machine.flops[config.model.dtype]
     if machine.gpus:
-        return Rates(
+        return Throughput(
             training=TRAINING_SHARE * peak,
-            reading=READING_SHARE * peak,
+            forward=FORWARD_SHARE * peak,
             memory=memory,
-            link=link,
-            source=f"assumed shares of the peaks: training {TRAINING_SHARE:.0%}, reading {READING_SHARE:.0%}, memory "
-            f"{BANDWIDTH_SHARE:.0%}, between GPUs {LINK_SHARE:.0%}",
+            interconnect=interconnect,
+            source=f"assumed shares of the peaks: training {TRAINING_SHARE:.0%}, forward {FORWARD_SHARE:.0%}, memory "
+            f"{BANDWIDTH_SHARE:.0%}, between GPUs {INTERCONNECT_SHARE:.0%}",
         )
     measured = "ppo.matmul_peak_gflops" in benchmark and "ppo.matmul_share" in benchmark
     products = 1e9 * benchmark["ppo.matmul_peak_gflops"] if measured else peak * compute.threads
     share = benchmark["ppo.matmul_share"] if measured else CPU_SHARE
     origin = "runs/bench.json" if measured else f"assumed for {compute.threads} threads, share from LOG.md"
-    return Rates(
+    return Throughput(
         training=share * products,
-        reading=share * products,
+        forward=share * products,
         memory=memory,
-        link=link,
+        interconnect=interconnect,
         source=f"{share:.0%} of {products / 1e9:.0f} GFLOP/s: {origin}",
     )

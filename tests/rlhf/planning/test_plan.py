@@ -1,4 +1,4 @@
-"""The plan against numbers worked by hand, and its memory against the formula that is held against measured peaks."""
+"""The plan agrees with numbers worked by hand, and its memory with the formula that is tested on measured peaks."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from flows.cli import app
 from rlhf.config import ModelConfig, RunConfig, SyntheticModel
 from rlhf.errors import UserError
 from rlhf.planning.machines import GIB, find_machine
-from rlhf.planning.plan import Plan, StepPlan, plan_run
+from rlhf.planning.plan import Plan, StagePlan, plan_run
 from rlhf.planning.ppo_estimates import engine_memory, step_flop
-from rlhf.planning.scenario import HUB_MODELS, make_setting
+from rlhf.planning.scenario import HUB_MODELS, make_scenario
 from rlhf.planning.throughput import read_benchmark
 from rlhf.profiles import load_profile
 from tests.benchmarks.ppo import engine_operations, memory_of
@@ -34,8 +34,8 @@ def planned(profile: str, machine: str, *overrides: str) -> Plan:
     return plan_run(load_profile(profile, overrides), find_machine(machine), {})
 
 
-def step(plan: Plan, name: str) -> StepPlan:
-    return next(step for step in plan.steps if step.name == name)
+def stage(plan: Plan, name: str) -> StagePlan:
+    return next(stage for stage in plan.stages if stage.name == name)
 
 
 @pytest.fixture(scope="module")
@@ -44,29 +44,29 @@ def published() -> Plan:
 
 
 def test_fine_tuning_by_hand(published: Plan) -> None:
-    """8 GPUs, a row of at most 512 tokens on each, activations computed again, AdamW in float32 spread by FSDP."""
-    sft = step(published, "train_sft")
-    assert sft.need.memory == {
+    """8 GPUs, a row of at most 512 tokens on each, activations recomputed, AdamW in float32 sharded by FSDP."""
+    sft = stage(published, "train_sft")
+    assert sft.estimate.memory == {
         "weights": 4 * GPT_J // 8,
         "gradients": 4 * GPT_J // 8,
         "AdamW": 8 * GPT_J // 8,
-        "activations": 28 * 512 * 4096 * 2 + 30 * 512 * 4096 * 2,  # a state to a block, and one block whole
+        "activations": 28 * 512 * 4096 * 2 + 30 * 512 * 4096 * 2,  # one state per block, and one complete block
         "logits": 4 * 512 * 50400 * 4,
         "gathered": 2 * (2 * BLOCK + OUTPUT + OUTPUT + 50400),
     }
     assert sft.memory == pytest.approx(14.39e9, rel=1e-3)
-    # 10,000 steps of 8 rows of 0.29 x 384 + 0.32 x 128 = 152.32 tokens, 6 operations with each weight and 2 more in the
-    # blocks; measured 11 times on 128 rows, 2 operations.
+    # 10,000 steps of 8 rows of 0.29 x 384 + 0.32 x 128 = 152.32 tokens, 6 operations per weight and 2 more in the
+    # blocks; validated 11 times on 128 rows, 2 operations.
     tokens, read = 80_000 * 152.32, 11 * 128 * 152.32
     weights = 28 * BLOCK_WEIGHTS + OUTPUT
     by_hand = tokens * (6 * weights + 2 * 28 * BLOCK_WEIGHTS) + read * 2 * weights
     assert by_hand == pytest.approx(567.1e15, rel=1e-3)
-    assert sft.need.flop == pytest.approx(by_hand, rel=1e-9)
+    assert sft.estimate.flop == pytest.approx(by_hand, rel=1e-9)
     # Products take 567.1e15 / (8 x 0.35 x 312e12) = 649 s.  The exchange takes longer: three times 7/8 of 12.1 GB a
     # step at 0.6 x 300 GB/s = 0.1765 s, 1,765 s.  Files: ten checkpoints of 72.6 GB, and 72.6 GB, at 1 GB/s = 799 s.
-    assert sft.need.seconds == pytest.approx(1_765 + 799, rel=1e-3)
+    assert sft.estimate.seconds == pytest.approx(1_765 + 799, rel=1e-3)
     assert sft.dollars == pytest.approx(2_564 / 3600 * 21.96, rel=1e-3)
-    assert sft.need.host_bytes == 8 * 4 * GPT_J
+    assert sft.estimate.host_memory_bytes == 8 * 4 * GPT_J
 
 
 def test_ppo_memory_by_hand(published: Plan) -> None:
@@ -78,7 +78,7 @@ def test_ppo_memory_by_hand(published: Plan) -> None:
         "reference": 2 * top,
         "AdamW": 12 * (top + VALUE_HEAD) // 8,
     }
-    memory = step(published, "train_ppo").need.memory
+    memory = stage(published, "train_ppo").estimate.memory
     assert {name: memory[name] for name in standing} == standing
     # 56 rollouts of a process, 511 places each.
     assert memory["trunk states"] == 56 * 511 * 4096 * 2
@@ -86,41 +86,41 @@ def test_ppo_memory_by_hand(published: Plan) -> None:
     # 2 x 28 x 512 x 4096 x 2 = 0.235 GB, so 24 would fit, which are three batches: of 19.
     room = 0.75 * 39.4 * GIB - sum(standing.values())
     assert room / (2 * 28 * 512 * 4096 * 2) == pytest.approx(24.2, abs=0.05)
-    assert "drawing 19 at once or training" in memory
+    assert "decoding 19 at once or training" in memory
 
 
 def test_a_ppo_step_by_hand() -> None:
-    """The published setting, 448 rollouts of 384 + 128 tokens: 229,376 tokens, 57,344 of them drawn."""
+    """The published scenario, 448 rollouts of 384 + 128 tokens: 229,376 tokens, 57,344 of them decoded."""
     model = HUB_MODELS["EleutherAI/gpt-j-6b"]
     flop = step_flop(model, model, rollouts=448, prompt_tokens=384, response_tokens=128, unfrozen_blocks=2, epochs=4)
-    blocks, drawn_output = 229_376 * 2 * 28 * BLOCK_WEIGHTS, 57_344 * 2 * OUTPUT
+    blocks, decoded_output = 229_376 * 2 * 28 * BLOCK_WEIGHTS, 57_344 * 2 * OUTPUT
     # At 172,032 prompt tokens the last block makes keys and values only: 2 of its 12 d^2.
-    top = 229_376 * 2 * 2 * BLOCK_WEIGHTS - 172_032 * 2 * 10 * 4096**2 + drawn_output
-    assert (flop.decode, flop.score) == (blocks + drawn_output, blocks)
+    top = 229_376 * 2 * 2 * BLOCK_WEIGHTS - 172_032 * 2 * 10 * 4096**2 + decoded_output
+    assert (flop.decode, flop.score) == (blocks + decoded_output, blocks)
     assert (flop.estimate, flop.train) == (2 * top, 12 * top)
-    assert flop.total == pytest.approx(7.30e15, rel=2e-3)  # where trlx takes 27.5e15
+    assert flop.total == pytest.approx(7.30e15, rel=2e-3)  # trlx takes 27.5e15
 
 
 def test_ppo_hours_by_hand(published: Plan) -> None:
-    """A step of one process, 56 rollouts of 111.36 + 128 tokens in three batches of 19."""
-    reading, training, memory = 0.45 * 312e12, 0.35 * 312e12, 0.6 * 1555e9
+    """A step of one rank, 56 rollouts of 111.36 + 128 tokens in three batches of 19."""
+    forward, training, memory = 0.45 * 312e12, 0.35 * 312e12, 0.6 * 1555e9
     blocks = 2 * 28 * BLOCK_WEIGHTS
     tokens, drawn = 56 * 239.36, 56 * 128
-    prompts = 56 * 111.36 * blocks / reading
+    prompts = 56 * 111.36 * blocks / forward
     # Each of 3 x 128 draws reads the weights and 19 rows' keys and values of 175 tokens: 2 x 28 x 4096 x 2 a token.
     draws = 3 * 128 * (2 * GPT_J + 19 * 175 * 458_752) / memory
     top = tokens * 2 * 2 * BLOCK_WEIGHTS - (tokens - drawn) * 2 * 10 * 4096**2 + drawn * 2 * OUTPUT
-    judging = prompts + draws + (tokens * blocks + 2 * top) / reading
+    judging = prompts + draws + (tokens * blocks + 2 * top) / forward
     trained = 2 * BLOCK + 2 * 4096 + OUTPUT + 50400 + VALUE_HEAD
     exchange = 56 * trained * 6 / (0.6 * 300e9)
     step_seconds = judging + 12 * top / training + exchange
     assert step_seconds == pytest.approx(9.83, abs=0.01)
-    # Three measurements of 16 rollouts a process, drawn at once.
+    # Three validations of 16 rollouts per rank, decoded in one batch.
     draws = 128 * (2 * GPT_J + 16 * 175 * 458_752) / memory
-    measurement = draws + 16 * (111.36 + 239.36) * blocks / reading + 2 * top * 16 / 56 / reading
+    measurement = draws + 16 * (111.36 + 239.36) * blocks / forward + 2 * top * 16 / 56 / forward
     # Policy read and written, reward model read, three checkpoints of masters and moments, at 1 GB/s.
     files = (4 * GPT_J + 2 * (GPT_J - OUTPUT - 50400 + 4096) + 3 * 12 * trained) / 1e9
-    seconds = step(published, "train_ppo").need.seconds
+    seconds = stage(published, "train_ppo").estimate.seconds
     assert seconds == pytest.approx(94 * step_seconds + 3 * measurement + files, rel=1e-4)
 
 
@@ -137,13 +137,13 @@ def test_the_plan_uses_the_memory_formula_that_is_measured() -> None:
             data=RunConfig().data.model_copy(update={"max_prompt_tokens": work.prompt_tokens}),
             ppo=work.stage().ppo,
         )
-        memory = engine_memory(make_setting(config, find_machine("cpu"), {}))
+        memory = engine_memory(make_scenario(config, find_machine("cpu"), {}))
         assert memory == memory_of(work)
 
 
 def test_operations_are_those_of_the_benchmark() -> None:
     work = Work()
-    model = make_setting(
+    model = make_scenario(
         RunConfig(
             model=ModelConfig(
                 synthetic=SyntheticModel(
@@ -168,22 +168,22 @@ def test_operations_are_those_of_the_benchmark() -> None:
 
 def test_trlx_takes_the_published_operations() -> None:
     """27.5 PFLOP a step of 448 rollouts of 512 tokens; here prompts are shorter, and a step is 239 / 512 of that."""
-    ppo = step(planned("gptj-6b-trlx", "p4d.24xlarge"), "train_ppo")
-    assert ppo.need.flop / 94 == pytest.approx(27.5e15 * 239.36 / 512, rel=0.04)
+    ppo = stage(planned("gptj-6b-trlx", "p4d.24xlarge"), "train_ppo")
+    assert ppo.estimate.flop / 94 == pytest.approx(27.5e15 * 239.36 / 512, rel=0.04)
     assert not ppo.problems
 
 
 def test_what_does_not_fit_is_told_with_the_reason() -> None:
     """On one GPU nothing spreads 16 bytes a parameter: 96.8 GB and the rest."""
     plan = planned("gptj-6b", "h100", "compute.processes=1")
-    [problem] = step(plan, "train_sft").problems
+    [problem] = stage(plan, "train_sft").problems
     assert problem.startswith("train_sft needs 97.5 GB of each GPU, which has 83.9 GB free (AdamW 48.4 GB, weights 24")
-    assert not step(plan, "train_ppo").problems
+    assert not stage(plan, "train_ppo").problems
     assert planned("gptj-6b", "h100").problems == ["compute.processes (8): h100 has 1 GPU(s); lower it"]
     kept = planned("gptj-6b", "p4d.24xlarge", "compute.accelerate=zero2")  # all weights in bfloat16 on each GPU
-    assert step(kept, "train_sft").need.memory["gathered"] == 2 * GPT_J
+    assert stage(kept, "train_sft").estimate.memory["gathered"] == 2 * GPT_J
     unspread = planned("gptj-6b", "p4d.24xlarge", "compute.accelerate=gpu")
-    assert "AdamW 48.4 GB" in step(unspread, "train_sft").problems[0]
+    assert "AdamW 48.4 GB" in stage(unspread, "train_sft").problems[0]
 
 
 def test_two_machines_spread_the_state_and_cost_twice_as_much_an_hour(published: Plan) -> None:
@@ -199,8 +199,10 @@ def test_two_machines_spread_the_state_and_cost_twice_as_much_an_hour(published:
     )
     assert plan.problems == []
     assert plan.dollars_per_hour == 2 * 21.96
-    assert step(plan, "train_sft").need.memory["AdamW"] == 8 * GPT_J // 16
-    assert step(plan, "train_sft").need.host_bytes == step(published, "train_sft").need.host_bytes
+    assert stage(plan, "train_sft").estimate.memory["AdamW"] == 8 * GPT_J // 16
+    assert (
+        stage(plan, "train_sft").estimate.host_memory_bytes == stage(published, "train_sft").estimate.host_memory_bytes
+    )
 
 
 def test_a_price_of_ones_own_wins(published: Plan) -> None:
@@ -212,16 +214,16 @@ def test_the_benchmark_says_what_a_cpu_reaches(tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
     assert read_benchmark(path) == {}
     path.write_text(json.dumps({"ppo.matmul_peak_gflops": 100, "ppo.matmul_share": 0.5, "note": "text"}))
-    rates = make_setting(load_profile("quickstart"), find_machine("cpu"), read_benchmark(path)).rates
-    assert rates.training == rates.reading == 50e9
-    assert "runs/bench.json" in rates.source
+    throughput = make_scenario(load_profile("quickstart"), find_machine("cpu"), read_benchmark(path)).throughput
+    assert throughput.training == throughput.forward == 50e9
+    assert "runs/bench.json" in throughput.source
     path.write_text("[]")
-    with pytest.raises(UserError, match=r"bench\.json: not the figures of a benchmark"):
+    with pytest.raises(UserError, match=r"bench\.json: not the metrics of a benchmark"):
         read_benchmark(path)
 
 
 def test_an_unknown_model_is_named() -> None:
-    with pytest.raises(UserError, match=r"model\.repository \(a/b\): its sizes are not known"):
+    with pytest.raises(UserError, match=r"model\.repository \(a/b\): its size is not known"):
         planned("gptj-6b", "p4d.24xlarge", "model.repository=a/b")
 
 
@@ -229,7 +231,7 @@ def test_rows_of_a_file_are_counted(tmp_path: Path) -> None:
     rows = tmp_path / "pairs.jsonl"
     rows.write_text("{}\n" * 200)
     plan = planned("quickstart", "cpu", f"data.source={rows}")
-    assert plan.setting.pairs == 178
+    assert plan.scenario.pairs == 178
 
 
 def test_the_command_prints_every_step_and_where_numbers_come_from(tmp_path: Path) -> None:

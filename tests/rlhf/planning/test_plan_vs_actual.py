@@ -8,7 +8,7 @@ import pytest
 
 from rlhf.planning.machines import find_machine
 from rlhf.planning.plan import plan_run
-from rlhf.planning.plan_vs_actual import plan_against_actual
+from rlhf.planning.plan_vs_actual import plan_vs_actual
 from rlhf.profiles import load_profile
 
 
@@ -22,8 +22,8 @@ def test_each_step_that_ran_stands_beside_its_plan() -> None:
     config = load_profile("gptj-6b")
     a100 = "8 x NVIDIA A100-SXM4-40GB"
     rows = [Row("train_sft", 5000.0, a100), Row("train_ppo", 2000.0, a100), Row("unknown", 1.0)]
-    compared = plan_against_actual(config, rows)
-    plan = {step.name: step.need.seconds for step in plan_run(config, find_machine("p4d.24xlarge"), {}).steps}
+    compared = plan_vs_actual(config, rows)
+    plan = {stage.name: stage.estimate.seconds for stage in plan_run(config, find_machine("p4d.24xlarge"), {}).stages}
     assert [(row.name, row.planned_seconds, row.seconds) for row in compared] == [
         ("train_sft", plan["train_sft"], 5000.0),
         ("train_ppo", plan["train_ppo"], 2000.0),
@@ -33,12 +33,12 @@ def test_each_step_that_ran_stands_beside_its_plan() -> None:
 
 def test_a_run_on_a_cpu_is_planned_for_a_cpu() -> None:
     config = load_profile("quickstart")
-    [ppo] = plan_against_actual(config, [Row("train_ppo", 50.0)])
+    [ppo] = plan_vs_actual(config, [Row("train_ppo", 50.0)])
     assert 0.2 < ppo.ratio < 5  # 50 s were measured
 
 
 def test_without_a_plan_there_is_nothing_to_compare() -> None:
     config = load_profile("gptj-6b")
-    assert plan_against_actual(config, [Row("train_ppo", 1.0, "8 x NVIDIA T4")]) == []
+    assert plan_vs_actual(config, [Row("train_ppo", 1.0, "8 x NVIDIA T4")]) == []
     unknown = load_profile("gptj-6b", ["model.repository=a/b"])
-    assert plan_against_actual(unknown, [Row("train_ppo", 1.0, "8 x NVIDIA A100-SXM4-40GB")]) == []
+    assert plan_vs_actual(unknown, [Row("train_ppo", 1.0, "8 x NVIDIA A100-SXM4-40GB")]) == []
