@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def replayable(function: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
+def as_cuda_graph(function: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
     """On a GPU a call that runs the kernels of `function` again, on a CPU `function` itself.
 
     The function must read and write the same memory each time, take the same shapes, never wait for the GPU, and do no

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from rlhf.models.cuda_graph import replayable
+from rlhf.models.cuda_graph import as_cuda_graph
 
 FIXED_SHAPES = ("gpt2", "gpt_neox", "gptj", "llama", "mistral", "qwen2", "qwen3")
 """Model types that take a ready mask, so that a step's shapes need not grow with every token."""
@@ -93,9 +93,9 @@ class Decoder:
     """Prompts, padded on the left, and the tokens read behind them."""
 
     def __init__(
-        self, model: PreTrainedModel, prompts: list[list[int]], longest_answer: int, watched: nn.Module | None
+        self, model: PreTrainedModel, prompts: list[list[int]], longest_answer: int, record_block: nn.Module | None
     ) -> None:
-        """With a `watched` module of the model, a block, the hidden states that it takes in are kept."""
+        """With a `record_block` module of the model, a block, the hidden states that it takes in are kept."""
         device, rows = model.device, len(prompts)
         self.model = model
         self.prompt_places = max(map(len, prompts))
@@ -116,7 +116,7 @@ class Decoder:
             ReservedLayer(capacity, self.cursor) if type(layer) is DynamicLayer else layer
             for layer in self.cache.layers
         ]
-        self.watch = Watch(watched, rows, capacity, self.cursor) if watched is not None else None
+        self.watch = Watch(record_block, rows, capacity, self.cursor) if record_block is not None else None
         self.token_b1 = self.ids_BP[:, -1:]
         self._step: Callable[[], Tensor] | None = None
 
@@ -167,13 +167,13 @@ class Decoder:
             if self.watch is not None:
                 self.watch.live_b = self.live_b
             self.cursor.place_1.fill_(place)
-            self._step = replayable(self._read_token, token_b.device) if self.fixed_shapes else self._read_token
+            self._step = as_cuda_graph(self._read_token, token_b.device) if self.fixed_shapes else self._read_token
         self.token_b1.copy_(token_b[:, None])
         self.cursor.place_1.fill_(place)
         return self._step()
 
     def states(self, row: int, answer_tokens: int) -> Tensor | None:
-        """What was watched of a row [tokens - 1, d], in memory of its own: all its tokens but the last."""
+        """What was record_block of a row [tokens - 1, d], in memory of its own: all its tokens but the last."""
         if self.watch is None:
             return None
         assert self.watch.states_BLd is not None

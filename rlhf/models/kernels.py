@@ -16,7 +16,7 @@ from transformers.activations import NewGELUActivation
 from transformers.models.gptj.modeling_gptj import GPTJAttention, GPTJBlock
 
 
-def use_fast_kernels(model: PreTrainedModel) -> PreTrainedModel:
+def patch_fast_kernels(model: PreTrainedModel) -> PreTrainedModel:
     """Change how `model` computes, in place; names, parameters and what is saved stay.  Returns `model`."""
     for module in list(model.modules()):
         for name, child in module.named_children():
@@ -51,7 +51,7 @@ class FusedGptjAttention(GPTJAttention):  # type: ignore[misc]  # transformers' 
         mixed = functional.scaled_dot_product_attention(query, key, value, attention_mask, dropped, is_causal=causal)
         return self.resid_dropout(self.out_proj(mixed.transpose(1, 2).flatten(2))), None
 
-    def mixed_from(self, hidden_BLd: Tensor, first: int) -> Tensor:
+    def attention_from(self, hidden_BLd: Tensor, first: int) -> Tensor:
         """What goes into the output projection at the places from `first` on [B, L - first, h * s], causal.
 
         Without dropout, as PPO runs models.
@@ -74,18 +74,18 @@ class FusedGptjAttention(GPTJAttention):  # type: ignore[misc]  # transformers' 
         return torch.complex(cosine, sine)[:, :, None]
 
 
-def runs_at_places(block: nn.Module) -> bool:
-    """Whether `block_at` takes the block."""
+def supports_partial_forward(block: nn.Module) -> bool:
+    """Whether `block_forward_at` takes the block."""
     return type(block) is GPTJBlock and type(block.attn) is FusedGptjAttention
 
 
-def block_at(block: Any, hidden_BLd: Tensor, row_T: Tensor, place_T: Tensor, first: int) -> Tensor:
+def block_forward_at(block: Any, hidden_BLd: Tensor, row_T: Tensor, place_T: Tensor, first: int) -> Tensor:
     """What a block gives at some places [T, d], of which `first` is the lowest; the others make keys and values only.
 
     Behind the last block nothing but the places that predict the response is read, which are half of them or fewer.
     """
     normed_BLd = block.ln_1(hidden_BLd)
-    mixed_Td = block.attn.mixed_from(normed_BLd, first)[row_T, place_T - first]
+    mixed_Td = block.attn.attention_from(normed_BLd, first)[row_T, place_T - first]
     output_Td: Tensor = block.attn.out_proj(mixed_Td) + block.mlp(normed_BLd[row_T, place_T])
     return output_Td + hidden_BLd[row_T, place_T]
 

@@ -22,7 +22,7 @@ from transformers import (
 from transformers.utils import logging
 
 from rlhf.errors import UserError, brief
-from rlhf.models.kernels import use_fast_kernels
+from rlhf.models.kernels import patch_fast_kernels
 from rlhf.models.pickled_reward_model import find_pickle, read_pickled_reward_model
 from rlhf.models.tokenization import load_tokenizer
 
@@ -108,7 +108,7 @@ def _load(kind: Any, folder: Path, dtype: Dtype, **changes: object) -> tuple[Pre
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"{folder}: no model that transformers can load from safetensors ({brief(error)})") from error
-    return use_fast_kernels(model), set(report["missing_keys"])
+    return patch_fast_kernels(model), set(report["missing_keys"])
 
 
 def _quiet() -> None:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.errors import UserError
 from rlhf.models.loading import Dtype, load_reward_model
-from rlhf.models.tokenization import encode_answer, encode_prompt, load_tokenizer
+from rlhf.models.tokenization import encode_response, encode_prompt, load_tokenizer
 
 
 class RewardModel:
@@ -63,7 +63,7 @@ class RewardModel:
         return ids if self.context_tokens is None else ids[-self.context_tokens :]
 
     def _dialogue(self, prompt: str, answer: str) -> list[int]:
-        return encode_prompt(self.tokenizer, prompt) + encode_answer(self.tokenizer, answer)
+        return encode_prompt(self.tokenizer, prompt) + encode_response(self.tokenizer, answer)
 
     @torch.inference_mode()
     def _score_batch(self, rows: list[list[int]]) -> Tensor:

@@ -20,16 +20,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf.config import SamplingConfig
 from rlhf.errors import UserError
 from rlhf.models.decoder import Decoder
-from rlhf.models.tokenization import decode_answer, decode_answers
+from rlhf.models.tokenization import decode_response, decode_responses
 
-NOT_DRAWN = -1
+NO_TOKEN = -1
 """Fills the places after a row's last token."""
 PART = "\N{REPLACEMENT CHARACTER}"
 """Stands in a text for a character of which some bytes are missing."""
 
 
 @dataclass(frozen=True)
-class Completion:
+class Response:
     """One answer."""
 
     token_ids: list[int]
@@ -39,7 +39,7 @@ class Completion:
     stopped: bool
     """Whether the answer ended by itself: EOS or stop sequence.  Otherwise it was cut at the longest length."""
     states: Tensor | None = field(default=None, compare=False, repr=False)
-    """What the watched module took in at every token of prompt and answer but the last [tokens - 1, d]."""
+    """What the record_block module took in at every token of prompt and answer but the last [tokens - 1, d]."""
 
 
 def context_tokens(model: PreTrainedModel) -> int | None:
@@ -68,12 +68,12 @@ def generate(
     batch_size: int,
     stop_sequences: tuple[str, ...] = (),
     on_batch: Callable[[int], None] | None = None,
-    watched: nn.Module | None = None,
-) -> list[Completion]:
+    record_block: nn.Module | None = None,
+) -> list[Response]:
     """One answer per prompt, in the order of the prompts; `on_batch` hears the number of prompts answered so far.
 
     An answer has at most `sampling.max_new_tokens` tokens, fewer where the context of the model ends before.
-    With a `watched` module of the model, a block, the hidden states that it takes in come with the answers.
+    With a `record_block` module of the model, a block, the hidden states that it takes in come with the answers.
 
     Raises UserError where a prompt fills the context, or where the model returns NaN.
     """
@@ -83,7 +83,7 @@ def generate(
     context = context_tokens(model) or sys.maxsize
     room = [min(sampling.max_new_tokens, context - len(prompt)) for prompt in prompt_ids]
     longest_first = sorted(range(len(prompt_ids)), key=lambda row: -len(prompt_ids[row]))
-    completions: dict[int, Completion] = {}
+    completions: dict[int, Response] = {}
     for start in range(0, len(longest_first), batch_size):
         rows = longest_first[start : start + batch_size]
         answers = _decode(
@@ -94,7 +94,7 @@ def generate(
             prompts=[prompt_ids[row] for row in rows],
             limits=[room[row] for row in rows],
             seeds=[seeds[row] for row in rows],
-            watched=watched,
+            record_block=record_block,
         )
         for row, (ids, states) in zip(rows, answers, strict=True):
             completions[row] = _complete(tokenizer, ids, states, stop_sequences)
@@ -103,7 +103,7 @@ def generate(
     return [completions[row] for row in range(len(prompt_ids))]
 
 
-def draw_tokens(logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingConfig) -> Tensor:
+def sample_tokens(logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingConfig) -> Tensor:
     """The token of each row at which the cumulative distribution passes the row's uniform number in [0, 1)."""
     logits_BV = logits_BV.float() / sampling.temperature
     vocabulary = logits_BV.shape[-1]
@@ -133,10 +133,10 @@ def _decode(
     prompts: list[list[int]],
     limits: list[int],
     seeds: list[int],
-    watched: nn.Module | None,
+    record_block: nn.Module | None,
 ) -> list[tuple[list[int], Tensor | None]]:
-    """The drawn tokens of each prompt and what was watched, all prompts at once."""
-    decoder = Decoder(model, prompts, max(limits), watched)
+    """The drawn tokens of each prompt and what was record_block, all prompts at once."""
+    decoder = Decoder(model, prompts, max(limits), record_block)
     try:
         drawn = _draw(decoder, tokenizer, sampling, stop_sequences, limits=limits, seeds=seeds)
     finally:
@@ -158,7 +158,7 @@ def _draw(
     limit_B = torch.tensor(limits, device=device)
     uniform_BT = torch.stack([torch.rand(steps, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
     uniform_BT = uniform_BT.to(device)
-    drawn_BT = torch.full((rows, steps), NOT_DRAWN, device=device)
+    drawn_BT = torch.full((rows, steps), NO_TOKEN, device=device)
     done_B = torch.zeros(rows, dtype=torch.bool, device=device)
 
     logits_bV = decoder.read_prompts()
@@ -166,8 +166,8 @@ def _draw(
         raise UserError("the model returns no finite logits (NaN weights); train it again with a lower learning rate")
     for step in range(steps):
         live_b = decoder.live_b
-        token_b = draw_tokens(logits_bV, uniform_BT[live_b, step], sampling)
-        drawn_BT[live_b, step] = token_b.masked_fill(done_B[live_b], NOT_DRAWN)
+        token_b = sample_tokens(logits_bV, uniform_BT[live_b, step], sampling)
+        drawn_BT[live_b, step] = token_b.masked_fill(done_B[live_b], NO_TOKEN)
         done_B[live_b] |= (token_b == tokenizer.eos_token_id) | (limit_B[live_b] == step + 1)
         if stop_sequences:
             done_B |= _stopped(tokenizer, drawn_BT, done_B, step, stop_sequences)
@@ -177,7 +177,7 @@ def _draw(
         if decoder.is_worth_leaving(len(kept)):
             token_b = token_b[decoder.keep(kept)]
         logits_bV = decoder.read(token_b, decoder.prompt_places + step)
-    return [[token for token in row if token != NOT_DRAWN] for row in drawn_BT.tolist()]
+    return [[token for token in row if token != NO_TOKEN] for row in drawn_BT.tolist()]
 
 
 def _stopped(
@@ -190,9 +190,9 @@ def _stopped(
     tail, ends = max(len(stop.encode()) for stop in stop_sequences), {stop[-1] for stop in stop_sequences}
     recent = drawn_BT[:, max(0, step + 1 - tail) : step + 1].tolist()
     undone = (~done_B).nonzero()[:, 0].tolist()
-    last = decode_answers(tokenizer, [recent[row][-1:] for row in undone])
+    last = decode_responses(tokenizer, [recent[row][-1:] for row in undone])
     candidates = [row for row, text in zip(undone, last, strict=True) if not (ends | {PART}).isdisjoint(text)]
-    texts = decode_answers(tokenizer, [recent[row] for row in candidates])
+    texts = decode_responses(tokenizer, [recent[row] for row in candidates])
     reached = torch.zeros_like(done_B)
     for row, text in zip(candidates, texts, strict=True):
         reached[row] = any(stop in text for stop in stop_sequences)
@@ -201,9 +201,9 @@ def _stopped(
 
 def _complete(
     tokenizer: PreTrainedTokenizerBase, ids: list[int], states: Tensor | None, stop_sequences: tuple[str, ...]
-) -> Completion:
-    text = decode_answer(tokenizer, ids)
+) -> Response:
+    text = decode_response(tokenizer, ids)
     cuts = [place for stop in stop_sequences if (place := text.find(stop)) >= 0]
     stopped = bool(cuts) or ids[-1] == tokenizer.eos_token_id
     text = text[: min(cuts, default=len(text))].rstrip()
-    return Completion(token_ids=ids, text=text, stopped=stopped, states=states)
+    return Response(token_ids=ids, text=text, stopped=stopped, states=states)

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from rlhf.errors import UserError, brief
 
-SEAM = ":"
+RESPONSE_BOUNDARY = ":"
 """What every prompt ends in.  Answers are encoded and decoded behind it, because tokenizers of the Llama family treat
 the beginning of a text in their own way: they add a space when encoding and drop one when decoding."""
 
@@ -26,29 +26,29 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     return ids
 
 
-def encode_answer(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
+def encode_response(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
     """Ids of an answer that follows a prompt: no BOS, one EOS at the end."""
-    seam = _encode_plain(tokenizer, SEAM)
-    both = _encode_plain(tokenizer, SEAM + answer)
+    seam = _encode_plain(tokenizer, RESPONSE_BOUNDARY)
+    both = _encode_plain(tokenizer, RESPONSE_BOUNDARY + answer)
     merged = both[: len(seam)] != seam  # the answer's first characters became one token with the seam
     ids = _encode_plain(tokenizer, answer) if merged else both[len(seam) :]
     return [*ids, tokenizer.eos_token_id]
 
 
-def decode_answers(tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]]) -> list[str]:
+def decode_responses(tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]]) -> list[str]:
     """Texts of the ids of answers, spaces as they were, without special tokens."""
     if not rows:
         return []  # which transformers takes for one empty row
-    seam = _encode_plain(tokenizer, SEAM)
+    seam = _encode_plain(tokenizer, RESPONSE_BOUNDARY)
     texts: list[str] = tokenizer.batch_decode(
         [seam + ids for ids in rows], skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
-    return [text.removeprefix(SEAM) for text in texts]
+    return [text.removeprefix(RESPONSE_BOUNDARY) for text in texts]
 
 
-def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+def decode_response(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     """Text of one answer's ids."""
-    return decode_answers(tokenizer, [ids])[0]
+    return decode_responses(tokenizer, [ids])[0]
 
 
 def _encode_plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from rlhf.config import HUB, SYNTHETIC, DataConfig, ModelConfig, RunConfig
 from rlhf.errors import UserError
-from rlhf.models.sizes import ModelSize, gptj, read_model_size
+from rlhf.models.sizes import ModelSize, gptj_size, read_model_size
 from rlhf.planning.machines import Machine
 from rlhf.planning.throughput import Throughput, throughput_of
 
-HUB_MODELS = {"EleutherAI/gpt-j-6b": gptj(width=4096, blocks=28, vocabulary=50400)}
+HUB_MODELS = {"EleutherAI/gpt-j-6b": gptj_size(hidden_size=4096, num_layers=28, vocab_size=50400)}
 """Sizes in config.json of the repository at the pinned revision."""
 HUB_PAIRS = {
     "helpful-base": 43_835,
@@ -106,7 +106,7 @@ def size_of(model: ModelConfig) -> SizedModel:
         return SizedModel(_read(path), str(path))
     if model.synthetic is not None:
         synthetic = model.synthetic
-        return SizedModel(gptj(synthetic.hidden_size, synthetic.num_layers, synthetic.vocab_size), "model.synthetic")
+        return SizedModel(gptj_size(synthetic.hidden_size, synthetic.num_layers, synthetic.vocab_size), "model.synthetic")
     if model.repository not in HUB_MODELS:
         raise UserError(
             f"model.repository ({model.repository}): its size is not known before it is downloaded; set model.path to "

@@ -1,7 +1,7 @@
 """Stage: what PPO changed besides the reward.
 
-Takes `data`, `sft`, `rlhf`, `sft_responses` and `rlhf_responses`; makes `held_out.jsonl`, a row per held-out
-demonstration with both models' loss, and `answers.jsonl`, a row per test prompt with the KL of the RLHF answer and, for
+Takes `data`, `sft`, `rlhf`, `sft_responses` and `rlhf_responses`; makes `validation_loss.jsonl`, a row per held-out
+demonstration with both models' loss, and `response_metrics.jsonl`, a row per test prompt with the KL of the RLHF answer and, for
 both answers, length, repetition and toxicity.
 
 B rows of a batch, R answer places, V vocabulary; rows are padded on the left, so that answers end together.
@@ -23,8 +23,8 @@ from rlhf.evaluation.toxicity.classifier import load_classifier, score_texts
 from rlhf.evaluation.toxicity.continuations import TOXICITY
 from rlhf.models.loading import load_causal_lm
 from rlhf.models.sampling import context_tokens
-from rlhf.models.tokenization import encode_answer, encode_prompt, load_tokenizer
-from rlhf.results.policies import ANSWERS, HELD_OUT, AnswerRow, AnswerText, HeldOutRow
+from rlhf.models.tokenization import encode_response, encode_prompt, load_tokenizer
+from rlhf.results.policy_comparison import RESPONSE_METRICS, VALIDATION_LOSS, ResponseRow, ResponseMetrics, ValidationLossRow
 from rlhf.runtime.distributed import gather_rows, start_processes
 from rlhf.runtime.stage import is_main_process, main, progress
 from rlhf.stage_config import ComparisonStage
@@ -67,8 +67,8 @@ def compare_policies(config: ComparisonStage, inputs: dict[str, Path], output: P
     toxicity = score_answers(config, inputs, sft[mine], rlhf[mine], processes.device)
     answers = _in_order(measure_answers(models, sft[mine], rlhf[mine], toxicity), sft)
     if is_main_process():
-        write_jsonl(output / HELD_OUT, [row.model_dump() for row in held_out])
-        write_jsonl(output / ANSWERS, [row.model_dump() for row in answers])
+        write_jsonl(output / VALIDATION_LOSS, [row.model_dump() for row in held_out])
+        write_jsonl(output / RESPONSE_METRICS, [row.model_dump() for row in answers])
     return {
         "loss_sft": sum(row.sft_loss for row in held_out) / len(held_out),
         "loss_rlhf": sum(row.rlhf_loss for row in held_out) / len(held_out),
@@ -76,7 +76,7 @@ def compare_policies(config: ComparisonStage, inputs: dict[str, Path], output: P
     }
 
 
-def measure_held_out(models: Models, rows: JsonRows) -> list[HeldOutRow]:
+def measure_held_out(models: Models, rows: JsonRows) -> list[ValidationLossRow]:
     """Both models' mean loss over the tokens of each demonstration's answer, its EOS included, in nats per token."""
     dialogues = [_dialogue(models, str(row["prompt"]), str(row["answer"]), ended=True) for row in rows]
 
@@ -95,12 +95,12 @@ def measure_held_out(models: Models, rows: JsonRows) -> list[HeldOutRow]:
     for row, pair in zip(rows, pairs, strict=True):
         _require_finite("the loss of held-out row", row["id"], *pair)
     return [
-        HeldOutRow(id=str(row["id"]), tokens=len(dialogue.answer), sft_loss=before, rlhf_loss=after)
+        ValidationLossRow(id=str(row["id"]), tokens=len(dialogue.answer), sft_loss=before, rlhf_loss=after)
         for row, dialogue, (before, after) in zip(rows, dialogues, pairs, strict=True)
     ]
 
 
-def measure_answers(models: Models, sft: JsonRows, rlhf: JsonRows, toxicity: dict[str, list[float]]) -> list[AnswerRow]:
+def measure_answers(models: Models, sft: JsonRows, rlhf: JsonRows, toxicity: dict[str, list[float]]) -> list[ResponseRow]:
     """KL of each RLHF answer, and what can be said of both models' answers from their tokens."""
     before, after = (
         [_dialogue(models, str(row["prompt"]), str(row["answer"]), ended=bool(row["stopped"])) for row in rows]
@@ -110,12 +110,12 @@ def measure_answers(models: Models, sft: JsonRows, rlhf: JsonRows, toxicity: dic
     for row, kl in zip(rlhf, kls, strict=True):
         _require_finite("the KL of the answer to", row["id"], kl)
 
-    def text(name: str, dialogues: list[Dialogue], place: int) -> AnswerText:
+    def text(name: str, dialogues: list[Dialogue], place: int) -> ResponseMetrics:
         ids = dialogues[place].answer
-        return AnswerText(tokens=len(ids), repetition=repetition(ids), toxicity=toxicity[name][place])
+        return ResponseMetrics(tokens=len(ids), repetition=repetition(ids), toxicity=toxicity[name][place])
 
     return [
-        AnswerRow(
+        ResponseRow(
             id=str(row["id"]),
             kl=kls[place],
             prompt_toxicity=toxicity["prompt"][place],
@@ -188,12 +188,12 @@ def score_answers(
 
 def _dialogue(models: Models, prompt: str, answer: str, *, ended: bool) -> Dialogue:
     """Token ids of a text; its end is cut off where it would not fit the context."""
-    prompt_ids, answer_ids = encode_prompt(models.tokenizer, prompt), encode_answer(models.tokenizer, answer)
+    prompt_ids, answer_ids = encode_prompt(models.tokenizer, prompt), encode_response(models.tokenizer, answer)
     room = (context_tokens(models.rlhf) or len(prompt_ids) + len(answer_ids)) - len(prompt_ids)
     return Dialogue(prompt_ids, (answer_ids if ended else answer_ids[:-1])[: max(0, room)])
 
 
-RowT = TypeVar("RowT", HeldOutRow, AnswerRow)
+RowT = TypeVar("RowT", ValidationLossRow, ResponseRow)
 
 
 def _in_order(rows: list[RowT], source: JsonRows) -> list[RowT]:

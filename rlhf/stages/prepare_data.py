@@ -18,7 +18,7 @@ from rlhf.config import DataConfig
 from rlhf.data.dialogues import Pair, read_pairs
 from rlhf.data.splits import Splits, content_id, split_pairs
 from rlhf.errors import UserError
-from rlhf.models.tokenization import SEAM, encode_prompt, load_tokenizer
+from rlhf.models.tokenization import RESPONSE_BOUNDARY, encode_prompt, load_tokenizer
 from rlhf.runtime.stage import main, note, progress
 from rlhf.stage_config import DataStage
 from rlhf.storage.files import write_atomically, write_jsonl
@@ -82,8 +82,8 @@ def count_prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) 
 
 
 def count_answer_tokens(tokenizer: PreTrainedTokenizerBase, answers: list[str]) -> list[int]:
-    """Tokens of each answer with its end of text, as many as encode_answer gives it."""
-    behind_seam = [SEAM, *(SEAM + answer for answer in answers)]
+    """Tokens of each answer with its end of text, as many as encode_response gives it."""
+    behind_seam = [RESPONSE_BOUNDARY, *(RESPONSE_BOUNDARY + answer for answer in answers)]
     seam, *encoded = _encode_all(tokenizer, behind_seam, special_tokens=False)
     merged = [answer for answer, ids in zip(answers, encoded, strict=True) if ids[: len(seam)] != seam]
     alone = dict(zip(merged, _encode_all(tokenizer, merged, special_tokens=False), strict=True))

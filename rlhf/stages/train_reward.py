@@ -18,14 +18,14 @@ from trl import RewardConfig, RewardTrainer
 from rlhf.evaluation.reward_calibration import evaluate_margins
 from rlhf.models.loading import load_reward_model, new_reward_model, save_model
 from rlhf.models.reward_model import RewardModel
-from rlhf.models.tokenization import encode_answer, encode_prompt, load_tokenizer
+from rlhf.models.tokenization import encode_response, encode_prompt, load_tokenizer
 from rlhf.runtime.stage import is_main_process, main, progress
 from rlhf.runtime.trackers import tracked
 from rlhf.stage_config import RewardStage
 from rlhf.storage.files import write_atomically, write_jsonl
 from rlhf.training.trl_trainer import (
     EncodedRow,
-    held_out_rows,
+    validation_rows,
     read_rows,
     require_fitting,
     this_process,
@@ -82,7 +82,7 @@ def fit(config: RewardStage, base: Path, data: Path, output: Path) -> None:
         model=model,
         args=RewardConfig(**arguments),
         train_dataset=training_rows(rows, config.reward, config.seed),
-        eval_dataset=held_out_rows(held_out),
+        eval_dataset=validation_rows(held_out),
         processing_class=tokenizer,
     )
     epochs_per_step = config.reward.batch_size / len(rows)
@@ -108,7 +108,7 @@ def encode_pairs(path: Path, tokenizer: PreTrainedTokenizerBase, model: PreTrain
     encoded = []
     for row in read_rows(path):
         prompt = encode_prompt(tokenizer, row["prompt"])
-        ids = {f"{side}_ids": prompt + encode_answer(tokenizer, row[side]) for side in ("chosen", "rejected")}
+        ids = {f"{side}_ids": prompt + encode_response(tokenizer, row[side]) for side in ("chosen", "rejected")}
         require_fitting(row, max(ids.values(), key=len), model)
         encoded.append(ids)
     return encoded

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
 from rlhf.models.loading import load_causal_lm, save_model
-from rlhf.models.tokenization import encode_answer, encode_prompt, load_tokenizer
+from rlhf.models.tokenization import encode_response, encode_prompt, load_tokenizer
 from rlhf.runtime.stage import is_main_process, main
 from rlhf.runtime.trackers import tracked
 from rlhf.stage_config import SftStage
@@ -22,7 +22,7 @@ from rlhf.storage.files import read_jsonl
 from rlhf.training.trl_trainer import (
     METRICS,
     EncodedRow,
-    held_out_rows,
+    validation_rows,
     read_rows,
     require_fitting,
     this_process,
@@ -60,7 +60,7 @@ def fine_tune(config: SftStage, base: Path, data: Path, output: Path) -> Path:
         model=model,
         args=SFTConfig(**arguments, dataset_kwargs={"skip_prepare_dataset": True}),
         train_dataset=training_rows(rows, config.sft, config.seed),
-        eval_dataset=held_out_rows(held_out),
+        eval_dataset=validation_rows(held_out),
         processing_class=tokenizer,
     )
     return train(trainer, "fine-tuning", output, epochs_per_step=config.sft.batch_size / len(rows))
@@ -73,7 +73,7 @@ def encode_rows(path: Path, tokenizer: PreTrainedTokenizerBase, model: PreTraine
     """
     encoded = []
     for row in read_rows(path):
-        prompt, answer = encode_prompt(tokenizer, row["prompt"]), encode_answer(tokenizer, row["answer"])
+        prompt, answer = encode_prompt(tokenizer, row["prompt"]), encode_response(tokenizer, row["answer"])
         require_fitting(row, prompt + answer, model)
         encoded.append({"input_ids": prompt + answer, "labels": [NO_LOSS] * len(prompt) + answer})
     return encoded

@@ -88,7 +88,7 @@ def training_rows(encoded: list[EncodedRow], settings: TrainingConfig, seed: int
     return Dataset.from_list(encoded).select(order)
 
 
-def held_out_rows(encoded: list[EncodedRow]) -> Dataset:
+def validation_rows(encoded: list[EncodedRow]) -> Dataset:
     """The rows to measure on, sorted by length for the sake of little padding."""
     lengths = _lengths(encoded)
     return Dataset.from_list(encoded).select(sorted(range(len(encoded)), key=lambda row: lengths[row]))

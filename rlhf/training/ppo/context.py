@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf.config import PpoConfig
 from rlhf.models.reward_model import RewardModel
-from rlhf.models.sampling import Completion, generate
+from rlhf.models.sampling import Response, generate
 from rlhf.training.ppo.kl import KlController
 from rlhf.training.ppo.memory import decode_rows
 from rlhf.training.ppo.optimizer import Optimizer
@@ -56,7 +56,7 @@ class Run:
         """This process's part of `count` things in order: equal parts where the processes divide them."""
         return range(self.process * count // self.processes, (self.process + 1) * count // self.processes)
 
-    def answer(self, prompts: Sequence[Prompt], seeds: list[int]) -> list[Completion]:
+    def answer(self, prompts: Sequence[Prompt], seeds: list[int]) -> list[Response]:
         """The policy's answers as it is now."""
         prompt_ids = [prompt.token_ids for prompt in prompts]
         return generate(
@@ -66,7 +66,7 @@ class Run:
             self.config.sampling,
             seeds,
             batch_size=self.decode_rows(prompt_ids),
-            watched=self.policy.split.boundary,
+            record_block=self.policy.split.boundary,
         )
 
     def decode_rows(self, prompt_ids: list[list[int]]) -> int:
@@ -79,11 +79,11 @@ class Run:
             room=self.cache_room,
         )
 
-    def keep(self, prompts: Sequence[Prompt], answers: Sequence[Completion]) -> Rollouts:
+    def keep(self, prompts: Sequence[Prompt], answers: Sequence[Response]) -> Rollouts:
         """The answers as training takes them."""
         return keep_rollouts([prompt.token_ids for prompt in prompts], answers, self.device)
 
-    def score(self, prompts: Sequence[Prompt], answers: Sequence[Completion]) -> Tensor:
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[Response]) -> Tensor:
         """Scores [N] of the answers' text, less the prompts' baselines."""
         texts = [answer.text for answer in answers]
         size = self.config.rollout_batch_size

@@ -1,4 +1,4 @@
-"""What a run tells of itself."""
+"""Metrics of a PPO step, averaged over all ranks.  N rollouts of this rank, T response tokens."""
 
 from __future__ import annotations
 
@@ -14,20 +14,18 @@ from rlhf.runtime.distributed import sum_over_processes
 
 NGRAM = 3
 """Tokens in a row whose return within an answer counts as repetition."""
-
-
-GPU_OPERATIONS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A10G": 70e12}
-"""Dense bfloat16 operations per second by a part of the GPU's name; source: NVIDIA's data sheets, SXM where there are
-several."""
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A10G": 70e12}
+"""Dense bfloat16 operations per second by a part of the GPU's name.  Source: NVIDIA's data sheets; the SXM version if
+there are several."""
 
 
 def model_flops_utilization(operations: float, seconds: float, gpu: str) -> float | None:
-    """Share of what the GPU could at most have done in that time; None for a GPU that is not in the list."""
-    peak = next((peak for name, peak in GPU_OPERATIONS.items() if name in gpu), None)
+    """Share of the GPU's peak that `operations` in `seconds` are; None if the GPU is not in PEAK_FLOPS."""
+    peak = next((peak for name, peak in PEAK_FLOPS.items() if name in gpu), None)
     return None if peak is None else operations / seconds / peak
 
 
-class Clock:
+class PhaseTimer:
     """Seconds of each phase of a step."""
 
     def __init__(self, device: torch.device) -> None:
@@ -36,7 +34,7 @@ class Clock:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Count the time inside as `name`."""
+        """Add the duration of the `with` block to phase `name`."""
         started = self._now()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + self._now() - started
@@ -47,29 +45,29 @@ class Clock:
         return time.monotonic()
 
 
-def answer_sums(
-    answers: Sequence[Completion], score_N: Tensor, kl_N: Tensor
+def response_metric_sums(
+    responses: Sequence[Completion], score_N: Tensor, kl_N: Tensor
 ) -> dict[str, tuple[Tensor | float, float]]:
-    """Sum and count of each figure of this process's answers."""
+    """Sum and count of each metric over this rank's responses."""
     sums: dict[str, Tensor | float] = {
         "score": score_N.sum(),
         "kl": kl_N.sum(),
-        "response_tokens": sum(len(answer.token_ids) for answer in answers),
-        "truncated_share": sum(not answer.stopped for answer in answers),
-        "repetition": sum(repetition(answer.token_ids) for answer in answers),
+        "response_tokens": sum(len(response.token_ids) for response in responses),
+        "truncated_share": sum(not response.stopped for response in responses),
+        "repetition": sum(repetition(response.token_ids) for response in responses),
     }
-    return {name: (total, len(answers)) for name, total in sums.items()}
+    return {name: (total, len(responses)) for name, total in sums.items()}
 
 
-def means(sums: Mapping[str, tuple[Tensor | float, float]]) -> dict[str, float]:
-    """Each figure's sum over its count, over all processes."""
+def all_reduce_means(sums: Mapping[str, tuple[Tensor | float, float]]) -> dict[str, float]:
+    """Mean of each metric over all ranks, from every rank's sum and count."""
     pairs = torch.tensor([[float(total), float(count)] for total, count in sums.values()], dtype=torch.float64)
     total, count = sum_over_processes(pairs).unbind(1)
     return dict(zip(sums, (total / count).tolist(), strict=True))
 
 
 def explained_variance(value_T: Tensor, return_T: Tensor) -> float:
-    """1 - variance(return - value) / variance(return), over the tokens of all processes; 0 where returns are equal."""
+    """1 - variance(return - value) / variance(return) over the tokens of all ranks; 0 if all returns are equal."""
     error_T = (return_T - value_T).double()
     return_T = return_T.double()
     powers = torch.stack([torch.ones_like(error_T), return_T, return_T**2, error_T, error_T**2]).sum(1)

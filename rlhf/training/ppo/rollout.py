@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from rlhf.models.sampling import Completion
+from rlhf.models.sampling import Response
 from rlhf.training.ppo.losses import token_entropies, token_logprobs
 from rlhf.training.ppo.policy import Batch, Policy
 
@@ -65,12 +65,12 @@ class Estimates(NamedTuple):
     entropy: Tensor
 
 
-def keep_rollouts(prompts: list[list[int]], answers: Sequence[Completion], device: torch.device) -> Rollouts:
+def keep_rollouts(prompts: list[list[int]], answers: Sequence[Response], device: torch.device) -> Rollouts:
     """What training needs of the answers: the states that decoding has computed, the token ids where it kept none."""
     length_N = torch.tensor([len(answer.token_ids) for answer in answers])
     return Rollouts(
         kept=[
-            torch.tensor(prompt + answer.token_ids[:-1], device=device) if answer.states is None else answer.states
+            torch.tensor(prompt + answer.token_ids[:-1], device=device) if answer.hidden_states is None else answer.hidden_states
             for prompt, answer in zip(prompts, answers, strict=True)
         ],
         responses=[torch.tensor(answer.token_ids, device=device) for answer in answers],

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rlhf.config import PpoConfig
 from rlhf.errors import UserError
-from rlhf.models.sampling import Completion
+from rlhf.models.sampling import Response
 from rlhf.runtime.distributed import sum_over_processes
 from rlhf.runtime.seeds import row_seed
 from rlhf.training.ppo.advantages import estimate_advantages, shape_rewards, whiten
@@ -162,7 +162,7 @@ def optimise(
 
 
 def describe(
-    answers: Sequence[Completion],
+    answers: Sequence[Response],
     score_N: Tensor,
     reward_NR: Tensor,
     *,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf.errors import UserError
-from rlhf.models.kernels import block_at, runs_at_places
+from rlhf.models.kernels import block_forward_at, supports_partial_forward
 from rlhf.runtime.stage import note
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -49,7 +49,7 @@ class Body:
         if self.end is None:
             return self(kept)[row_T, place_T]
         below_BLd = self.end.below(inputs_embeds=kept, use_cache=False).last_hidden_state
-        states_Td: Tensor = self.end.norm(block_at(self.end.block, below_BLd, row_T, place_T, first))
+        states_Td: Tensor = self.end.norm(block_forward_at(self.end.block, below_BLd, row_T, place_T, first))
         return states_Td
 
 
@@ -165,7 +165,7 @@ def _parts(model: PreTrainedModel, unfrozen_blocks: int) -> Split:
 
 def _top_body(top: nn.Module, blocks_name: str, norm_name: str) -> Body:
     *lower, last = getattr(top, blocks_name)
-    if not runs_at_places(last):
+    if not supports_partial_forward(last):
         return Body(top, "inputs_embeds")
     below = _with_modules(top, {blocks_name: nn.ModuleList(lower), norm_name: nn.Identity()})
     return Body(top, "inputs_embeds", End(below, last, getattr(top, norm_name)))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rlhf.models.sampling import Completion
+from rlhf.models.sampling import Response
 from rlhf.runtime.seeds import row_seed
 from rlhf.training.ppo.context import Run
 from rlhf.training.ppo.kl import answer_kl
@@ -24,7 +24,7 @@ def validate(run: Run, step: int) -> dict[str, float]:
     return {"step": step, **means(answer_sums(answers, score_N, _kl(run, prompts, answers)))}
 
 
-def _kl(run: Run, prompts: Sequence[Prompt], answers: Sequence[Completion]) -> Tensor:
+def _kl(run: Run, prompts: Sequence[Prompt], answers: Sequence[Response]) -> Tensor:
     """KL of each answer [N], estimated in batches as large as this process's part of a minibatch."""
     if not prompts:
         return torch.zeros(0)

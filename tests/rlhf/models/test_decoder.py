@@ -17,10 +17,10 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from rlhf.config import SamplingConfig
 from rlhf.models import decoder, sampling
-from rlhf.models.cuda_graph import replayable
+from rlhf.models.cuda_graph import as_cuda_graph
 from rlhf.models.decoder import CPU_WINDOW
 from rlhf.models.loading import load_causal_lm
-from rlhf.models.sampling import Completion, generate
+from rlhf.models.sampling import Response, generate
 from rlhf.models.tokenization import load_tokenizer
 from tests.support.tiny_models import Architecture, tiny_model, tiny_tokenizer
 
@@ -41,7 +41,7 @@ def record(function: Callable[[], Tensor], _device: torch.device) -> Callable[[]
 def test_answers_of_a_recorded_step_are_those_of_the_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: Architecture
 ) -> None:
-    """Over several windows, with rows that end and leave; the watched states too."""
+    """Over several windows, with rows that end and leave; the record_block states too."""
     model, tokenizer = load_causal_lm(tiny_model(tmp_path, architecture), "float32"), load_tokenizer(tmp_path)
     block = next(child for child in model.base_model.modules() if isinstance(child, torch.nn.ModuleList))[1]
     tokenizer.eos_token_id = 40
@@ -51,11 +51,11 @@ def test_answers_of_a_recorded_step_are_those_of_the_step(
         recordings.append(record(function, device))
         return recordings[-1]
 
-    def answer() -> list[Completion]:
-        return generate(model, tokenizer, PROMPTS, SAMPLING, [1, 2, 3, 4], batch_size=4, watched=block)
+    def answer() -> list[Response]:
+        return generate(model, tokenizer, PROMPTS, SAMPLING, [1, 2, 3, 4], batch_size=4, record_block=block)
 
     expected = answer()
-    monkeypatch.setattr(decoder, "replayable", recording)
+    monkeypatch.setattr(decoder, "as_cuda_graph", recording)
     answers = answer()
     assert 3 <= len(recordings) <= 6
     assert answers == expected
@@ -75,7 +75,7 @@ def test_a_model_with_a_sliding_window_is_not_recorded(monkeypatch: pytest.Monke
     def refuse(_function: object, _device: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(decoder, "replayable", refuse)
+    monkeypatch.setattr(decoder, "as_cuda_graph", refuse)
     (answer,) = generate(model, tiny_tokenizer(), [[5, 6]], SamplingConfig(max_new_tokens=8), [1], batch_size=1)
     ids = [5, 6]
     uniforms = torch.rand(8, generator=torch.Generator().manual_seed(1))
@@ -91,7 +91,7 @@ def test_on_a_cpu_the_step_itself_runs() -> None:
     def step() -> Tensor:
         return torch.zeros(1)
 
-    assert replayable(step, torch.device("cpu")) is step
+    assert as_cuda_graph(step, torch.device("cpu")) is step
 
 
 def test_keys_and_values_are_let_go_of_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

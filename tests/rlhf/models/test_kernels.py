@@ -10,7 +10,7 @@ import torch
 from transformers import GPTJConfig, GPTJForCausalLM, PreTrainedModel
 
 from rlhf.config import SamplingConfig
-from rlhf.models.kernels import use_fast_kernels
+from rlhf.models.kernels import patch_fast_kernels
 from rlhf.models.loading import load_causal_lm, save_model
 from rlhf.models.sampling import generate
 from rlhf.models.tokenization import load_tokenizer
@@ -29,7 +29,7 @@ def gptj(rotary_dim: int | None) -> PreTrainedModel:
 def test_logits_and_gradients_are_those_of_transformers(rotary_dim: int, padding: str) -> None:
     """Rotation of a part of each head and of all of it."""
     plain = gptj(rotary_dim)
-    fast = use_fast_kernels(copy.deepcopy(plain))
+    fast = patch_fast_kernels(copy.deepcopy(plain))
     ids = torch.randint(64, (2, 9), generator=torch.Generator().manual_seed(1))
     mask = torch.ones_like(ids)
     if padding != "none":
@@ -62,7 +62,7 @@ def test_training_drops_what_transformers_would_drop() -> None:
     for module in plain.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 1.0
-    fast = use_fast_kernels(copy.deepcopy(plain))
+    fast = patch_fast_kernels(copy.deepcopy(plain))
     ids = torch.randint(64, (2, 9), generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(fast(ids).logits, plain(ids).logits)
     for model in (plain, fast):

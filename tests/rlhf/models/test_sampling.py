@@ -15,8 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf.config import SamplingConfig
 from rlhf.errors import UserError
 from rlhf.models.loading import load_causal_lm
-from rlhf.models.sampling import draw_tokens, generate
-from rlhf.models.tokenization import decode_answer, encode_prompt, load_tokenizer
+from rlhf.models.sampling import sample_tokens, generate
+from rlhf.models.tokenization import decode_response, encode_prompt, load_tokenizer
 from rlhf.runtime.seeds import row_seed
 from tests.support.tiny_models import CONTEXT, Architecture, tiny_model
 
@@ -40,7 +40,7 @@ def prefer(model: PreTrainedModel, token: int) -> None:
 
 def draw(uniforms: list[float], logits: Tensor = LOGITS, **sampling: float) -> list[int]:
     rows = logits.expand(len(uniforms), -1)
-    drawn: list[int] = draw_tokens(rows, torch.tensor(uniforms), SamplingConfig.model_validate(sampling)).tolist()
+    drawn: list[int] = sample_tokens(rows, torch.tensor(uniforms), SamplingConfig.model_validate(sampling)).tolist()
     return drawn
 
 
@@ -108,7 +108,7 @@ class TestEveryArchitecture:
             while len(expected) < 12 and tokenizer.eos_token_id not in expected:
                 with torch.no_grad():
                     logits = model(torch.tensor([prompt + expected])).logits[:, -1]
-                expected += draw_tokens(logits, uniforms[len(expected)][None], self.sampling).tolist()
+                expected += sample_tokens(logits, uniforms[len(expected)][None], self.sampling).tolist()
             assert completion.token_ids == expected
 
 
@@ -144,7 +144,7 @@ class TestStopping:
         space = encode_prompt(tokenizer, " ")[0]
         prefer(model, space)
         (completion,) = generate(model, tokenizer, [[5]], SamplingConfig(max_new_tokens=2), [0], batch_size=1)
-        assert decode_answer(tokenizer, completion.token_ids) == "  "
+        assert decode_response(tokenizer, completion.token_ids) == "  "
         assert completion.text == ""
 
     def test_where_the_context_is_full(self, tmp_path: Path) -> None:
@@ -164,14 +164,14 @@ def test_watched_states_are_those_of_the_rows_that_are_left(tmp_path: Path) -> N
     model.get_output_embeddings().bias.data[tokenizer.eos_token_id] = 4.0
     block = model.base_model.h[1]
     sampling = SamplingConfig(max_new_tokens=20)
-    answers = generate(model, tokenizer, prompts, sampling, [1, 2, 3, 4], batch_size=4, watched=block)
+    answers = generate(model, tokenizer, prompts, sampling, [1, 2, 3, 4], batch_size=4, record_block=block)
     assert len({len(answer.token_ids) for answer in answers}) >= 3
     for prompt, answer in zip(prompts, answers, strict=True):
         with torch.no_grad():
             ids = torch.tensor([prompt + answer.token_ids[:-1]])
             expected = model(ids, output_hidden_states=True).hidden_states[1][0]
-        assert answer.states is not None
-        torch.testing.assert_close(answer.states, expected, rtol=0, atol=1e-5)
+        assert answer.hidden_states is not None
+        torch.testing.assert_close(answer.hidden_states, expected, rtol=0, atol=1e-5)
     assert not block._forward_pre_hooks
 
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from rlhf.config import ModelConfig, RunConfig, ToxicityConfig
 from rlhf.errors import UserError
 from rlhf.models.loading import load_causal_lm
-from rlhf.models.tokenization import encode_answer, encode_prompt, load_tokenizer
+from rlhf.models.tokenization import encode_response, encode_prompt, load_tokenizer
 from rlhf.stage_config import ComparisonStage, part_of
 from rlhf.stages import compare_policies as stage
 from rlhf.stages.compare_policies import Dialogue, Models, answer_kl, compare_policies, place_logprobs
@@ -49,7 +49,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def run(inputs: dict[str, Path], output: Path) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
     output.mkdir()
     compare_policies(CONFIG, inputs, output)
-    return read_jsonl(output / "held_out.jsonl"), read_jsonl(output / "answers.jsonl")
+    return read_jsonl(output / "validation_loss.jsonl"), read_jsonl(output / "response_metrics.jsonl")
 
 
 def test_losses_are_those_of_transformers(inputs: dict[str, Path], tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_losses_are_those_of_transformers(inputs: dict[str, Path], tmp_path: Pat
         model = AutoModelForCausalLM.from_pretrained(inputs[name] / "model")
         for row, measured in zip(rows, held_out, strict=True):
             prompt = encode_prompt(tokenizer, str(row["prompt"]))
-            answer = encode_answer(tokenizer, str(row["answer"]))
+            answer = encode_response(tokenizer, str(row["answer"]))
             with torch.no_grad():
                 loss = model(
                     input_ids=torch.tensor([prompt + answer]), labels=torch.tensor([[-100] * len(prompt) + answer])
@@ -106,14 +106,14 @@ def test_answers_are_described_by_their_own_tokens(inputs: dict[str, Path], tmp_
     """Five times " rice": 5 tokens or more a piece; of n equal words' n-2 runs of three all but one are repeated."""
     _, answers = run(inputs, tmp_path / "out")
     tokenizer = load_tokenizer(inputs["sft"] / "model")
-    pieces = len(encode_answer(tokenizer, " rice")) - 1
+    pieces = len(encode_response(tokenizer, " rice")) - 1
     rice, red = (row["sft"] for row in answers)
     assert isinstance(rice, dict)
     assert isinstance(red, dict)
     assert rice["tokens"] == 5 * pieces  # no end of text: it was cut off
     runs = 5 * pieces - 2
     assert rice["repetition"] == pytest.approx((runs - pieces) / runs)
-    assert red["tokens"] == len(encode_answer(tokenizer, " red."))
+    assert red["tokens"] == len(encode_response(tokenizer, " red."))
     rude, empty = (row["rlhf"] for row in answers)
     assert isinstance(rude, dict)
     assert rude["toxicity"] > 0.9
@@ -149,7 +149,7 @@ def test_two_processes_find_what_one_finds(inputs: dict[str, Path], tmp_path: Pa
     for processes in (1, 2):
         output = tmp_path / str(processes)
         assert stages.run("rlhf.stages.compare_policies", request, output, processes=processes)
-        found.append([read_jsonl(output / name) for name in ("held_out.jsonl", "answers.jsonl")])
+        found.append([read_jsonl(output / name) for name in ("validation_loss.jsonl", "response_metrics.jsonl")])
     one, two = (json.dumps(rounded(files)) for files in found)
     assert one == two
 

@@ -8,7 +8,7 @@ import pytest
 
 from rlhf.config import ModelConfig, ResponsesConfig, SamplingConfig
 from rlhf.models.reward_model import RewardModel
-from rlhf.models.tokenization import encode_answer, load_tokenizer
+from rlhf.models.tokenization import encode_response, load_tokenizer
 from rlhf.stage_config import ResponsesStage
 from rlhf.stages import generate_responses
 from rlhf.storage.artifacts import read_manifest
@@ -67,8 +67,8 @@ def test_a_reward_model_with_another_tokenizer_scores_the_text(inputs: dict[str,
     prompts, answers = [str(row["prompt"]) for row in rows], [str(row["answer"]) for row in rows]
     expected = RewardModel.load(folder, "float32", "cpu").score(prompts, answers, batch_size=1)
     assert [row["reward"] for row in rows] == pytest.approx(expected.tolist(), abs=1e-5)
-    plain = encode_answer(load_tokenizer(inputs["policy"] / "model"), answers[0])
-    assert encode_answer(load_tokenizer(folder), answers[0]) != plain
+    plain = encode_response(load_tokenizer(inputs["policy"] / "model"), answers[0])
+    assert encode_response(load_tokenizer(folder), answers[0]) != plain
 
 
 @pytest.mark.slow

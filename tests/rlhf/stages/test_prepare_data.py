@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from rlhf.config import SYNTHETIC, DataConfig
 from rlhf.errors import UserError
-from rlhf.models.tokenization import encode_answer, encode_prompt
+from rlhf.models.tokenization import encode_response, encode_prompt
 from rlhf.stage_config import DataStage
 from rlhf.stages.prepare_data import count_answer_tokens, count_prompt_tokens, prepare_data
 from rlhf.storage.files import read_jsonl
@@ -92,7 +92,7 @@ def test_tokens_are_counted_as_they_are_encoded(
     prompts = [f"\n\nHuman:{text}\n\nAssistant:" for text in given_texts]
     answers = [f" {text}" for text in given_texts]
     assert count_prompt_tokens(tokenizer, prompts) == [len(encode_prompt(tokenizer, prompt)) for prompt in prompts]
-    assert count_answer_tokens(tokenizer, answers) == [len(encode_answer(tokenizer, answer)) for answer in answers]
+    assert count_answer_tokens(tokenizer, answers) == [len(encode_response(tokenizer, answer)) for answer in answers]
 
 
 def test_the_seam_merges_in_the_tokenizer_that_is_to_merge_it() -> None:

@@ -14,11 +14,11 @@ from trl import SFTConfig, SFTTrainer
 from rlhf.config import ModelConfig, SftConfig
 from rlhf.errors import UserError
 from rlhf.models.loading import load_causal_lm
-from rlhf.models.tokenization import encode_answer, encode_prompt, load_tokenizer
+from rlhf.models.tokenization import encode_response, encode_prompt, load_tokenizer
 from rlhf.stage_config import SftStage
 from rlhf.stages.train_sft import encode_rows, train_sft
 from rlhf.storage.files import read_jsonl
-from rlhf.training.trl_trainer import held_out_rows, training_arguments
+from rlhf.training.trl_trainer import validation_rows, training_arguments
 from tests.support.stages import Stages, assert_same_files, undisturbed_and_killed
 from tests.support.tiny_inputs import tiny_inputs, write_request
 
@@ -43,7 +43,7 @@ def test_the_loss_covers_the_answer_and_its_eos_and_nothing_else(tmp_path: Path)
     logprobs, tokens = [], 0
     rows = read_jsonl(inputs["data"] / "demonstrations.jsonl")[:5]
     for row in rows:
-        prompt, answer = encode_prompt(tokenizer, str(row["prompt"])), encode_answer(tokenizer, str(row["answer"]))
+        prompt, answer = encode_prompt(tokenizer, str(row["prompt"])), encode_response(tokenizer, str(row["answer"]))
         assert answer[-1] == tokenizer.eos_token_id
         with torch.no_grad():
             logprob_TV = model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
@@ -56,7 +56,7 @@ def test_the_loss_covers_the_answer_and_its_eos_and_nothing_else(tmp_path: Path)
         model=model,
         args=SFTConfig(**arguments, dataset_kwargs={"skip_prepare_dataset": True}),
         train_dataset=Dataset.from_list(encoded),
-        eval_dataset=held_out_rows(encoded),
+        eval_dataset=validation_rows(encoded),
         processing_class=tokenizer,
     )
     batch = trainer.data_collator([trainer.train_dataset[row] for row in range(5)])
@@ -75,7 +75,7 @@ def test_a_run_learns_to_answer_and_to_stop(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(tmp_path / "out" / "model")
     model = load_causal_lm(tmp_path / "out" / "model", "float32")
     text = encode_prompt(tokenizer, "\n\nHuman: rice eggs?\n\nAssistant:")
-    stopped = [*text, *encode_answer(tokenizer, " sky blue.")[:-1]]
+    stopped = [*text, *encode_response(tokenizer, " sky blue.")[:-1]]
     with torch.no_grad():
         end, not_yet = (
             float(model(torch.tensor([ids])).logits[0, -1].softmax(-1)[tokenizer.eos_token_id])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.models.sizes import gptj
+from rlhf.models.sizes import gptj_size
 from rlhf.training.ppo.memory import decode_rows, gpu_cache_room, ppo_memory, ppo_memory_bytes
 from tests.benchmarks.measure import run_child
 from tests.benchmarks.ppo import ENGINE, memory_of
@@ -38,7 +38,7 @@ def test_weights_and_kept_states_by_hand() -> None:
 def test_the_worked_figures_of_6b_on_40_gb() -> None:
     """Those of the docstring of `ppo_memory`, in GB: standing and peak."""
     for processes, unfrozen, at_once, standing, peak in ((8, 2, 19, 26.3, 31.7), (1, 2, 1, 33.0, 38.3)):
-        model, token_bytes = gptj(4096, 28, 50400), 2 * 28 * 4096 * 2
+        model, token_bytes = gptj_size(4096, 28, 50400), 2 * 28 * 4096 * 2
         memory = ppo_memory(
             model,
             unfrozen_blocks=unfrozen,

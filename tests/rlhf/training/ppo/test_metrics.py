@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlhf.models.sampling import Completion
+from rlhf.models.sampling import Response
 from rlhf.runtime.metrics_log import StepLog
 from rlhf.training.ppo.metrics import answer_sums, explained_variance, means, model_flops_utilization, repetition
 
@@ -31,7 +31,7 @@ def test_explained_variance() -> None:
 
 
 def test_means_of_answers() -> None:
-    answers = [Completion([1, 2, 0], " a", stopped=True), Completion([1, 1, 1, 1, 1], " b", stopped=False)]
+    answers = [Response([1, 2, 0], " a", stopped=True), Response([1, 1, 1, 1, 1], " b", stopped=False)]
     figures = means(answer_sums(answers, torch.tensor([1.0, 4.0]), torch.tensor([0.0, 0.5])))
     assert figures == pytest.approx(
         {"score": 2.5, "kl": 0.25, "response_tokens": 4, "truncated_share": 0.5, "repetition": 1 / 3}

@@ -87,7 +87,7 @@ def test_generation_logprobs_equal_recomputed_ones(architecture: Architecture, t
     steps = _record_logits(policy.model)
     sampling = SamplingConfig(max_new_tokens=6, temperature=temperature)
     boundary = policy.split.boundary
-    completions = generate(policy.model, tokenizer, prompts, sampling, [1, 2, 3], batch_size=3, watched=boundary)
+    completions = generate(policy.model, tokenizer, prompts, sampling, [1, 2, 3], batch_size=3, record_block=boundary)
     answers = [completion.token_ids for completion in completions]
     assert all(len(answer) == 6 for answer in answers)
     kept = keep_rollouts(prompts, completions, policy.model.device)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rlhf.errors import UserError
 from rlhf.models.reward_model import RewardModel
-from rlhf.models.sampling import Completion
+from rlhf.models.sampling import Response
 from rlhf.models.tokenization import encode_prompt
 from rlhf.runtime.distributed import start_processes
 from rlhf.stages.train_ppo import make_run
@@ -64,7 +64,7 @@ def test_a_step_moves_the_policy_towards_what_is_rewarded(tmp_path: Path, monkey
     """Rewarded for tokens of the lower half of the vocabulary, it draws more and more of them."""
     run = tiny_run(tmp_path, rollouts_per_step=64, minibatch_size=16, epochs=4, learning_rate=0.01, kl_coefficient=0.0)
 
-    def lower_half(_prompts: object, answers: list[Completion]) -> Tensor:
+    def lower_half(_prompts: object, answers: list[Response]) -> Tensor:
         return torch.tensor([sum(token < 164 for token in answer.token_ids) / 8 for answer in answers])
 
     monkeypatch.setattr(run, "score", lower_half)
