@@ -9,16 +9,16 @@ from pathlib import Path
 
 from rlhf.runtime.stage import main
 from rlhf.stage_config import PpoStage
-from rlhf.training.trlx_trainer.versions import require_right_versions
+from rlhf.training.trlx_trainer.versions import check_versions
 
 
-def body(config: PpoStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:
+def train_ppo(config: PpoStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:
     """Train and write the best model."""
-    require_right_versions()
+    check_versions()
     from rlhf.training.trlx_trainer.run_ppo import train
 
     return train(config, inputs, output)
 
 
 if __name__ == "__main__":
-    main(PpoStage, body)
+    main(PpoStage, train_ppo)

@@ -1,4 +1,4 @@
-"""Stage: supervised fine-tuning by trlx.  The same inputs and files as rlhf.stages.train_sft.
+"""Stage: SFT by trlx.  The same inputs and files as rlhf.stages.train_sft.
 
 Runs in the environment of deployments/trlx.
 """
@@ -9,16 +9,16 @@ from pathlib import Path
 
 from rlhf.runtime.stage import main
 from rlhf.stage_config import SftStage
-from rlhf.training.trlx_trainer.versions import require_right_versions
+from rlhf.training.trlx_trainer.versions import check_versions
 
 
-def body(config: SftStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:
+def train_sft(config: SftStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:
     """Fine-tune and write the model."""
-    require_right_versions()
+    check_versions()
     from rlhf.training.trlx_trainer.run_sft import train
 
     return train(config, inputs, output)
 
 
 if __name__ == "__main__":
-    main(SftStage, body)
+    main(SftStage, train_sft)

@@ -13,13 +13,13 @@ from typing import Any
 
 from trlx.trainer import register_trainer
 
-from rlhf.runtime.metrics_log import StepLog
+from rlhf.runtime.metrics_log import MetricsLog
 from rlhf.storage.files import read_jsonl
 from rlhf.training.trlx_trainer.checkpoints import Checkpoints
-from rlhf.training.trlx_trainer.conversion import write_old_layout
+from rlhf.training.trlx_trainer.conversion import convert_for_trlx
 from rlhf.training.trlx_trainer.launch import prepare_processes
 from rlhf.training.trlx_trainer.ppo_trainer import PpoRun, PpoTrainer, train_by_ppo
-from rlhf.training.trlx_trainer.reward_model import Scorer
+from rlhf.training.trlx_trainer.reward_model import TrlxRewardModel
 from rlhf.training.trlx_trainer.trlx_config import ppo_settings
 from tests.benchmarks.measure import Gauge, Measured, tell
 from tests.benchmarks.work import read_work
@@ -41,13 +41,13 @@ class TimedTrainer(PpoTrainer):
         super().make_experience(num_rollouts, iter_count)
         TimedTrainer.cpu_seconds += time.process_time() - started
 
-    def measure(self) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
         """Measure, before and after training; training is counted in between."""
         if self.iter_count > 0:
             TimedTrainer.cpu_seconds += time.process_time() - self.trained_since
-        figures = super().measure()
+        metrics = super().validate()
         self.trained_since = time.process_time()
-        return figures
+        return metrics
 
 
 def main(folder: Path) -> None:
@@ -57,7 +57,7 @@ def main(folder: Path) -> None:
     output = folder / "trlx"
     output.mkdir(exist_ok=True)
     for name in ("sft", "reward"):
-        write_old_layout(folder / name / "model", output / name)
+        convert_for_trlx(folder / name / "model", output / name)
     ppo = work.stage().ppo.model_copy(update={"rollout_batch_size": work.chunk})
     settings = ppo_settings(
         ppo,
@@ -68,12 +68,13 @@ def main(folder: Path) -> None:
         seed=1,
     )
     settings["train"]["trainer"] = "TimedTrainer"
-    scorer = Scorer.load(output / "reward", "float32", "cpu")
+    scorer = TrlxRewardModel.load(output / "reward", "float32", "cpu")
     chosen = {str(row["prompt"]): str(row["chosen"]) for row in read_jsonl(folder / "data" / "ppo_prompts.jsonl")}
 
-    def reward(prompts: list[str], answers: list[str], _baselines: list[float]) -> list[float]:
+    def reward(prompts: list[str], responses: list[str], _baselines: list[float]) -> list[float]:
         originals = [chosen[prompt] for prompt in prompts]
-        pairs = zip(*(scorer.score(prompts, texts, work.chunk).tolist() for texts in (answers, originals)), strict=True)
+        scores = (scorer.score(prompts, texts, work.chunk).tolist() for texts in (responses, originals))
+        pairs = zip(*scores, strict=True)
         return [score - original for score, original in pairs]
 
     prompts: list[dict[str, Any]] = [{"prompt": prompt, "baseline": 0.0} for prompt in chosen]
@@ -85,8 +86,8 @@ def main(folder: Path) -> None:
         resumed=None,
         config=ppo,
         seed=1,
-        metrics=StepLog(output / "metrics.jsonl", None),
-        measurements=StepLog(output / "validation.jsonl", None),
+        metrics=MetricsLog(output / "metrics.jsonl", None),
+        validation_log=MetricsLog(output / "validation.jsonl", None),
     )
     train_by_ppo(settings, run, prompts=prompts, validation_prompts=[dict(prompts[0])], reward=reward, resume=None)
     (row,) = read_jsonl(output / "metrics.jsonl")

@@ -1,7 +1,7 @@
-"""Between this package's model folders and what libraries of early 2024 read.
+"""Convert model folders for libraries of early 2024, and trained weights back.
 
-There: `pytorch_model.bin` with plain tensors, a configuration without the names that came later, a tokenizer whose
-merges are lines "a b".  Back: the same folder as before with other weights, so that every later stage reads it.
+For trlx: `pytorch_model.bin` with plain tensors, a configuration without newer names, and a tokenizer whose merges are
+lines "a b".  Back: the original folder with new weights, so that every later stage can read it.
 """
 
 from __future__ import annotations
@@ -17,54 +17,50 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rlhf.errors import UserError
+from rlhf.storage.files import replace_folder
 
 MODEL_TYPES = ("gptj", "gpt2", "gpt_neox")
-"""Architectures that are tried with trlx here."""
+"""Architectures that have been tested with trlx."""
 WEIGHTS = "pytorch_model.bin"
 NEW_SETTINGS = ("dtype", "transformers_version", "rope_parameters", "torch_dtype")
 TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
-def write_old_layout(source: Path, target: Path) -> None:
-    """Write the model in `source` to `target` in the old layout; a `target` that is there already is whole.
+def convert_for_trlx(source: Path, target: Path) -> None:
+    """Write the model in `source` to `target` in the layout that trlx reads, unless `target` exists.
 
-    Raises UserError where the architecture or the tokenizer has no old form.
+    Raises UserError if the architecture or the tokenizer cannot be converted.
     """
     if target.is_dir():
         return
-    temporary = target.with_name(f".{target.name}.new")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    config, vocabulary, words = (
+    config, vocabulary, tokenizer_config = (
         _read(source / name) for name in ("config.json", "tokenizer.json", "tokenizer_config.json")
     )
-    _write(temporary / "config.json", old_config(config, source))
-    _write(temporary / "tokenizer.json", old_vocabulary(vocabulary, source))
-    _write(temporary / "tokenizer_config.json", old_tokenizer_config(words))
-    torch.save(read_tensors(source), temporary / WEIGHTS)
-    temporary.rename(target)
+    with replace_folder(target) as folder:
+        _write(folder / "config.json", convert_config(config, source))
+        _write(folder / "tokenizer.json", convert_vocabulary(vocabulary, source))
+        _write(folder / "tokenizer_config.json", convert_tokenizer_config(tokenizer_config))
+        torch.save(read_tensors(source), folder / WEIGHTS)
 
 
-def write_trained(source: Path, trained: Mapping[str, Tensor], target: Path) -> None:
-    """Write the model folder `source` to `target` with the tensors `trained`, in the number format they had before.
+def write_trained_model(source: Path, trained: Mapping[str, Tensor], target: Path) -> None:
+    """Write the model folder `source` to `target` with the tensors `trained`, in the original dtype.
 
-    Tensors that only `trained` has are another name of one that both have, or no weights at all.
+    Tensors that only `trained` has are aliases of others, or no weights.
     """
     before = read_tensors(source)
     missing = sorted(before.keys() - trained.keys())
     assert not missing, f"trlx lost {missing[:5]}"
-    temporary = target.with_name(f".{target.name}.new")
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(source, temporary, ignore=shutil.ignore_patterns("*.safetensors", "*.safetensors.index.json"))
     after = {name: trained[name].to("cpu", old.dtype).contiguous() for name, old in before.items()}
     assert all(after[name].shape == old.shape for name, old in before.items()), "trlx changed a shape"
-    save_file(after, temporary / "model.safetensors", metadata={"format": "pt"})
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.rename(target)
+    weights = shutil.ignore_patterns("*.safetensors", "*.safetensors.index.json")
+    with replace_folder(target) as folder:
+        shutil.copytree(source, folder, ignore=weights, dirs_exist_ok=True)
+        save_file(after, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors in the safetensors of `folder`."""
+    """All tensors in the safetensors files of `folder`."""
     tensors: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         tensors |= load_file(path)
@@ -73,11 +69,12 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def old_config(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """A model's configuration in the words of transformers 4.41."""
+def convert_config(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A model's configuration with the names of transformers 4.41."""
     if config["model_type"] not in MODEL_TYPES:
         raise UserError(
-            f"{folder}: trainer (trlx) knows {', '.join(MODEL_TYPES)}, not {config['model_type']}; set trainer to own"
+            f"{folder}: trainer (trlx) supports {', '.join(MODEL_TYPES)}, not {config['model_type']}; "
+            "set trainer to own"
         )
     old = {name: value for name, value in config.items() if name not in NEW_SETTINGS}
     rotation = config.get("rope_parameters")
@@ -90,8 +87,8 @@ def old_config(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     return old
 
 
-def old_vocabulary(vocabulary: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The content of tokenizer.json with merges as lines "a b", as tokenizers 0.19 reads them."""
+def convert_vocabulary(vocabulary: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Content of tokenizer.json with merges as lines "a b", as tokenizers 0.19 reads them."""
     model = vocabulary["model"]
     if model["type"] != "BPE":
         return vocabulary
@@ -103,20 +100,20 @@ def old_vocabulary(vocabulary: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {**vocabulary, "model": {**model, "merges": [" ".join(merge) for merge in merges]}}
 
 
-def old_tokenizer_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Names of the special tokens; where there is no pad token, EOS, as every stage has it."""
+def convert_tokenizer_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The special tokens; EOS as pad token if there is none, as in all stages."""
     named = {name: config.get(name) for name in TOKENS}
     texts = {name: token["content"] if isinstance(token, dict) else token for name, token in named.items()}
     texts["pad_token"] = texts["pad_token"] or texts["eos_token"]
-    given = {name: text for name, text in texts.items() if text is not None}
-    return {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **given}
+    present = {name: text for name, text in texts.items() if text is not None}
+    return {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **present}
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing, which trainer (trlx) needs; set trainer to own") from None
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: missing, but trainer (trlx) needs it; set trainer to own") from error
     return content
 
 

@@ -1,4 +1,4 @@
-"""The processes of a stage under trlx, and its own noise turned down."""
+"""Start the ranks of a trlx stage, and reduce trlx's own logging."""
 
 from __future__ import annotations
 

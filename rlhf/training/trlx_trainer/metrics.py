@@ -1,7 +1,7 @@
-"""What trlx tells of its training, as rows of our metrics.jsonl.
+"""Convert what trlx logs to rows of metrics.jsonl.
 
-Names and units are those of rlhf/ppo/metrics.py and step.py.  Different in substance: trlx's KL counts prompt tokens
-too, and its clip fractions and losses are as it defines them.  It has no entropy, gradient norm or explained variance.
+Names and units are those of rlhf/training/ppo.  They differ in substance: trlx's KL includes prompt tokens, and its
+clip fractions and losses follow its own definitions.  It logs no entropy, gradient norm or explained variance.
 """
 
 from __future__ import annotations
@@ -10,41 +10,41 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
-TRAINED = {
+UPDATE_KEYS = {
     "policy_loss": "losses/policy_loss",
     "value_loss": "losses/value_loss",
     "policy_clip_fraction": "policy/clipfrac",
     "value_clip_fraction": "values/clipfrac",
 }
-"""Our name and trlx's of each figure of an optimizer step."""
+"""Our name and trlx's key of each metric of an optimizer step."""
 NGRAM = 3
-"""Tokens in a row whose return within an answer counts as repetition."""
+"""Length in tokens of the n-grams that count as repetition if they occur again in a response."""
 
 
 @dataclass
-class Answers:
-    """Answers of one round or measurement: their tokens, EOS included where it was drawn, and their scores."""
+class ResponseBatch:
+    """Responses of one PPO step or validation: their tokens, including a generated EOS, and their scores."""
 
     token_ids: list[list[int]] = field(default_factory=list)
     prompt_tokens: int = 0
     scores: list[float] = field(default_factory=list)
     """Before clipping and scaling."""
 
-    def figures(self, eos: int) -> dict[str, float]:
-        """Means over the answers."""
-        answers = self.token_ids
+    def metrics(self, eos: int) -> dict[str, float]:
+        """Means over the responses."""
+        responses = self.token_ids
         return {
             "score": fmean(self.scores),
-            "response_tokens": fmean(map(len, answers)),
-            "truncated_share": fmean(not ids or ids[-1] != eos for ids in answers),
-            "repetition": fmean(map(repetition, answers)),
+            "response_tokens": fmean(map(len, responses)),
+            "truncated_share": fmean(not ids or ids[-1] != eos for ids in responses),
+            "repetition": fmean(map(repetition, responses)),
         }
 
 
-def cut_answer(ids: Sequence[int], eos: int) -> list[int]:
-    """The ids of a row up to its first EOS, which is kept."""
-    drawn = list(ids)
-    return drawn[: drawn.index(eos) + 1] if eos in drawn else drawn
+def truncate_at_eos(ids: Sequence[int], eos: int) -> list[int]:
+    """Token ids up to and including the first EOS."""
+    tokens = list(ids)
+    return tokens[: tokens.index(eos) + 1] if eos in tokens else tokens
 
 
 def repetition(token_ids: Sequence[int]) -> float:
@@ -53,17 +53,17 @@ def repetition(token_ids: Sequence[int]) -> float:
     return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
 
 
-def rollout_figures(stats: Mapping[str, float]) -> dict[str, float]:
-    """What trlx logs of a round of rollouts: KL in nats per answer, of which it tells the root."""
+def rollout_metrics(stats: Mapping[str, float]) -> dict[str, float]:
+    """KL in nats per response and its coefficient; trlx logs the square root of the KL."""
     return {"kl": stats["policy/sqrt_kl"] ** 2, "kl_coefficient": stats["kl_ctl_value"]}
 
 
-def trained_figures(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means over the optimizer steps of a round."""
-    return {ours: fmean(float(stats[theirs]) for stats in updates) for ours, theirs in TRAINED.items()}
+def update_metrics(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means over the optimizer steps of a PPO step."""
+    return {ours: fmean(float(stats[theirs]) for stats in updates) for ours, theirs in UPDATE_KEYS.items()}
 
 
-def speed_figures(
+def throughput_metrics(
     seconds: Mapping[str, float], *, drawn_tokens: float, read_tokens: float, epochs: int, rollouts: int
 ) -> dict[str, float]:
     """Seconds of each phase, tokens per second (in decode those drawn, else those read) and rollouts per second."""

@@ -1,4 +1,4 @@
-"""The reward model of rlhf.models.reward_model, with the transformers that trlx needs."""
+"""The reward model of rlhf.models.reward_model, loaded with the transformers version that trlx needs."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from rlhf.models.reward_model import RewardModel
 from rlhf.models.tokenization import load_tokenizer
 
 TOLERANCE: dict[Dtype, float] = {"float32": 1e-3, "bfloat16": 0.1}
-"""By which the score of a chosen answer may differ from the one that train_reward measured, and that relative too."""
+"""Absolute and relative tolerance between the score of a chosen response and the one that train_reward measured."""
 
 
-class Scorer(RewardModel):
-    """A reward model of the old layout."""
+class TrlxRewardModel(RewardModel):
+    """A reward model in the layout that trlx reads."""
 
     @classmethod
     def load(cls, folder: Path, dtype: Dtype, device: torch.device | str) -> Self:
         """The reward model in `folder`."""
         tokenizer = load_tokenizer(folder)
-        # Text that spells a special token is ordinary text; this transformers knows no split_special_tokens.
+        # Text that looks like a special token is ordinary text; this transformers has no split_special_tokens.
         tokenizer.backend_tokenizer.encode_special_tokens = True
         model = AutoModelForSequenceClassification.from_pretrained(
             folder, torch_dtype=getattr(torch, dtype), local_files_only=True
@@ -36,14 +36,14 @@ class Scorer(RewardModel):
         return [*self.tokenizer(prompt).input_ids, *answer_ids, self.tokenizer.eos_token_id]
 
 
-def require_same_scores(
+def check_same_scores(
     reward_model: RewardModel, prompts: list[str], chosen: list[str], expected: list[float], dtype: Dtype
 ) -> None:
-    """Raise UserError where chosen answers do not score as they did when the reward model was made."""
+    """Raise UserError if chosen responses score differently than in train_reward."""
     tolerance = TOLERANCE[dtype]
     for found, score in zip(reward_model.score(prompts, chosen, len(prompts)).tolist(), expected, strict=True):
         if abs(found - score) > tolerance * (1 + abs(score)):
             raise UserError(
-                f"trainer (trlx): the reward model scores a chosen answer {found:.4f} there and {score:.4f} with "
-                "this package's libraries; set trainer to own for this model"
+                f"trainer (trlx): the reward model scores a chosen response {found:.4f} with trlx's libraries and "
+                f"{score:.4f} with this package's libraries; set trainer to own for this model"
             )

@@ -1,4 +1,4 @@
-"""Fine-tuning by trlx: its trainer on our rows, files and checkpoints."""
+"""SFT by trlx: its trainer with our data, files and checkpoints."""
 
 from __future__ import annotations
 
@@ -16,83 +16,86 @@ from trlx.trainer import register_trainer
 from trlx.trainer.accelerate_sft_trainer import AccelerateSFTTrainer
 
 from rlhf.errors import UserError
-from rlhf.runtime.metrics_log import StepLog
+from rlhf.runtime.metrics_log import MetricsLog
 from rlhf.runtime.stage import progress
 from rlhf.training.trlx_trainer.batching import Sample
-from rlhf.training.trlx_trainer.checkpoints import State
-from rlhf.training.trlx_trainer.trainer_mixin import OF_UPDATE, Recorded, Resumable
+from rlhf.training.trlx_trainer.checkpoints import TrlxState
+from rlhf.training.trlx_trainer.trainer_mixin import UPDATE_KEY, RecordingMixin, Resumable
 
 LOG_EVERY = 5
-"""Optimizer steps between two rows of metrics; there is one at every measurement too."""
+"""Optimizer steps between two rows of metrics; each validation writes one too."""
 
 
 @dataclass
 class SftRun(Resumable):
-    """What the trainer needs besides its TRLConfig."""
+    """What the trainer needs in addition to its TRLConfig."""
 
     steps: int
     epochs_per_step: float
-    held_out: list[Sample]
-    metrics: StepLog
+    validation_samples: list[Sample]
+    metrics: MetricsLog
 
 
 @register_trainer
-class SftTrainer(Recorded, AccelerateSFTTrainer):  # type: ignore[misc]  # trlx is not type-checked
-    """trlx's trainer for fine-tuning that records and measures the held-out loss."""
+class SftTrainer(RecordingMixin, AccelerateSFTTrainer):  # type: ignore[misc]  # trlx is not type-checked
+    """trlx's SFT trainer, which also records metrics and the validation loss."""
 
     run: SftRun
 
-    def __init__(self, config: TRLConfig, *, run: SftRun, **given: Any) -> None:
-        super().__init__(config, **given)
+    def __init__(self, config: TRLConfig, *, run: SftRun, **arguments: Any) -> None:
+        super().__init__(config, **arguments)
         self.begin_recording(run)
         self.losses: list[float] = []
         self.validation_loss: float | None = None
 
-    def of_policy(self, _name: str) -> bool:
-        """Every tensor: there is nothing else in the model."""
+    def is_policy_tensor(self, _name: str) -> bool:
+        """True: every tensor of this model belongs to the policy."""
         return True
 
     def record_update(self, stats: dict[str, Any], step: int) -> None:
-        """Figures of an optimizer step."""
+        """Record the metrics of an optimizer step."""
         self.losses.append(float(stats["loss"]))
-        self.refuse_divergence(self.losses[-1])
+        self.check_finite(self.losses[-1])
         if step % LOG_EVERY == 0 or step == 1 or self.validation_loss is not None:
-            self.write_row({"loss": fmean(self.losses), "learning_rate": float(stats[OF_UPDATE])})
+            self.write_row({"loss": fmean(self.losses), "learning_rate": float(stats[UPDATE_KEY])})
             self.losses = []
         progress("fine-tuning", step, self.run.steps, loss=float(stats["loss"]))
 
-    def write_row(self, figures: dict[str, float]) -> None:
-        """Write a row, with the held-out loss where it was just measured."""
+    def write_row(self, metrics: dict[str, float]) -> None:
+        """Write a row, with the validation loss if it was just measured."""
         if self.validation_loss is not None:
-            figures["validation_loss"] = self.validation_loss
+            metrics["validation_loss"] = self.validation_loss
         self.validation_loss = None
         step = self.iter_count
-        self.run.metrics.write({"step": step, "epoch": step * self.run.epochs_per_step, **figures})
+        self.run.metrics.write({"step": step, "epoch": step * self.run.epochs_per_step, **metrics})
 
-    def measure(self) -> dict[str, float]:
-        """Mean loss over the batches of held-out samples, in nats per token, instead of answers to nothing."""
-        self.validation_loss = held_out_loss(self)
-        self.refuse_divergence(self.validation_loss)
+    def validate(self) -> dict[str, float]:
+        """Mean loss over the batches of held-out samples, in nats per token, instead of responses to nothing."""
+        self.validation_loss = measure_validation_loss(self)
+        self.check_finite(self.validation_loss)
         if self.iter_count == 0:
             self.write_row({})
         return {}
 
-    def refuse_divergence(self, loss: float) -> None:
+    def check_finite(self, loss: float) -> None:
         """Raise UserError where a loss is no number."""
         if not math.isfinite(loss):
             raise UserError(f"fine-tuning: the loss at step {self.iter_count} is {loss}; lower sft.learning_rate")
 
-    def state(self) -> State:
-        """What a checkpoint of trlx lacks."""
-        return State(iteration=self.iter_count)
+    def state(self) -> TrlxState:
+        """The state that a checkpoint of trlx does not contain."""
+        return TrlxState(iteration=self.iter_count)
 
 
 @torch.no_grad()
-def held_out_loss(trainer: SftTrainer) -> float:
+def measure_validation_loss(trainer: SftTrainer) -> float:
     """Mean over the batches of held-out samples, which every process measures for itself."""
     train = trainer.config.train
     store = DialogStore(
-        [tokenize_dialogue(list(sample), trainer.tokenizer, train.seq_length) for sample in trainer.run.held_out],
+        [
+            tokenize_dialogue(list(sample), trainer.tokenizer, train.seq_length)
+            for sample in trainer.run.validation_samples
+        ],
         trainer.tokenizer,
     )
     losses = [

@@ -1,7 +1,7 @@
-"""What both trainers add to those of trlx: figures go to our files, checkpoints are whole, a killed run goes on.
+"""Extend trlx's trainers: metrics go to our files, checkpoints are complete, and a killed run resumes.
 
-trlx's learn() counts `iter_count` optimizer steps, and after each calls, where they are due, save(), save_pretrained(),
-evaluate() and in the end accelerator.log(); those are the seams used here.
+trlx's learn() counts optimizer steps in `iter_count`.  After each it calls, if they are due, save(), save_pretrained()
+and evaluate(), and then accelerator.log(); this module overrides those four.
 """
 
 from __future__ import annotations
@@ -13,70 +13,69 @@ from typing import Any
 from torch import Tensor
 
 from rlhf.runtime.stage import is_main_process
-from rlhf.training.trlx_trainer.checkpoints import Checkpoints, State
+from rlhf.training.trlx_trainer.checkpoints import Checkpoints, TrlxState
 
-OF_UPDATE = "learning_rate_group_0"
-"""A figure that trlx logs after each optimizer step and nowhere else."""
-OF_BASE = "base_model."
-"""Prefix of the policy's tensors within trlx's model, beside value head and reference."""
+UPDATE_KEY = "learning_rate_group_0"
+"""A key that trlx logs after each optimizer step and never otherwise."""
+POLICY_PREFIX = "base_model."
+"""Prefix of the policy's tensors in trlx's model, which also holds value head and reference."""
 
 
 @dataclass
 class Resumable:
-    """Where a run writes, and where it goes on from."""
+    """Where a run writes, and the state it resumes from."""
 
     output: Path
     checkpoints: Checkpoints
-    resumed: State | None
+    resumed: TrlxState | None
 
     @property
     def iteration(self) -> int:
-        """Optimizer steps that are done already."""
+        """Optimizer steps that are already done."""
         return self.resumed.iteration if self.resumed else 0
 
 
-class Recorded:
-    """Mixed into a trainer of trlx.  A subclass says what a row is and what a checkpoint needs."""
+class RecordingMixin:
+    """Mixin for a trainer of trlx.  A subclass defines the rows of metrics and the state of a checkpoint."""
 
     run: Resumable
 
     def begin_recording(self: Any, run: Resumable) -> None:
-        """Take over the log of trlx.  Call it when the trainer is made."""
+        """Receive what trlx logs.  Call this in the constructor of the trainer."""
         self.run = run
-        self.due = False
-        self.accelerator.log = self.hear
+        self.checkpoint_due = False
+        self.accelerator.log = self.on_log
 
-    def hear(self: Any, stats: dict[str, Any], step: int) -> None:
-        """What trlx would send to its tracker."""
-        if OF_UPDATE not in stats:
+    def on_log(self: Any, stats: dict[str, Any], step: int) -> None:
+        """Handle what trlx would send to its tracker."""
+        if UPDATE_KEY not in stats:
             self.record_rollouts(stats)
             return
         self.record_update(stats, step)
-        if self.due and step < self.total_steps:  # behind the last step the model itself is written
+        if self.checkpoint_due and step < self.total_steps:  # after the last step the model itself is written
             self.write_checkpoint()
-        self.due = False
+        self.checkpoint_due = False
 
     def record_rollouts(self, stats: dict[str, Any]) -> None:
-        """Hear of rollouts or of a measurement."""
+        """Handle what trlx logs about rollouts or a validation."""
 
     def evaluate(self: Any) -> dict[str, float]:
-        """Measure, but not where a run goes on: that was measured before, and learn() then only has to be told how
-        far the run is."""
+        """Validate, except when a run resumes: that was done before, and learn() only needs the number of steps."""
         if self.run.resumed is not None and self.iter_count == 0:
             self.iter_count = self.run.iteration
             return {}
-        figures: dict[str, float] = self.measure()
-        return figures
+        metrics: dict[str, float] = self.validate()
+        return metrics
 
     def save(self: Any, _directory: str) -> None:
-        """Only note that a checkpoint is due: it has to follow the measurement and the row of the same step."""
-        self.due = True
+        """Only note that a checkpoint is due: it must follow the validation and the row of the same step."""
+        self.checkpoint_due = True
 
     def save_pretrained(self, _directory: str) -> None:
-        """Nothing: the model is written in our layout in the end."""
+        """Do nothing: the model is written in our layout at the end."""
 
     def write_checkpoint(self: Any) -> None:
-        """Write trlx's checkpoint and what it lacks."""
+        """Write trlx's checkpoint and the state that it does not contain."""
         folder = self.run.checkpoints.folder(self.iter_count)
         # its safetensors cannot hold tied weights
         self.accelerator.save_state(str(folder), safe_serialization=False)
@@ -85,10 +84,12 @@ class Recorded:
             self.run.checkpoints.finish(self.state())
 
     def trained_tensors(self: Any) -> dict[str, Tensor]:
-        """The policy's tensors by the names that transformers gives them.  Every process calls it."""
+        """The policy's tensors by their names in transformers.  Every rank must call this."""
         tensors = self.accelerator.get_state_dict(self.model)
-        return {name.removeprefix(OF_BASE): tensor for name, tensor in tensors.items() if self.of_policy(name)}
+        return {
+            name.removeprefix(POLICY_PREFIX): tensor for name, tensor in tensors.items() if self.is_policy_tensor(name)
+        }
 
-    def of_policy(self, name: str) -> bool:
+    def is_policy_tensor(self, name: str) -> bool:
         """Whether a tensor of the trainer's model belongs to the policy."""
-        return name.startswith(OF_BASE)
+        return name.startswith(POLICY_PREFIX)

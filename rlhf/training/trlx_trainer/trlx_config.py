@@ -1,7 +1,7 @@
-"""Our settings as trlx's TRLConfig, in plain values: `TRLConfig.from_dict` takes them.
+"""Convert our settings to trlx's TRLConfig, as plain values for `TRLConfig.from_dict`.
 
-What has no counterpart there: `sft.warmup_steps`, and `ppo.max_gradient_norm`, which DeepSpeed's configuration sets.
-trlx counts per process what we count over all of them.
+Without a counterpart in trlx: `sft.warmup_steps`, and `ppo.max_gradient_norm`, which DeepSpeed's configuration sets.
+trlx counts per rank what we count over all ranks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from rlhf.config import PpoConfig, SftConfig
 from rlhf.errors import UserError
 
 STOP_SEQUENCES = ["Human:", "human:", "Assistant:", "assistant:"]
-"""Where the published recipe cuts an answer, before it is scored and trained on."""
+"""The published recipe cuts a response before the first of these, before it is scored and trained on."""
 ADAM_EPSILON = 1e-8
 
 
@@ -22,11 +22,11 @@ def ppo_settings(
 ) -> dict[str, Any]:
     """TRLConfig of a PPO run on prompts of at most `prompt_tokens`.
 
-    Raises UserError where the settings have no form there.
+    Raises UserError if trlx does not support the settings.
     """
     if ppo.unfrozen_blocks == "all":
         raise UserError(
-            "ppo.unfrozen_blocks (all): trlx makes a wrong reference model of it; name a number of blocks, "
+            "ppo.unfrozen_blocks (all): trlx's reference model is wrong with it; set a number of blocks, "
             "or set trainer to own"
         )
     rollouts, chunk = ppo.rollouts_per_step // processes, chunk_size(ppo, processes)
@@ -65,7 +65,7 @@ def ppo_settings(
         "model": {"model_path": str(model), "num_layers_unfrozen": ppo.unfrozen_blocks},
         "tokenizer": _tokenizer(model),
         "optimizer": _optimizer(ppo.learning_rate, ppo.weight_decay, ppo.adam_betas),
-        # a cosine from the learning rate to the learning rate: constant, as published
+        # a cosine from the learning rate to the same learning rate: constant, as published
         "scheduler": {
             "name": "cosine_annealing",
             "kwargs": {"T_max": ppo.steps * updates, "eta_min": ppo.learning_rate},
@@ -87,12 +87,12 @@ def ppo_settings(
 def sft_settings(
     sft: SftConfig, *, model: Path, checkpoints: Path, tokens: int, steps: int, processes: int, seed: int
 ) -> dict[str, Any]:
-    """TRLConfig of `steps` optimizer steps of fine-tuning on samples of at most `tokens`."""
+    """TRLConfig of `steps` optimizer steps of SFT on samples of at most `tokens` tokens."""
     batch_size = sft.batch_size // processes
     return {
         "method": {"name": "SFTConfig", "gen_kwargs": {"max_new_tokens": 1}},
         "model": {"model_path": str(model), "num_layers_unfrozen": -1},
-        # padding on the left would shift the learned positions of GPT-2, which trlx does not number itself here
+        # with padding on the left, GPT-2's learned positions would be shifted, since trlx sets none in SFT
         "tokenizer": {**_tokenizer(model), "padding_side": "right"},
         "optimizer": _optimizer(sft.learning_rate, sft.weight_decay, (0.9, 0.999)),
         "scheduler": {"name": "linear", "kwargs": {"start_factor": 1.0, "end_factor": 0.0, "total_iters": steps}},
@@ -112,12 +112,12 @@ def sft_settings(
 
 
 def chunk_size(ppo: PpoConfig, processes: int) -> int:
-    """Prompts that a process of trlx answers at once."""
+    """Number of prompts to which one rank of trlx responds at once."""
     return min(ppo.rollout_batch_size, ppo.rollouts_per_step // processes)
 
 
 def updates_per_step(ppo: PpoConfig) -> int:
-    """Optimizer steps after each round of rollouts."""
+    """Optimizer steps per PPO step."""
     return ppo.epochs * ppo.rollouts_per_step // ppo.minibatch_size
 
 
@@ -140,6 +140,6 @@ def _train(trainer: str, *, checkpoints: Path, **sizes: int) -> dict[str, Any]:
         "trainer": trainer,
         "pipeline": "PromptPipeline",
         "checkpoint_dir": str(checkpoints),
-        "save_best": False,  # the adapter keeps the best by the validation prompts
-        "tracker": None,  # and writes the metrics
+        "save_best": False,  # our trainer saves the best, by validation prompts
+        "tracker": None,  # our trainer writes the metrics
     }

@@ -1,4 +1,4 @@
-"""Model folders to what trlx reads, and back."""
+"""Model folders are converted for trlx, and back."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from rlhf.models.loading import load_causal_lm
 from rlhf.models.tokenization import load_tokenizer
 from rlhf.training.trlx_trainer.conversion import (
     WEIGHTS,
-    old_config,
-    old_tokenizer_config,
-    old_vocabulary,
+    convert_config,
+    convert_for_trlx,
+    convert_tokenizer_config,
+    convert_vocabulary,
     read_tensors,
-    write_old_layout,
-    write_trained,
+    write_trained_model,
 )
 from tests.support.tiny_models import tiny_model
 
@@ -32,42 +32,42 @@ def bpe(merges: list[Any]) -> dict[str, Any]:
 
 
 def test_merges_become_lines() -> None:
-    assert old_vocabulary(bpe([["a", "b"], ["ab", "b"]]), HERE)["model"]["merges"] == ["a b", "ab b"]
-    assert old_vocabulary(bpe(["a b"]), HERE)["model"]["merges"] == ["a b"]
+    assert convert_vocabulary(bpe([["a", "b"], ["ab", "b"]]), HERE)["model"]["merges"] == ["a b", "ab b"]
+    assert convert_vocabulary(bpe(["a b"]), HERE)["model"]["merges"] == ["a b"]
     words = {"model": {"type": "WordLevel", "vocab": {"a": 0}}}
-    assert old_vocabulary(words, HERE) == words
+    assert convert_vocabulary(words, HERE) == words
 
 
-def test_merges_that_no_line_can_hold_are_refused() -> None:
+def test_merges_that_a_line_cannot_hold_are_rejected() -> None:
     with pytest.raises(UserError, match="merges pieces with spaces"):
-        old_vocabulary(bpe([["a ", "b"]]), HERE)
+        convert_vocabulary(bpe([["a ", "b"]]), HERE)
 
 
 def test_special_tokens_are_named_and_pad_is_eos() -> None:
     words = {"bos_token": {"content": "<s>"}, "eos_token": "<e>", "backend": "tokenizers", "pad_token": None}
-    old = old_tokenizer_config(words)
+    old = convert_tokenizer_config(words)
     assert (old["bos_token"], old["eos_token"], old["pad_token"]) == ("<s>", "<e>", "<e>")
     assert "unk_token" not in old
     assert old["clean_up_tokenization_spaces"] is False  # spaces before punctuation are the model's own
 
 
-def test_the_configuration_speaks_of_rotation_in_the_old_words() -> None:
+def test_rotary_settings_get_their_old_names() -> None:
     rotation = {"rope_type": "default", "rope_theta": 5000.0, "partial_rotary_factor": 0.5}
-    old = old_config({"model_type": "gpt_neox", "dtype": "bfloat16", "rope_parameters": rotation}, HERE)
+    old = convert_config({"model_type": "gpt_neox", "dtype": "bfloat16", "rope_parameters": rotation}, HERE)
     assert old == {"model_type": "gpt_neox", "rotary_emb_base": 5000.0, "rotary_pct": 0.5}
     with pytest.raises(UserError, match="rope_type"):
-        old_config({"model_type": "gpt_neox", "rope_parameters": {**rotation, "rope_type": "yarn"}}, HERE)
+        convert_config({"model_type": "gpt_neox", "rope_parameters": {**rotation, "rope_type": "yarn"}}, HERE)
 
 
-def test_an_untried_architecture_is_refused(tmp_path: Path) -> None:
+def test_an_untested_architecture_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="knows gptj, gpt2, gpt_neox, not llama"):
-        write_old_layout(tiny_model(tmp_path / "llama", "llama"), tmp_path / "old")
+        convert_for_trlx(tiny_model(tmp_path / "llama", "llama"), tmp_path / "old")
     assert not (tmp_path / "old").exists()
 
 
-def test_the_old_layout_is_plain_tensors_and_complete(tmp_path: Path) -> None:
+def test_the_converted_model_has_all_tensors_in_plain_form(tmp_path: Path) -> None:
     source = tiny_model(tmp_path / "source")
-    write_old_layout(source, tmp_path / "old")
+    convert_for_trlx(source, tmp_path / "old")
     kept = torch.load(tmp_path / "old" / WEIGHTS, weights_only=True)
     expected = load_file(source / "model.safetensors")
     assert kept.keys() == expected.keys()
@@ -78,7 +78,7 @@ def test_the_old_layout_is_plain_tensors_and_complete(tmp_path: Path) -> None:
 def test_trained_weights_come_back_in_our_layout(tmp_path: Path) -> None:
     source = tiny_model(tmp_path / "source")
     trained = {name: tensor + 1 for name, tensor in read_tensors(source).items()} | {"extra.buffer": torch.ones(1)}
-    write_trained(source, trained, tmp_path / "model")
+    write_trained_model(source, trained, tmp_path / "model")
     model = load_causal_lm(tmp_path / "model", "float32")
     assert all(torch.equal(tensor, trained[name]) for name, tensor in model.state_dict().items())
     text = "\n\nHuman: How are you ?\n\nAssistant:"
@@ -91,5 +91,5 @@ def test_a_lost_tensor_is_noticed(tmp_path: Path) -> None:
     trained = read_tensors(source)
     trained.pop("lm_head.weight")
     with pytest.raises(AssertionError, match=r"lm_head\.weight"):
-        write_trained(source, trained, tmp_path / "model")
+        write_trained_model(source, trained, tmp_path / "model")
     assert not (tmp_path / "model").exists()

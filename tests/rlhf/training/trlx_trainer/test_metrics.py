@@ -1,4 +1,4 @@
-"""trlx's figures as rows of our metrics, and checkpoints that are whole or not there."""
+"""trlx's metrics become rows of ours; checkpoints are complete or missing."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf.runtime.metrics_log import StepLog
+from rlhf.runtime.metrics_log import MetricsLog
 from rlhf.training.ppo.metrics import repetition as our_repetition
-from rlhf.training.trlx_trainer.checkpoints import Checkpoints, Moments, State
+from rlhf.training.trlx_trainer.checkpoints import Checkpoints, RunningStatistics, TrlxState
 from rlhf.training.trlx_trainer.metrics import (
-    Answers,
-    cut_answer,
+    ResponseBatch,
     repetition,
-    rollout_figures,
-    speed_figures,
-    trained_figures,
+    rollout_metrics,
+    throughput_metrics,
+    truncate_at_eos,
+    update_metrics,
 )
 
 EOS = 0
 
 
-def test_an_answer_ends_with_its_first_eos() -> None:
-    assert cut_answer([5, 6, EOS, EOS, EOS], EOS) == [5, 6, EOS]
-    assert cut_answer([5, 6, 7], EOS) == [5, 6, 7]
-    assert cut_answer([EOS, EOS], EOS) == [EOS]
+def test_a_response_ends_with_its_first_eos() -> None:
+    assert truncate_at_eos([5, 6, EOS, EOS, EOS], EOS) == [5, 6, EOS]
+    assert truncate_at_eos([5, 6, 7], EOS) == [5, 6, 7]
+    assert truncate_at_eos([EOS, EOS], EOS) == [EOS]
 
 
-def test_figures_of_answers_by_hand() -> None:
-    answers = Answers([[5, 6, EOS], [1, 2, 3, 1, 2, 3, 1, 2]], prompt_tokens=7, scores=[1.0, -2.0])
+def test_metrics_of_responses_by_hand() -> None:
+    responses = ResponseBatch([[5, 6, EOS], [1, 2, 3, 1, 2, 3, 1, 2]], prompt_tokens=7, scores=[1.0, -2.0])
     # the second has 6 n-grams of 3, of which 123, 231, 312 come first and three return
-    assert answers.figures(EOS) == {"score": -0.5, "response_tokens": 5.5, "truncated_share": 0.5, "repetition": 0.25}
+    assert responses.metrics(EOS) == {"score": -0.5, "response_tokens": 5.5, "truncated_share": 0.5, "repetition": 0.25}
 
 
 @pytest.mark.parametrize("ids", [[], [1, 2], [1, 2, 3, 4], [1, 1, 1, 1, 1]])
@@ -40,42 +40,49 @@ def test_repetition_is_our_engines(ids: list[int]) -> None:
     assert repetition(ids) == our_repetition(ids)
 
 
-def test_the_kl_is_told_as_its_root() -> None:
-    assert rollout_figures({"policy/sqrt_kl": 1.5, "kl_ctl_value": 0.05}) == {"kl": 2.25, "kl_coefficient": 0.05}
+def test_trlx_logs_the_square_root_of_the_kl() -> None:
+    assert rollout_metrics({"policy/sqrt_kl": 1.5, "kl_ctl_value": 0.05}) == {"kl": 2.25, "kl_coefficient": 0.05}
 
 
-def test_figures_of_training_are_means_over_its_updates() -> None:
+def test_training_metrics_are_means_over_updates() -> None:
     updates = [
         {"losses/policy_loss": 1.0, "losses/value_loss": 2.0, "policy/clipfrac": 0.0, "values/clipfrac": 0.5},
         {"losses/policy_loss": 3.0, "losses/value_loss": 0.0, "policy/clipfrac": 0.2, "values/clipfrac": 0.5},
     ]
-    found = trained_figures(updates)
+    found = update_metrics(updates)
     assert found == {"policy_loss": 2, "value_loss": 1, "policy_clip_fraction": 0.1, "value_clip_fraction": 0.5}
 
 
 def test_speed_by_hand() -> None:
     seconds = {"decode": 2.0, "estimate": 1.0, "score": 1.0, "train": 4.0}
-    found = speed_figures(seconds, drawn_tokens=100, read_tokens=300, epochs=2, rollouts=16)
+    found = throughput_metrics(seconds, drawn_tokens=100, read_tokens=300, epochs=2, rollouts=16)
     assert (found["decode_tokens_per_second"], found["estimate_tokens_per_second"]) == (50, 300)
     assert (found["train_tokens_per_second"], found["rollouts_per_second"]) == (150, 2)
 
 
-def test_a_resumed_run_neither_doubles_nor_misses_a_row(tmp_path: Path) -> None:
+def test_a_resumed_run_neither_duplicates_nor_loses_a_row(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    log = StepLog(path, None)
+    log = MetricsLog(path, None)
     for step in (1, 2, 3):
         log.write({"step": step})
     path.write_text(path.read_text() + '{"step": 4, "cut')
-    StepLog(path, 2).write({"step": 3})
+    MetricsLog(path, 2).write({"step": 3})
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
 
 
-def state(iteration: int, best_step: int) -> State:
-    moments = Moments(mean=0.5, std=1.5, var=2.25, count=16)
-    return State(iteration=iteration, kl_coefficient=0.04, moments=moments, first=0, best=1, best_step=best_step)
+def state(iteration: int, best_step: int) -> TrlxState:
+    running_statistics = RunningStatistics(mean=0.5, std=1.5, var=2.25, count=16)
+    return TrlxState(
+        iteration=iteration,
+        kl_coefficient=0.04,
+        running_statistics=running_statistics,
+        first=0,
+        best=1,
+        best_step=best_step,
+    )
 
 
-def test_only_whole_checkpoints_count_and_old_ones_go(tmp_path: Path) -> None:
+def test_only_complete_checkpoints_count_and_old_ones_are_deleted(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
     assert checkpoints.newest() is None
     weights = {"weight": torch.arange(3.0)}

@@ -1,4 +1,4 @@
-"""The whole workflow with `trainer: trlx`, as a user runs it."""
+"""The complete workflow with `trainer: trlx`, as a user runs it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def test_a_toy_gptj_goes_through_the_pipeline(tmp_path: Path) -> None:
     assert [row["step"] for row in rows] == [1, 2]
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-9)
     assert all(isinstance(row["score"], float) and isinstance(row["reward"], float) for row in rows)
-    answers = [read_jsonl(folder / "responses.jsonl") for folder in (command.workspace / "artifacts").glob("gen*/*")]
-    assert [len(rows) for rows in answers] == [100, 100]
+    responses = [read_jsonl(folder / "responses.jsonl") for folder in (command.workspace / "artifacts").glob("gen*/*")]
+    assert [len(rows) for rows in responses] == [100, 100]
     for step in ("train_sft", "train_ppo"):
         manifest = read_manifest(command.artifact(step))
         assert manifest is not None

@@ -1,4 +1,4 @@
-"""Fine-tuning and PPO by trlx itself, each as a process of its own environment, on tiny models."""
+"""SFT and PPO by trlx itself, as processes of its own environment, on tiny models."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def stages() -> Iterator[Stages]:
 
 
 def ppo_inputs(folder: Path, architecture: Architecture = "gptj") -> dict[str, Path]:
-    """A policy that is the base model, and a reward model with a head drawn by chance."""
+    """A policy that is the base model, and a reward model with a random head."""
     inputs = tiny_inputs(folder, architecture)
     reward = folder / "reward"
     model, tokenizer = new_reward_model(inputs["model"] / "model", "float32", seed=3)
@@ -74,7 +74,7 @@ def ppo_inputs(folder: Path, architecture: Architecture = "gptj") -> dict[str, P
 
 
 @pytest.mark.parametrize("architecture", ["gptj", "gpt2", "gpt_neox"])
-def test_fine_tuning_measures_what_our_own_does_and_learns(
+def test_sft_starts_at_the_loss_of_our_own_stage_and_learns(
     tmp_path: Path, stages: Stages, architecture: Architecture
 ) -> None:
     inputs = tiny_inputs(tmp_path, architecture)
@@ -91,7 +91,7 @@ def test_fine_tuning_measures_what_our_own_does_and_learns(
 
 
 @pytest.mark.parametrize("architecture", ["gptj", "gpt2", "gpt_neox"])
-def test_ppo_begins_at_the_reference_and_trains_the_top_only(
+def test_ppo_starts_at_the_reference_and_trains_only_the_top_blocks(
     tmp_path: Path, stages: Stages, architecture: Architecture
 ) -> None:
     inputs, output = ppo_inputs(tmp_path, architecture), tmp_path / "trlx"
@@ -117,7 +117,7 @@ def test_ppo_begins_at_the_reference_and_trains_the_top_only(
     assert frozen
     assert not moved & set(frozen)
     assert bool(moved) == (summary["best_step"] > 0)
-    answers = generate(
+    responses = generate(
         load_causal_lm(output / "model", "float32"),
         tiny_tokenizer(),
         [[5, 6, 7]] * 2,
@@ -125,17 +125,17 @@ def test_ppo_begins_at_the_reference_and_trains_the_top_only(
         [1, 2],
         batch_size=2,
     )
-    assert len(answers) == 2
+    assert len(responses) == 2
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path, stages: Stages) -> None:
+def test_a_killed_run_resumes_from_its_checkpoint(tmp_path: Path, stages: Stages) -> None:
     inputs, output = ppo_inputs(tmp_path), tmp_path / "trlx"
     request = write_request(tmp_path / "request.json", "train_ppo", PPO, inputs)
     state = output / "checkpoints" / "step-00000008" / "state.json"  # after the second round
     assert not stages.run("rlhf.stages.train_ppo_trlx", request, output, kill_when=state.is_file)
     before = read_jsonl(output / "metrics.jsonl")[:2]
     saved = json.loads(state.read_bytes())
-    assert saved["moments"]["count"] == pytest.approx(16)
+    assert saved["running_statistics"]["count"] == pytest.approx(16)
     assert stages.run("rlhf.stages.train_ppo_trlx", request, output)
     assert "going on after step" in (output / "log.txt").read_text()
     rows = read_jsonl(output / "metrics.jsonl")

@@ -1,4 +1,4 @@
-"""Our settings in the words of TRLConfig."""
+"""Our settings converted to TRLConfig."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def test_steps_become_optimizer_steps() -> None:
     assert train["seq_length"] == 5 + 128
 
 
-def test_what_is_switched_off_stays_off() -> None:
+def test_disabled_settings_stay_disabled() -> None:
     ppo = PpoConfig(kl_target=None, scale_scores=False, sampling=SamplingConfig(temperature=0.5, top_k=3))
     method = ppo_settings(ppo, model=MODEL, checkpoints=CHECKPOINTS, prompt_tokens=5, processes=1, seed=1)["method"]
     assert (method["target"], method["scale_reward"]) == (None, "ignored")
     assert (method["gen_kwargs"]["temperature"], method["gen_kwargs"]["top_k"]) == (0.5, 3)
 
 
-def test_what_trlx_cannot_do_is_refused() -> None:
+def test_unsupported_settings_are_rejected() -> None:
     def convert(ppo: PpoConfig) -> None:
         ppo_settings(ppo, model=MODEL, checkpoints=CHECKPOINTS, prompt_tokens=5, processes=1, seed=1)
 
@@ -66,7 +66,7 @@ def test_what_trlx_cannot_do_is_refused() -> None:
         convert(PpoConfig(rollouts_per_step=64, minibatch_size=4, rollout_batch_size=48))
 
 
-def test_fine_tuning_shares_its_batch_out() -> None:
+def test_the_sft_batch_is_split_over_ranks() -> None:
     sft = SftConfig(batch_size=8, device_batch_size=2, learning_rate=1e-3, checkpoint_every=7)
     made = sft_settings(sft, model=MODEL, checkpoints=CHECKPOINTS, tokens=99, steps=20, processes=2, seed=1)
     train = made["train"]

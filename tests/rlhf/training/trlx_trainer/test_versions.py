@@ -1,4 +1,4 @@
-"""Versions that trlx goes wrong with are refused, with those that work."""
+"""Library versions that trlx does not work with are rejected; the message names those that work."""
 
 from __future__ import annotations
 
@@ -6,37 +6,37 @@ import pytest
 
 from rlhf.errors import UserError
 from rlhf.training.trlx_trainer.versions import (
-    refuse_accelerate,
-    refuse_gap,
-    refuse_transformers,
-    require_right_versions,
+    check_accelerate,
+    check_reference_matches,
+    check_transformers,
+    check_versions,
 )
 
 
 @pytest.mark.parametrize("version", ["4.27.1", "4.41.2", "4.9.0"])
-def test_right_transformers_pass(version: str) -> None:
-    refuse_transformers(version)
+def test_supported_transformers_pass(version: str) -> None:
+    check_transformers(version)
 
 
 @pytest.mark.parametrize("version", ["4.41.3", "4.42.0.dev0", "4.45.0", "4.57.1", "5.0.0rc1", "10.0"])
-def test_newer_transformers_are_refused_with_what_works(version: str) -> None:
+def test_newer_transformers_are_rejected_with_a_remedy(version: str) -> None:
     with pytest.raises(UserError, match=rf"transformers {version}.*4\.41\.2 or older.*make trlx-env.*TRLX_PYTHON"):
-        refuse_transformers(version)
+        check_transformers(version)
 
 
-def test_newer_accelerate_is_refused() -> None:
-    refuse_accelerate("0.27.2")
+def test_newer_accelerate_is_rejected() -> None:
+    check_accelerate("0.27.2")
     with pytest.raises(UserError, match=r"accelerate 0\.28\.0.*0\.27\.2 or older"):
-        refuse_accelerate("0.28.0")
+        check_accelerate("0.28.0")
 
 
 @pytest.mark.parametrize("gap", [0.3, float("nan")])
-def test_a_reference_that_differs_before_training_is_refused_with_what_works(gap: float) -> None:
-    refuse_gap(0.0, "4.41.2")
+def test_a_reference_that_differs_before_training_is_rejected_with_a_remedy(gap: float) -> None:
+    check_reference_matches(0.0, "4.41.2")
     with pytest.raises(UserError, match=r"KL .* is not 0 before training.*transformers 4\.45\.0.*4\.41\.2 or older"):
-        refuse_gap(gap, "4.45.0")
+        check_reference_matches(gap, "4.45.0")
 
 
-def test_the_environment_of_this_package_is_refused() -> None:
+def test_the_environment_of_this_package_is_rejected() -> None:
     with pytest.raises(UserError, match=r"4\.41\.2 or older"):
-        require_right_versions()
+        check_versions()
