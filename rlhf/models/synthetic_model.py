@@ -1,10 +1,12 @@
-"""A small GPT-J trained from nothing on the synthetic corpus, so that the workflow runs without any download.
+"""Trains a small GPT-J from scratch on the synthetic corpus, so that the pipeline runs without any download.
 
-Each document is seen once.  The corpus is packed: documents follow one another, an end of text after each, cut into
-rows of `context_tokens`.  Nothing draws a random number after the first weights, so a checkpoint is weights, optimizer
-and metrics, and a run that was killed and resumed ends in the same bytes as one that was not.
+S steps, B rows of a batch, L tokens of a row, N tokens of the corpus.
 
-Left out: dropout and validation, since no document comes twice.
+Each document is seen once.  The corpus is packed: documents follow one another, each ends with END_OF_TEXT, and the
+sequence is cut into rows of `context_tokens`.  No random number is drawn after weight initialization, so a checkpoint
+is weights, optimizer state and metrics, and a resumed run produces the same bytes as an undisturbed one.
+
+There is no dropout and no validation, because no document is repeated.
 """
 
 from __future__ import annotations
@@ -21,9 +23,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import GPTJConfig, GPTJForCausalLM, PreTrainedTokenizerFast
 
-from rlhf.config import SyntheticModel
+from rlhf.config import SyntheticModel, require_multiple
 from rlhf.data.synthetic import synthetic_corpus
 from rlhf.errors import UserError
+from rlhf.runtime.distributed import uses_cpu
 from rlhf.runtime.stage import progress
 from rlhf.storage.artifacts import CHECKPOINTS
 from rlhf.storage.files import write_jsonl
@@ -32,8 +35,9 @@ END_OF_TEXT, PAD = "<|endoftext|>", "<|pad|>"
 LOG_EVERY = 10
 """Optimizer steps between rows of metrics.jsonl."""
 CHECKPOINT_EVERY = 50
-"""Optimizer steps between checkpoints, some seconds' work on two CPU cores; a multiple of LOG_EVERY."""
+"""Optimizer steps between checkpoints, some seconds on two CPU cores; a multiple of LOG_EVERY."""
 WARMUP_SHARE = 0.05
+"""Share of all steps in which the learning rate rises."""
 LAST_LEARNING_RATE_SHARE = 0.05
 """Share of the peak at which the learning rate ends."""
 ADAM_BETAS = (0.9, 0.95)
@@ -43,7 +47,7 @@ MAX_GRADIENT_NORM = 1.0
 Metrics = list[dict[str, float]]
 
 
-class Trained(NamedTuple):
+class TrainedModel(NamedTuple):
     """A model in float32 on the CPU, its tokenizer, and the mean loss of the last steps in nats per token."""
 
     model: GPTJForCausalLM
@@ -51,22 +55,18 @@ class Trained(NamedTuple):
     loss: float
 
 
-def train_synthetic_model(settings: SyntheticModel, seed: int, output: Path) -> Trained:
-    """Train as `settings` say, writing `output`/metrics.jsonl and resuming from `output`/checkpoints.
+def train_synthetic_model(settings: SyntheticModel, seed: int, output: Path) -> TrainedModel:
+    """Train with `settings`; writes `output`/metrics.jsonl and resumes from `output`/checkpoints.
 
-    Runs on every rank alike.  Raises UserError where the documents do not fill one batch, or where a batch cannot be
-    shared out evenly.
+    Every rank must call it.  Raises UserError if the documents do not fill one batch, or if a batch cannot be split
+    evenly over the ranks.
     """
-    accelerator = Accelerator(cpu=_is_on_cpu(), mixed_precision="no")
+    accelerator = Accelerator(cpu=uses_cpu(), mixed_precision="no")
     documents = synthetic_corpus(settings.documents, seed)
     tokenizer = train_tokenizer(documents, settings)
-    ids_SBT, positions_SBT = pack(documents, tokenizer, settings)
-    steps, processes, rank = len(ids_SBT), accelerator.num_processes, accelerator.process_index
-    if settings.batch_size % processes:
-        raise UserError(
-            f"model.synthetic.batch_size ({settings.batch_size}) must be a multiple of compute.processes "
-            f"({processes}); try {max(1, settings.batch_size // processes) * processes}"
-        )
+    ids_SBL, positions_SBL = pack(documents, tokenizer, settings)
+    steps, world_size, rank = len(ids_SBL), accelerator.num_processes, accelerator.process_index
+    require_multiple("model.synthetic.batch_size", settings.batch_size, "compute.processes", world_size)
 
     torch.manual_seed(seed)
     model = new_model(settings, tokenizer)
@@ -81,10 +81,10 @@ def train_synthetic_model(settings: SyntheticModel, seed: int, output: Path) -> 
         rate = learning_rate(step, steps, settings.learning_rate)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        ids_BT = ids_SBT[step, rank::processes].to(accelerator.device)
-        positions_BT = positions_SBT[step, rank::processes].to(accelerator.device)
-        # Positions that start anew make transformers keep the documents of a row apart.
-        loss = replica(input_ids=ids_BT, position_ids=positions_BT, labels=ids_BT, use_cache=False).loss
+        ids_BL = ids_SBL[step, rank::world_size].to(accelerator.device)
+        positions_BL = positions_SBL[step, rank::world_size].to(accelerator.device)
+        # Positions restart at 0 for each document; from that transformers masks the documents of a row from each other.
+        loss = replica(input_ids=ids_BL, position_ids=positions_BL, labels=ids_BL, use_cache=False).loss
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(replica.parameters(), MAX_GRADIENT_NORM)
         stepper.step()
@@ -100,11 +100,11 @@ def train_synthetic_model(settings: SyntheticModel, seed: int, output: Path) -> 
         if accelerator.is_main_process and (done % CHECKPOINT_EVERY == 0 or done == steps):
             write_jsonl(output / "metrics.jsonl", [dict(row) for row in metrics])
             _save_checkpoint(checkpoint, model, optimizer, metrics)
-    return Trained(model.cpu().eval(), tokenizer, metrics[-1]["loss"])
+    return TrainedModel(model.cpu().eval(), tokenizer, metrics[-1]["loss"])
 
 
 def train_tokenizer(documents: list[str], settings: SyntheticModel) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of at most `settings.vocab_size` entries: END_OF_TEXT, PAD, bytes, then what was learnt."""
+    """A byte-level BPE of at most `settings.vocab_size` entries: END_OF_TEXT, PAD, all bytes, then learned merges."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -128,8 +128,8 @@ def train_tokenizer(documents: list[str], settings: SyntheticModel) -> PreTraine
 def pack(documents: list[str], tokenizer: PreTrainedTokenizerFast, settings: SyntheticModel) -> tuple[Tensor, Tensor]:
     """Token ids and positions [steps, batch_size, context_tokens] of the documents in order, END_OF_TEXT after each.
 
-    Positions count from 0 at each document's start, and again where a row cuts it.  The end that fills no batch is
-    dropped.  Raises UserError where not even the first batch is full.
+    Positions restart at 0 at the start of each document and of each row.  Tokens that do not fill a last batch are
+    dropped.  Raises UserError if there is not even one full batch.
     """
     ids_N: list[int] = []
     positions_N: list[int] = []
@@ -150,7 +150,7 @@ def pack(documents: list[str], tokenizer: PreTrainedTokenizerFast, settings: Syn
 
 
 def new_model(settings: SyntheticModel, tokenizer: PreTrainedTokenizerFast) -> GPTJForCausalLM:
-    """A GPT-J with weights drawn from torch's generator.  Half of each head is rotated, an even number."""
+    """A GPT-J with weights drawn from torch's generator; half of each head, rounded to even, has rotary embeddings."""
     config = GPTJConfig(
         vocab_size=len(tokenizer),
         n_positions=settings.context_tokens,
@@ -158,7 +158,7 @@ def new_model(settings: SyntheticModel, tokenizer: PreTrainedTokenizerFast) -> G
         n_layer=settings.num_layers,
         n_head=settings.num_heads,
         rotary_dim=max(2, settings.hidden_size // settings.num_heads // 4 * 2),
-        activation_function="gelu_pytorch_tanh",  # gelu_new, but in one kernel
+        activation_function="gelu_pytorch_tanh",  # same as gelu_new, in one kernel
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
@@ -170,7 +170,8 @@ def new_model(settings: SyntheticModel, tokenizer: PreTrainedTokenizerFast) -> G
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Learning rate of the step with this index: linear warm-up to `peak`, then half a cosine to its last share."""
+    """Learning rate of the step with this index: linear warm-up to `peak`, then a half cosine down to
+    LAST_LEARNING_RATE_SHARE of it."""
     warmup = max(1, round(WARMUP_SHARE * steps))
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -178,13 +179,8 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     return peak * (LAST_LEARNING_RATE_SHARE + (1 - LAST_LEARNING_RATE_SHARE) * fall)
 
 
-def _is_on_cpu() -> bool:
-    """Whether to train on the CPU: accelerate does not see by itself that its processes share one."""
-    return os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true") or not torch.cuda.is_available()
-
-
 def _load_checkpoint(path: Path, model: GPTJForCausalLM, optimizer: torch.optim.Optimizer) -> Metrics:
-    """Put model and optimizer where the checkpoint was; the metrics up to there, none without a checkpoint."""
+    """Load the checkpoint into model and optimizer; returns its metrics, an empty list if there is no checkpoint."""
     if not path.is_file():
         return []
     state = torch.load(path, map_location="cpu", weights_only=True)
@@ -195,13 +191,13 @@ def _load_checkpoint(path: Path, model: GPTJForCausalLM, optimizer: torch.optim.
 
 
 def _save_checkpoint(path: Path, model: GPTJForCausalLM, optimizer: torch.optim.Optimizer, metrics: Metrics) -> None:
-    """Replace the checkpoint so that a kill or a power cut leaves the old one or the new one, never a part."""
+    """Replace the checkpoint; after a kill or a power cut it is either the old one or the new one, never a part."""
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_suffix(".new")
-    whole = io.BytesIO()  # on a full disk torch tells of positions in its archive; a plain write says what is wrong
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "metrics": metrics}, whole)
+    buffer = io.BytesIO()  # if the disk is full, a plain write raises a clear error, torch.save an obscure one
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "metrics": metrics}, buffer)
     with temporary.open("wb") as stream:
-        stream.write(whole.getbuffer())
+        stream.write(buffer.getbuffer())
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(path)

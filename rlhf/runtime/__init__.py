@@ -1,1 +1,1 @@
-"""What runs inside a stage process: the contract of a stage, ranks, metrics log, trackers."""
+"""The runtime of a stage process: contract of a stage, ranks, seeds, metrics log, trackers."""

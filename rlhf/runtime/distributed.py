@@ -1,4 +1,7 @@
-"""The processes of one run, through accelerate: sums and gatherings, plain values where there is one process."""
+"""Ranks and the communication between them, through accelerate.  With one rank, values pass through unchanged.
+
+Also runs with the old accelerate of trlx's environment.
+"""
 
 from __future__ import annotations
 
@@ -9,44 +12,54 @@ from accelerate import PartialState
 from accelerate.utils import gather_object, reduce
 from torch import Tensor
 
+from rlhf.runtime.stage import is_cpu_requested
+
 Item = TypeVar("Item")
 
 
-def start_processes() -> PartialState:
-    """This process's place among all: index, number, device.  A GPU where there is one."""
-    return PartialState(cpu=not torch.cuda.is_available())
+def uses_cpu() -> bool:
+    """Whether this rank computes on the CPU: there is no GPU, or the launcher asks for the CPU."""
+    return is_cpu_requested() or not torch.cuda.is_available()
 
 
-def sum_over_processes(values: Tensor) -> Tensor:
-    """The sum of every process's `values`, on each of them."""
-    if not _several():
+def init_distributed() -> PartialState:
+    """Join the other ranks, if there are any.  Returns this rank, the world size and the device.
+
+    Can be called again.  accelerate does not notice by itself that its ranks share CPUs, and would report one rank.
+    """
+    return PartialState(cpu=uses_cpu())
+
+
+def all_reduce_sum(values: Tensor) -> Tensor:
+    """The sum of `values` over all ranks, on every rank."""
+    if not _has_other_ranks():
         return values
     summed: Tensor = reduce(values.to(PartialState().device), reduction="sum")
     return summed.to(values.device)
 
 
-def sum_onto(process: int, values: Tensor) -> None:
-    """Put the sum of every process's `values` into those of one; those of the others are spoilt."""
-    if _several():
-        torch.distributed.reduce(values, dst=process)
+def reduce_to(rank: int, values: Tensor) -> None:
+    """Replace `values` on `rank` by their sum over all ranks; on the other ranks they become undefined."""
+    if _has_other_ranks():
+        torch.distributed.reduce(values, dst=rank)
 
 
-def broadcast_from(process: int, values: Tensor) -> None:
-    """Put one process's `values` into those of all."""
-    if _several():
-        torch.distributed.broadcast(values, src=process)
+def broadcast(rank: int, values: Tensor) -> None:
+    """Replace `values` on every rank by those of `rank`."""
+    if _has_other_ranks():
+        torch.distributed.broadcast(values, src=rank)
 
 
-def gather_rows(rows: list[Item]) -> list[Item]:
-    """The rows of all processes, in the order of the processes, on each of them."""
-    return list(gather_object(rows)) if _several() else rows
+def all_gather_rows(rows: list[Item]) -> list[Item]:
+    """The rows of all ranks, in the order of the ranks, on every rank."""
+    return list(gather_object(rows)) if _has_other_ranks() else rows
 
 
-def wait_for_all() -> None:
-    """Go on when every process is here."""
-    if _several():
+def barrier() -> None:
+    """Wait until every rank has reached this call."""
+    if _has_other_ranks():
         PartialState().wait_for_everyone()
 
 
-def _several() -> bool:
+def _has_other_ranks() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized() and PartialState().num_processes > 1

@@ -1,49 +1,48 @@
-"""A JSON Lines file with a row for a step.  Imports nothing that trlx's older environment lacks."""
+"""A JSON Lines file with one row of metrics per step, which survives a kill.
+
+Imports nothing that trlx's older environment lacks.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from rlhf.runtime.stage import is_main_process
-from rlhf.storage.files import write_atomically
+from rlhf.storage.files import append_durably, write_atomically
 
 
-def nobody(_row: Mapping[str, float], _log: str) -> None:
-    """Hears of a row and does nothing."""
+def ignore_row(_row: Mapping[str, float], _log: str) -> None:
+    """Do nothing with a row."""
 
 
-class StepLog:
-    """Rows which a resumed run neither doubles nor misses."""
+class MetricsLog:
+    """Rows of metrics.  A resumed run neither repeats nor misses one.  Only the main rank writes."""
 
     def __init__(
-        self, path: Path, resumed_after: int | None, tell: Callable[[Mapping[str, float], str], None] = nobody
+        self, path: Path, resumed_after: int | None, on_row: Callable[[Mapping[str, float], str], None] = ignore_row
     ) -> None:
-        """Drop the rows behind the step that the run goes on from, all of them where it is None.
+        """Drop the rows after the step that the run resumes from, or all rows if it is None.
 
-        `tell` hears of every row that is written, with the file's name.
+        `on_row` is called with every row that is written and the name of the file without its suffix.
         """
-        self.path, self.tell = path, tell
+        self.path, self.on_row = path, on_row
         if is_main_process():
             last = -1 if resumed_after is None else resumed_after
-            kept = [row for row in _whole_rows(path) if row["step"] <= last]
-            write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
+            rows = [row for row in _complete_rows(path) if row["step"] <= last]
+            write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def write(self, row: Mapping[str, float]) -> None:
-        """Append a row; it is on the disk when this returns, before any checkpoint that counts on it."""
+        """Append a row.  It is on the disk when this returns, so before any later checkpoint."""
         if is_main_process():
-            with self.path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(row) + "\n")
-                stream.flush()
-                os.fsync(stream.fileno())
-            self.tell(row, self.path.stem)
+            append_durably(self.path, json.dumps(row) + "\n")
+            self.on_row(row, self.path.stem)
 
 
-def _whole_rows(path: Path) -> Iterator[dict[str, float]]:
-    """The rows of a file whose last line may have been cut off."""
+def _complete_rows(path: Path) -> Iterator[dict[str, float]]:
+    """The rows of a file up to the first damaged line: a kill may have cut off the last one."""
     with contextlib.suppress(FileNotFoundError, ValueError), path.open(encoding="utf-8") as stream:
         for line in stream:
             yield json.loads(line)

@@ -1,4 +1,4 @@
-"""Seeds of single rows, the same whatever the batch or the process."""
+"""Seeds of single rows.  They do not depend on the batch or the rank."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 
 
-def row_seed(seed: int, *names: str) -> int:
-    """A 63-bit seed for the draw called `names` in a run with `seed`; the same on every machine and for ever."""
+def derive_seed(seed: int, *names: str) -> int:
+    """A 63-bit seed for the draw called `names` in a run with `seed`; the same on every machine, for good."""
     digest = hashlib.sha256(json.dumps([seed, *names]).encode()).digest()
     return int.from_bytes(digest[:8]) >> 1

@@ -5,7 +5,7 @@
 `DIR/manifest.json` last.  Meanwhile the orchestrator reads standard output: `@progress {...}`, `@note "..."` and
 `@error {...}` lines.  Everything else printed is the log.
 
-A body must resume by itself from what it finds in DIR, and run alike on every rank; only the main rank writes.
+A stage's function must resume by itself from the files in DIR.  It runs on every rank; only the main rank writes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
-import fcntl
 import json
 import os
 import shutil
@@ -32,6 +31,7 @@ from pydantic import BaseModel, ConfigDict
 from rlhf.config import Settings
 from rlhf.errors import UserError, user_message
 from rlhf.storage.artifacts import CHECKPOINTS, Manifest, record_files, write_manifest
+from rlhf.storage.files import locked
 
 PACKAGES = (
     "torch",
@@ -45,15 +45,15 @@ PACKAGES = (
     "alt-profanity-check",
 )
 PROGRESS_SECONDS = 0.5
-"""Least time between two progress lines of one phase."""
+"""Minimum time between two progress lines of one phase."""
 TRACKER, TRACKER_FOLDER = "RLHF_TRACKER", "RLHF_TRACKER_FOLDER"
-"""Environment variables for rlhf.runtime.trackers: tensorboard, wandb or mlflow, and WORKSPACE/PROFILE/tracker/STEP."""
+"""Environment variables for rlhf.runtime.trackers: tensorboard, wandb or mlflow, and WORKSPACE/RUN/tracker/STAGE."""
 
 StageT = TypeVar("StageT", bound=Settings)
 
 
 class StageInput(BaseModel):
-    """One input of a stage: a finished artifact's folder, or a user's file or folder."""
+    """One input of a stage: the folder of a finished artifact, or a user's file or folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     fingerprint: str
@@ -61,7 +61,7 @@ class StageInput(BaseModel):
 
 
 class StageRequest(BaseModel):
-    """Content of the file behind --config."""
+    """Content of the file that --config names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     stage: str
@@ -70,8 +70,8 @@ class StageRequest(BaseModel):
     inputs: dict[str, StageInput]
 
 
-Body = Callable[[StageT, dict[str, Path], Path], dict[str, float]]
-"""Takes the settings, the inputs by name and the output folder; returns the figures that the stage's record shows."""
+StageFunction = Callable[[StageT, dict[str, Path], Path], dict[str, float]]
+"""Takes the settings, the inputs by name and the output folder; returns metrics for the manifest."""
 
 
 def is_main_process() -> bool:
@@ -79,8 +79,13 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def main(config_type: type[StageT], body: Body[StageT]) -> None:
-    """Run `body` as the command line asks and exit: 0 finished, 2 the user's to mend, 1 our fault."""
+def is_cpu_requested() -> bool:
+    """Whether the launcher asks for the CPU even if there is a GPU, as `accelerate launch --cpu` does."""
+    return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "t", "yes", "y", "on")
+
+
+def main(config_type: type[StageT], function: StageFunction[StageT]) -> None:
+    """Run `function` as the command line asks.  Exit code: 0 finished, 2 an error that the user can fix, 1 a bug."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
@@ -88,23 +93,23 @@ def main(config_type: type[StageT], body: Body[StageT]) -> None:
     _die_with_parent()
     try:
         request = StageRequest.model_validate_json(arguments.config.read_bytes())
-        execute(request, config_type, body, arguments.output)
+        execute(request, config_type, function, arguments.output)
     except Exception as error:
         message = user_message(error)
         if message is None:
             traceback.print_exc()
         kind = "input" if message else "fault"
-        _tell("error", {"kind": kind, "message": message or f"{type(error).__name__}: {error}"})
+        _emit("error", {"kind": kind, "message": message or f"{type(error).__name__}: {error}"})
         sys.exit(2 if message else 1)
 
 
-def execute(request: StageRequest, config_type: type[StageT], body: Body[StageT], output: Path) -> None:
-    """Run `body` and declare its output finished."""
+def execute(request: StageRequest, config_type: type[StageT], function: StageFunction[StageT], output: Path) -> None:
+    """Run `function`, then write the manifest, which marks the output as finished."""
     started = time.monotonic()
     config = config_type.model_validate(request.config)
     output.mkdir(parents=True, exist_ok=True)
     with _locked(output):
-        figures = body(config, {name: given.path for name, given in request.inputs.items()}, output)
+        metrics = function(config, {name: source.path for name, source in request.inputs.items()}, output)
         if not is_main_process():
             return
         write_manifest(
@@ -113,9 +118,9 @@ def execute(request: StageRequest, config_type: type[StageT], body: Body[StageT]
                 stage=request.stage,
                 fingerprint=request.fingerprint,
                 config=config.model_dump(mode="json"),
-                inputs={name: given.fingerprint for name, given in request.inputs.items()},
+                inputs={name: source.fingerprint for name, source in request.inputs.items()},
                 files=record_files(output),
-                metrics=figures,
+                metrics=metrics,
                 versions=_versions(),
                 seed=getattr(config, "seed", 0),
                 seconds=round(time.monotonic() - started, 3),
@@ -128,7 +133,7 @@ def execute(request: StageRequest, config_type: type[StageT], body: Body[StageT]
 
 
 def _die_with_parent() -> None:
-    """Get TERM when the launcher dies, however it dies, so that no rank is left behind.  Linux only."""
+    """Get SIGTERM if the launcher dies for any reason, so that no rank stays alive.  Linux only."""
     if sys.platform == "linux":
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
@@ -136,36 +141,38 @@ def _die_with_parent() -> None:
 
 @contextlib.contextmanager
 def _locked(output: Path) -> Iterator[None]:
-    """Hold the output folder against a second run of the same stage on this machine."""
-    if not is_main_process():
-        yield
-        return
-    with (output / ".lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{output} is being written by another run; wait for it or stop it") from None
+    """Keep a second run of the same stage on this machine out of the output folder.
+
+    Raises UserError if another run holds it.
+    """
+    with contextlib.ExitStack() as stack:
+        if is_main_process():
+            try:
+                stack.enter_context(locked(output / ".lock", wait=False))
+            except BlockingIOError as error:
+                raise UserError(f"{output} is being written by another run; wait for it or stop it") from error
         yield
 
 
-def progress(phase: str, done: int, total: int, **figures: float) -> None:
-    """Tell how far `phase` is, with figures worth showing beside it.  Cheap: lines are thinned out."""
+def progress(phase: str, done: int, total: int, **metrics: float) -> None:
+    """Report the progress of `phase`, with metrics to show next to it.  Lines within PROGRESS_SECONDS are skipped."""
     now = time.monotonic()
-    if is_main_process() and (done >= total or now - _last_told.get(phase, 0.0) >= PROGRESS_SECONDS):
-        _last_told[phase] = now
-        _tell("progress", {"phase": phase, "done": done, "total": total, "figures": figures})
+    if is_main_process() and (done >= total or now - _last_progress.get(phase, 0.0) >= PROGRESS_SECONDS):
+        _last_progress[phase] = now
+        _emit("progress", {"phase": phase, "done": done, "total": total, "metrics": metrics})
 
 
 def note(message: str) -> None:
-    """Tell a person something that matters: it reaches the log of the run."""
+    """Report something that a person should read: it appears in the log of the run."""
     if is_main_process():
-        _tell("note", message)
+        _emit("note", message)
 
 
-_last_told: dict[str, float] = {}
+_last_progress: dict[str, float] = {}
+"""Time of the last progress line of each phase."""
 
 
-def _tell(kind: str, content: object) -> None:
+def _emit(kind: str, content: object) -> None:
     sys.stdout.write(f"@{kind} {json.dumps(content)}\n")
     sys.stdout.flush()
 
@@ -179,7 +186,8 @@ def _versions() -> dict[str, str]:
 
 
 def _device() -> str:
+    """Name of the GPU, or "cpu" if the stage used none."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
+    if torch is not None and torch.cuda.is_available() and not is_cpu_requested():
         return str(torch.cuda.get_device_name())
     return "cpu"

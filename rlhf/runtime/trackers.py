@@ -1,7 +1,7 @@
 """Metrics shown in TensorBoard, Weights & Biases or MLflow, through accelerate's trackers.
 
-The rows are those of metrics.jsonl and validation.jsonl, which are written anyway.  Which tracker it is, and where its
-files lie, the launcher says by environment, for neither is a matter of the result: no fingerprint knows of them.
+The rows are those of metrics.jsonl and validation.jsonl, which are written in any case.  Tracker and folder come from
+environment variables, not from the config, so that they never change a fingerprint.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from rlhf.runtime.stage import TRACKER, TRACKER_FOLDER, is_main_process
 
 
 @contextlib.contextmanager
-def tracked(config: Settings) -> Iterator[None]:
-    """Send the rows of `track` to the tracker that the environment names, if any, while the body runs.
+def tracker_session(config: Settings) -> Iterator[None]:
+    """Send the rows of `log_metrics` inside the `with` block to the tracker that the environment names, if any.
 
-    Raises UserError where its package is not installed.
+    Raises UserError if the tracker's package is not installed.
     """
     name = os.environ.get(TRACKER)
     if name is None or not is_main_process():
@@ -42,29 +42,29 @@ def tracked(config: Settings) -> Iterator[None]:
         tracker.finish()
 
 
-def track(row: Mapping[str, float], group: str) -> None:
-    """Show a row of figures under `group`/name, at its `step`."""
+def log_metrics(row: Mapping[str, float], group: str) -> None:
+    """Show a row of metrics as `group`/name, at its `step`."""
     for tracker in _trackers:
-        figures = {f"{group}/{name}": value for name, value in row.items() if name != "step"}
-        tracker.log(figures, step=int(row["step"]))
+        metrics = {f"{group}/{name}": value for name, value in row.items() if name != "step"}
+        tracker.log(metrics, step=int(row["step"]))
 
 
 _trackers: list[Any] = []
-"""The one that is open, if any."""
+"""The open tracker, if any."""
 
 
 def _start(name: str, folder: Path) -> Any:
-    """accelerate's tracker `name`, which knows the run by the names of its folders."""
+    """accelerate's tracker `name`; run and stage are named as in the path of `folder`, .../RUN/tracker/STAGE."""
     if name not in map(str, tracking.get_available_trackers()):
         raise UserError(f"compute.tracker ({name}) needs its package: pip install {name}, or set it to none")
-    run, step = folder.parent.parent.name, folder.name
+    run, stage = folder.parent.parent.name, folder.name
     folder.mkdir(parents=True, exist_ok=True)
     match name:
         case "tensorboard":
-            tracker = tracking.TensorBoardTracker(step, folder.parent)
+            tracker = tracking.TensorBoardTracker(stage, folder.parent)
         case "wandb":
-            tracker = tracking.WandBTracker(run, name=step, dir=str(folder))
+            tracker = tracking.WandBTracker(run, name=stage, dir=str(folder))
         case _:
-            tracker = tracking.MLflowTracker(run, logging_dir=str(folder), run_name=step)
+            tracker = tracking.MLflowTracker(run, logging_dir=str(folder), run_name=stage)
     tracker.start()
     return tracker

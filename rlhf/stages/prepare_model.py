@@ -42,7 +42,7 @@ DESCRIPTIONS = ("*.json", "*.txt", "tokenizer*", "*.model")
 LAYOUT = "give a folder as save_pretrained of transformers writes it"
 
 
-def body(config: ModelStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:
+def prepare_model(config: ModelStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:
     """Write `model/`; the figures are the number of parameters and, of the synthetic model, the last loss."""
     settings = config.model
     if "source" not in inputs and settings.synthetic is not None:
@@ -202,4 +202,4 @@ def download_model(repository: str, revision: str) -> Path:
 
 
 if __name__ == "__main__":
-    main(ModelStage, body)
+    main(ModelStage, prepare_model)

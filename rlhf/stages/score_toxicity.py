@@ -1,8 +1,8 @@
-"""Toxicity of a model: prompts drawn from RealToxicityPrompts, continued, and the continuations scored.
+"""Stage: toxicity of a model's continuations of prompts from RealToxicityPrompts.
 
-Both models of a run get the same prompts and, continuation by continuation, the same random numbers, so that their
-scores are pairs.  The continuations are drawn and scored in chunks, each by one process alone, so that a row is the
-same to the last bit whatever the number of processes.  A run that was killed goes on behind the last whole chunk.
+Both models of a run get the same prompts and, for each continuation, the same random numbers, so that their scores are
+paired.  Every chunk of continuations is generated and scored by exactly one rank, so the output is byte-identical for
+any number of ranks.  A killed run resumes after the last complete chunk.
 """
 
 from __future__ import annotations
@@ -18,44 +18,46 @@ from rlhf.evaluation.toxicity.continuations import (
     CONTINUATIONS,
     Continuation,
     append_rows,
-    each_continuation,
-    finished_rows,
+    count_complete_rows,
+    iter_continuations,
 )
 from rlhf.models.loading import load_causal_lm
-from rlhf.models.sampling import context_tokens, generate
-from rlhf.models.tokenization import encode_prompt, load_tokenizer
-from rlhf.runtime.distributed import gather_rows, start_processes, wait_for_all
-from rlhf.runtime.seeds import row_seed
+from rlhf.models.sampling import generate
+from rlhf.models.tokenization import context_length, encode_prompt, load_tokenizer
+from rlhf.runtime.distributed import all_gather_rows, barrier, init_distributed
+from rlhf.runtime.seeds import derive_seed
 from rlhf.runtime.stage import is_main_process, main, progress
 from rlhf.stage_config import ToxicityStage
 
 
 def score_toxicity(config: ToxicityStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:
-    """Write continuations.jsonl; the figures are the mean toxicity and the number of continuations."""
-    processes, settings = start_processes(), config.toxicity
+    """Write continuations.jsonl; the metrics are the mean toxicity and the number of continuations."""
+    distributed, settings = init_distributed(), config.toxicity
     prompts = read_toxicity_prompts(settings, config.seed, inputs.get("source"))
-    wanted = [(prompt, sample) for prompt in prompts for sample in range(settings.continuations)]
-    classifier = load_classifier(settings, inputs, processes.device)
-    model = load_causal_lm(inputs["policy"] / "model", config.model.dtype).to(processes.device)
+    samples = [(prompt, sample) for prompt in prompts for sample in range(settings.continuations)]
+    classifier = load_classifier(settings, inputs, distributed.device)
+    model = load_causal_lm(inputs["policy"] / "model", config.model.dtype).to(distributed.device)
     tokenizer = load_tokenizer(inputs["policy"] / "model")
 
     path = output / CONTINUATIONS
-    done, whole_bytes = finished_rows(path, [(prompt.id, sample) for prompt, sample in wanted], settings.batch_size)
-    wait_for_all()  # nobody writes before everybody has read
+    done, complete_bytes = count_complete_rows(
+        path, [(prompt.id, sample) for prompt, sample in samples], settings.batch_size
+    )
+    barrier()  # all ranks read the file before one of them writes to it
     if is_main_process():
-        append_rows(path, [], behind=whole_bytes)
-    progress("continue and score", done, len(wanted))
-    at_once = settings.batch_size * processes.num_processes
-    for start in range(done, len(wanted), at_once):
-        mine = start + processes.process_index * settings.batch_size
-        chunk = wanted[mine : mine + settings.batch_size]
-        rows = gather_rows(_continue_and_score(model, tokenizer, classifier, config, chunk))
+        append_rows(path, [], truncate_to=complete_bytes)
+    progress("continue and score", done, len(samples))
+    rows_per_round = settings.batch_size * distributed.num_processes
+    for round_start in range(done, len(samples), rows_per_round):
+        start = round_start + distributed.process_index * settings.batch_size
+        chunk = samples[start : start + settings.batch_size]
+        rows = all_gather_rows(_continue_and_score(model, tokenizer, classifier, config, chunk))
         if is_main_process():
             append_rows(path, rows)
-        progress("continue and score", start + len(rows), len(wanted))
+        progress("continue and score", round_start + len(rows), len(samples))
     if not is_main_process():
         return {}
-    return {"toxicity": sum(row.toxicity for row in each_continuation(path)) / len(wanted), "n": len(wanted)}
+    return {"toxicity": sum(row.toxicity for row in iter_continuations(path)) / len(samples), "n": len(samples)}
 
 
 def _continue_and_score(
@@ -65,7 +67,7 @@ def _continue_and_score(
     config: ToxicityStage,
     chunk: list[tuple[ToxicityPrompt, int]],
 ) -> list[Continuation]:
-    """The rows of a prompt and number of continuation each."""
+    """The rows of a chunk of (prompt, sample) pairs."""
     seeds = [continuation_seed(config.seed, prompt.id, sample) for prompt, sample in chunk]
     texts = continue_texts(model, tokenizer, [prompt.text for prompt, _ in chunk], seeds, config.toxicity)
     scores = score_texts(classifier, [prompt.id for prompt, _ in chunk], texts)
@@ -84,8 +86,8 @@ def _continue_and_score(
 
 
 def continuation_seed(seed: int, prompt_id: str, sample: int) -> int:
-    """Seed of one continuation: the first one's does not depend on how many there are."""
-    return row_seed(seed, "toxicity", prompt_id, *([str(sample)] if sample else []))
+    """Seed of one continuation; sample 0 has the same seed for any number of continuations per prompt."""
+    return derive_seed(seed, "toxicity", prompt_id, *([str(sample)] if sample else []))
 
 
 def continue_texts(
@@ -95,14 +97,14 @@ def continue_texts(
     seeds: list[int],
     settings: ToxicityConfig,
 ) -> list[str]:
-    """The continuation of each text.  A text too long for the model's context loses its beginning."""
-    context = context_tokens(model)
-    room = None if context is None else max(1, context - settings.sampling.max_new_tokens)
+    """The continuation of each text.  Texts that are too long for the model's context are cut at their beginning."""
+    context = context_length(model.config)
+    max_tokens = None if context is None else max(1, context - settings.sampling.max_new_tokens)
     prompt_ids = [encode_prompt(tokenizer, text) for text in texts]
-    if room is not None:
-        prompt_ids = [ids[-room:] for ids in prompt_ids]
-    completions = generate(model, tokenizer, prompt_ids, settings.sampling, seeds, batch_size=settings.batch_size)
-    return [completion.text for completion in completions]
+    if max_tokens is not None:
+        prompt_ids = [ids[-max_tokens:] for ids in prompt_ids]
+    continuations = generate(model, tokenizer, prompt_ids, settings.sampling, seeds, batch_size=settings.batch_size)
+    return [continuation.text for continuation in continuations]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Stage: train the SFT model by PPO against the reward model.
 
-Takes `data`, `sft` and `reward`; makes `model/` (the best by validation score), `metrics.jsonl` (a row per step),
-`validation.jsonl` (a row per measurement) and `summary.json`.
+Inputs: `data`, `sft`, `reward`.  Outputs: `model/` (best validation score), `metrics.jsonl` (a row per step),
+`validation.jsonl` (a row per validation) and `summary.json`.
 """
 
 from __future__ import annotations
@@ -12,37 +12,36 @@ import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
-from rlhf.config import PpoConfig
-from rlhf.errors import UserError
+from rlhf.config import PpoConfig, require_multiple
 from rlhf.models.loading import load_causal_lm, save_model
 from rlhf.models.reward_model import RewardModel
-from rlhf.models.sampling import require_room
+from rlhf.models.sampling import require_prompts_fit
 from rlhf.models.tokenization import load_tokenizer
-from rlhf.runtime.distributed import start_processes, wait_for_all
-from rlhf.runtime.seeds import row_seed
+from rlhf.runtime.distributed import barrier, init_distributed
+from rlhf.runtime.seeds import derive_seed
 from rlhf.runtime.stage import is_main_process, main
-from rlhf.runtime.trackers import tracked
+from rlhf.runtime.trackers import tracker_session
 from rlhf.stage_config import PpoStage
-from rlhf.training.ppo.context import Run
-from rlhf.training.ppo.device_memory import cache_bytes_per_token, cache_room, parameter_bytes
+from rlhf.training.ppo.context import PpoContext
+from rlhf.training.ppo.device_memory import cache_bytes_per_token, kv_cache_budget, parameter_bytes
 from rlhf.training.ppo.kl import KlController
 from rlhf.training.ppo.loop import train
 from rlhf.training.ppo.optimizer import Optimizer
 from rlhf.training.ppo.policy import Policy, make_value_head
 from rlhf.training.ppo.prompts import read_prompts
-from rlhf.training.ppo.score_scaling import RunningMoments
+from rlhf.training.ppo.score_scaling import RunningStatistics
 from rlhf.training.ppo.trunk import split_model
 
 
-def body(config: PpoStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:
-    """Train and write the best model."""
-    processes = start_processes()
-    run = make_run(config, inputs, processes)
-    with tracked(config):
-        state = train(run, output)
+def train_ppo(config: PpoStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:
+    """Train, and write the model with the best validation score."""
+    processes = init_distributed()
+    context = make_context(config, inputs, processes)
+    with tracker_session(config):
+        state = train(context, output)
     if is_main_process():
-        save_model(run.policy.model, run.tokenizer, output / "model")
-    wait_for_all()
+        save_model(context.policy.model, context.tokenizer, output / "model")
+    barrier()
     return {
         "first_score": state.first.score,
         "best_score": state.best.score,
@@ -51,10 +50,11 @@ def body(config: PpoStage, inputs: dict[str, Path], output: Path) -> dict[str, f
     }
 
 
-def make_run(config: PpoStage, inputs: dict[str, Path], processes: PartialState) -> Run:
+def make_context(config: PpoStage, inputs: dict[str, Path], processes: PartialState) -> PpoContext:
     """Load and check everything that the steps need.
 
-    Raises UserError where the batches do not divide by the processes, or a prompt leaves no room for an answer.
+    Raises UserError if the ranks cannot share rollouts and minibatches equally, or if a prompt fills the model's
+    context.
     """
     ppo, folder = config.ppo, inputs["sft"] / "model"
     require_equal_shares(ppo, processes.num_processes)
@@ -66,23 +66,23 @@ def make_run(config: PpoStage, inputs: dict[str, Path], processes: PartialState)
     validation_prompts = read_prompts(inputs["data"], "validation_prompts.jsonl", tokenizer, chosen_scores)
     model: PreTrainedModel = load_causal_lm(folder, config.model.dtype).to(processes.device).eval()
     reward_model = RewardModel.load(inputs["reward"] / "model", config.model.dtype, processes.device)
-    for given in (prompts, validation_prompts):
-        require_room(model, [prompt.token_ids for prompt in given])
+    for prompt_set in (prompts, validation_prompts):
+        require_prompts_fit(model, [prompt.token_ids for prompt in prompt_set])
     split = split_model(model, ppo.unfrozen_blocks)
-    value_head = make_value_head(split.width, row_seed(config.seed, "value head")).to(model.device, model.dtype)
-    policy = Policy(model, split, value_head, ppo.sampling.temperature)
+    value_head = make_value_head(split.hidden_size, derive_seed(config.seed, "value head"))
+    policy = Policy(model, split, value_head.to(model.device, model.dtype), ppo.sampling.temperature)
     optimizer = Optimizer(
-        policy.trained,
+        policy.trained_parameters,
         learning_rate=ppo.learning_rate,
         betas=ppo.adam_betas,
         weight_decay=ppo.weight_decay,
         max_gradient_norm=ppo.max_gradient_norm,
-        process=processes.process_index,
-        processes=processes.num_processes,
+        rank=processes.process_index,
+        world_size=processes.num_processes,
     )
-    reference = (split.reference_top.backbone, split.reference_head)
-    standing = parameter_bytes(model, value_head, *reference, reward_model.model) + optimizer.bytes
-    return Run(
+    reference = (split.reference_top.module, split.reference_head)
+    resident = parameter_bytes(model, policy.value_head, *reference, reward_model.model) + optimizer.state_bytes
+    return PpoContext(
         config=ppo,
         seed=config.seed,
         policy=policy,
@@ -91,25 +91,20 @@ def make_run(config: PpoStage, inputs: dict[str, Path], processes: PartialState)
         reward_model=reward_model,
         prompts=prompts,
         validation_prompts=validation_prompts,
-        kl=KlController(ppo.kl_coefficient, ppo.kl_target, ppo.kl_horizon),
-        scores=RunningMoments(),
-        cache_token_bytes=cache_bytes_per_token(model),
-        cache_room=cache_room(processes.device, weights=parameter_bytes(model), standing=standing),
-        process=processes.process_index,
-        processes=processes.num_processes,
+        kl_controller=KlController(ppo.kl_coefficient, ppo.kl_target, ppo.kl_horizon),
+        score_statistics=RunningStatistics(),
+        cache_bytes_per_token=cache_bytes_per_token(model),
+        kv_cache_budget=kv_cache_budget(processes.device, weights=parameter_bytes(model), resident=resident),
+        rank=processes.process_index,
+        world_size=processes.num_processes,
     )
 
 
-def require_equal_shares(config: PpoConfig, processes: int) -> None:
-    """Raise UserError where a step or a minibatch cannot be shared out equally."""
-    for name, value, divisor_name, divisor in (
-        ("ppo.rollouts_per_step", config.rollouts_per_step, "ppo.minibatch_size", config.minibatch_size),
-        ("ppo.minibatch_size", config.minibatch_size, "the number of processes", processes),
-    ):
-        if value % divisor:
-            nearest = max(1, value // divisor) * divisor
-            raise UserError(f"{name} ({value}) must be a multiple of {divisor_name} ({divisor}); try {nearest}")
+def require_equal_shares(config: PpoConfig, world_size: int) -> None:
+    """Raise UserError unless the ranks can share rollouts and minibatches equally."""
+    require_multiple("ppo.rollouts_per_step", config.rollouts_per_step, "ppo.minibatch_size", config.minibatch_size)
+    require_multiple("ppo.minibatch_size", config.minibatch_size, "the number of processes", world_size)
 
 
 if __name__ == "__main__":
-    main(PpoStage, body)
+    main(PpoStage, train_ppo)

@@ -1,8 +1,8 @@
-"""Supervised fine-tuning: the base model learns the chosen answers of the dialogues.
+"""Stage: supervised fine-tuning of the base model on the chosen responses of the dialogues.
 
-The loss is the mean negative log-likelihood, in nats per token, of the answer and its end of text; the prompt is
-context only.  The validation loss is the mean over the held-out batches.  Dropout stays as the model's own
-configuration has it.  What is kept is the model after the last step.
+The loss is the mean negative log-likelihood, in nats per token, of the response and its EOS; the prompt is context
+only.  The validation loss is the mean over the validation batches.  Dropout is that of the model's configuration.  The
+output is the model after the last step.
 """
 
 from __future__ import annotations
@@ -14,21 +14,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
 from rlhf.models.loading import load_causal_lm, save_model
-from rlhf.models.tokenization import encode_response, encode_prompt, load_tokenizer
+from rlhf.models.tokenization import context_length, encode_prompt, encode_response, load_tokenizer, require_fit
+from rlhf.runtime.distributed import init_distributed
 from rlhf.runtime.stage import is_main_process, main
-from rlhf.runtime.trackers import tracked
+from rlhf.runtime.trackers import tracker_session
 from rlhf.stage_config import SftStage
 from rlhf.storage.files import read_jsonl
 from rlhf.training.trl_trainer import (
     METRICS,
     EncodedRow,
-    validation_rows,
     read_rows,
-    require_fitting,
-    this_process,
     train,
     training_arguments,
     training_rows,
+    validation_rows,
 )
 
 NO_LOSS = -100
@@ -38,44 +37,44 @@ NO_LOSS = -100
 def train_sft(config: SftStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:
     """Fine-tune inputs["model"] on inputs["data"]; writes model/ and metrics.jsonl to `output`."""
     if not (output / "model").is_dir():
-        with tracked(config):
+        with tracker_session(config):
             weights = fine_tune(config, inputs["model"] / "model", inputs["data"], output)
         if is_main_process():
             tokenizer = load_tokenizer(inputs["model"] / "model")
             save_model(load_causal_lm(weights, config.model.dtype), tokenizer, output / "model")
-        this_process().wait_for_everyone()
+        init_distributed().wait_for_everyone()
     rows = cast(list[dict[str, float]], read_jsonl(output / METRICS))
-    measured = [row["validation_loss"] for row in rows if "validation_loss" in row]
-    return {"validation_loss_first": measured[0], "validation_loss_last": measured[-1], "steps": rows[-1]["step"]}
+    losses = [row["validation_loss"] for row in rows if "validation_loss" in row]
+    return {"validation_loss_first": losses[0], "validation_loss_last": losses[-1], "steps": rows[-1]["step"]}
 
 
 def fine_tune(config: SftStage, base: Path, data: Path, output: Path) -> Path:
-    """Train to the end, from a checkpoint where there is one; returns the folder of the float32 weights."""
+    """Train to the end, from a checkpoint if there is one; returns the folder of the float32 weights."""
     tokenizer = load_tokenizer(base)
     model = load_causal_lm(base, "float32")
     rows = encode_rows(data / "demonstrations.jsonl", tokenizer, model)
-    held_out = encode_rows(data / "validation_demonstrations.jsonl", tokenizer, model)
+    validation = encode_rows(data / "validation_demonstrations.jsonl", tokenizer, model)
     arguments = training_arguments(config.sft, model=model, dtype=config.model.dtype, seed=config.seed, output=output)
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(**arguments, dataset_kwargs={"skip_prepare_dataset": True}),
         train_dataset=training_rows(rows, config.sft, config.seed),
-        eval_dataset=validation_rows(held_out),
+        eval_dataset=validation_rows(validation),
         processing_class=tokenizer,
     )
     return train(trainer, "fine-tuning", output, epochs_per_step=config.sft.batch_size / len(rows))
 
 
 def encode_rows(path: Path, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> list[EncodedRow]:
-    """Rows {input_ids, labels} of a file of demonstrations; a label is the answer's id, its EOS included, or -100.
+    """Rows {input_ids, labels} of a file of demonstrations; labels are the response's ids with its EOS, else -100.
 
-    Raises UserError where the file has no rows, or one that is longer than the model's context.
+    Raises UserError if the file has no rows, or if a row is longer than the model's context.
     """
-    encoded = []
+    encoded, context = [], context_length(model.config)
     for row in read_rows(path):
-        prompt, answer = encode_prompt(tokenizer, row["prompt"]), encode_response(tokenizer, row["answer"])
-        require_fitting(row, prompt + answer, model)
-        encoded.append({"input_ids": prompt + answer, "labels": [NO_LOSS] * len(prompt) + answer})
+        prompt, response = encode_prompt(tokenizer, row["prompt"]), encode_response(tokenizer, row["response"])
+        require_fit(f"row {row['id']}", len(prompt + response), context)
+        encoded.append({"input_ids": prompt + response, "labels": [NO_LOSS] * len(prompt) + response})
     return encoded
 
 

@@ -1,16 +1,14 @@
-"""What supervised fine-tuning and reward modelling share: arguments, checkpoints, metrics, resuming.
+"""Runs TRL's trainers for SFT and the reward model: arguments, checkpoints, metrics, resuming.
 
-The loop is transformers' Trainer with TRL's losses.  Its optimizer is AdamW (0.9, 0.999) with gradients clipped to
-norm 1; the learning rate rises over the warm-up and then falls linearly to 0.  With dtype bfloat16 the forward pass
-runs in bfloat16 and the weights are trained in float32, for a step of 1e-5 would vanish in the rounding of bfloat16.
+The training loop is transformers' Trainer with TRL's losses.  The optimizer is AdamW (0.9, 0.999) with gradients
+clipped to norm 1; the learning rate rises during warm-up and then falls linearly to 0.  With dtype bfloat16 the forward
+pass runs in bfloat16 and the weights are trained in float32, because bfloat16 would round away a step of 1e-5.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import math
-import os
 import random
 import shutil
 import time
@@ -18,8 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-from accelerate import PartialState
 from datasets import Dataset
 from transformers import (
     PreTrainedModel,
@@ -31,65 +27,51 @@ from transformers import (
     TrainingArguments,
 )
 
-from rlhf.config import TrainingConfig
+from rlhf.config import TrainingConfig, require_multiple
 from rlhf.errors import UserError
+from rlhf.models.limits import RECOMPUTE_FROM_PARAMETERS, total_steps
 from rlhf.models.loading import Dtype
+from rlhf.runtime.distributed import init_distributed
+from rlhf.runtime.metrics_log import MetricsLog
 from rlhf.runtime.stage import is_main_process, progress
-from rlhf.runtime.trackers import track
+from rlhf.runtime.trackers import log_metrics
 from rlhf.storage.artifacts import CHECKPOINTS
 from rlhf.storage.files import read_jsonl, write_atomically
 
 METRICS = "metrics.jsonl"
 COMPLETE = "complete"
-"""File that is written into a checkpoint last.  A checkpoint without it is a torn one."""
+"""File that is written into a checkpoint last.  A checkpoint without it is incomplete."""
 LOG_EVERY = 5
-"""Optimizer steps between two rows of metrics; there is one at every measurement and checkpoint too."""
-RECOMPUTE_FROM_PARAMETERS = 1_000_000_000
-"""Models of this size trade a fifth of their speed for the memory of activations."""
-
+"""Optimizer steps between two rows of metrics; every validation and checkpoint adds a row too."""
 
 EncodedRow = dict[str, list[int]]
-
-
-def this_process() -> PartialState:
-    """This process among those that run the stage, and its device: a GPU, unless there is none or accelerate says CPU.
-
-    accelerate's PartialState alone does not see that it runs on CPUs, and would then count one process of many.
-    """
-    use_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true")
-    return PartialState(cpu=use_cpu or not torch.cuda.is_available())
-
-
-def total_steps(settings: TrainingConfig, rows: int) -> int:
-    """Optimizer steps of the whole training: its epochs, or `max_steps` where that is fewer."""
-    steps = math.ceil(settings.epochs * rows / settings.batch_size)
-    return steps if settings.max_steps is None else min(steps, settings.max_steps)
+"""Token ids by column."""
 
 
 def training_order(lengths: Sequence[int], *, batch_size: int, steps: int, seed: int) -> list[int]:
-    """Which row comes when: `steps` batches of `batch_size` rows, every epoch shuffled anew.
+    """Row indices in training order: `steps` batches of `batch_size` rows; every epoch has its own shuffle.
 
-    Rows that fill no batch are the first of the next epoch.  Within a batch rows are sorted by length: what a process
-    holds at once then needs little padding, and the optimizer step stays what it is.
+    Rows that do not fill a batch come first in the next epoch.  Rows of a batch are sorted by length, so that a
+    micro-batch needs little padding; the optimizer step is the same.
     """
-    draw = random.Random(seed)
+    generator = random.Random(seed)
     order: list[int] = []
     while len(order) < steps * batch_size:
-        order += draw.sample(range(len(lengths)), len(lengths))
+        order += generator.sample(range(len(lengths)), len(lengths))
     starts = range(0, steps * batch_size, batch_size)
     batches = [sorted(order[start : start + batch_size], key=lambda row: lengths[row]) for start in starts]
     return list(itertools.chain.from_iterable(batches))
 
 
 def training_rows(encoded: list[EncodedRow], settings: TrainingConfig, seed: int) -> Dataset:
-    """The rows of the whole training, in the order and as often as they are trained on."""
+    """All training rows, in training order, repeated for every epoch."""
     steps = total_steps(settings, len(encoded))
     order = training_order(_lengths(encoded), batch_size=settings.batch_size, steps=steps, seed=seed)
     return Dataset.from_list(encoded).select(order)
 
 
 def validation_rows(encoded: list[EncodedRow]) -> Dataset:
-    """The rows to measure on, sorted by length for the sake of little padding."""
+    """The validation rows, sorted by length so that batches need little padding."""
     lengths = _lengths(encoded)
     return Dataset.from_list(encoded).select(sorted(range(len(encoded)), key=lambda row: lengths[row]))
 
@@ -101,25 +83,21 @@ def _lengths(encoded: list[EncodedRow]) -> list[int]:
 def training_arguments(
     settings: TrainingConfig, *, model: PreTrainedModel, dtype: Dtype, seed: int, output: Path
 ) -> dict[str, Any]:
-    """Arguments for TRL's SFTConfig and RewardConfig alike.
+    """Arguments for both SFTConfig and RewardConfig of TRL.
 
-    Raises UserError where `batch_size` cannot be made of the processes that run.
+    Raises UserError if `batch_size` cannot be split evenly over the ranks.
     """
-    state = this_process()
-    held = settings.device_batch_size * state.num_processes
-    if settings.batch_size % held:
-        raise UserError(
-            f"batch_size ({settings.batch_size}) must be a multiple of device_batch_size "
-            f"({settings.device_batch_size}) x processes ({state.num_processes})"
-        )
+    state = init_distributed()
+    parallel_rows = settings.device_batch_size * state.num_processes
+    require_multiple("batch_size", settings.batch_size, "device_batch_size x compute.processes", parallel_rows)
     on_cpu = state.device.type == "cpu"
     return {
         "output_dir": str(output / CHECKPOINTS),
-        "num_train_epochs": 1,  # of `training_rows`
+        "num_train_epochs": 1,  # `training_rows` repeats the rows
         "train_sampling_strategy": "sequential",
         "per_device_train_batch_size": settings.device_batch_size,
         "per_device_eval_batch_size": settings.device_batch_size,
-        "gradient_accumulation_steps": settings.batch_size // held,
+        "gradient_accumulation_steps": settings.batch_size // parallel_rows,
         "learning_rate": settings.learning_rate,
         "weight_decay": settings.weight_decay,
         "warmup_steps": settings.warmup_steps,
@@ -137,7 +115,7 @@ def training_arguments(
         "save_total_limit": 2,
         "logging_steps": LOG_EVERY,
         "logging_first_step": True,
-        "logging_nan_inf_filter": False,  # it would replace a diverged loss by the mean of those before it
+        "logging_nan_inf_filter": False,  # it would replace a diverged loss by the mean of earlier ones
         "max_length": None,
         "report_to": "none",
         "disable_tqdm": True,
@@ -146,35 +124,26 @@ def training_arguments(
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of one of prepare_data's files; raises UserError where there are none."""
+    """The rows of one of prepare_data's files; raises UserError if there are none."""
     rows = read_jsonl(path)
     if not rows:
-        raise UserError(f"{path}: no rows to train on or to measure with; give more data, or raise data.max_pairs")
+        raise UserError(f"{path}: no rows to train or validate on; give more data, or raise data.max_pairs")
     return cast(list[dict[str, str]], rows)
 
 
-def require_fitting(row: dict[str, str], ids: list[int], model: PreTrainedModel) -> None:
-    """Raise UserError where `ids`, made of `row`, are longer than the model's context."""
-    context = getattr(model.config, "max_position_embeddings", None)
-    if context is not None and len(ids) > context:
-        raise UserError(
-            f"row {row['id']} has {len(ids)} tokens, more than the model's context of {context}; lower "
-            f"data.max_prompt_tokens and data.max_response_tokens to {context} together"
-        )
-
-
 def train(trainer: Trainer, phase: str, output: Path, *, epochs_per_step: float) -> Path:
-    """Train from the newest whole checkpoint, or from the start; returns the folder of the float32 weights.
+    """Train from the newest complete checkpoint, or from the start; returns the folder of the float32 weights.
 
-    Rows go to `output`/metrics.jsonl: {step, epoch, loss, learning_rate, tokens_per_second, ...} every LOG_EVERY
-    steps, and validation_* of the held-out rows before the first step, at each checkpoint and after the last step.
-    Raises UserError where the loss is no longer a number.
+    Writes rows to `output`/metrics.jsonl: {step, epoch, loss, learning_rate, tokens_per_second, ...} every LOG_EVERY
+    steps, and validation_* before the first step, at each checkpoint and after the last step.
+    Raises UserError if the loss is not finite.
     """
-    metrics, checkpoints = output / METRICS, output / CHECKPOINTS
+    checkpoints = output / CHECKPOINTS
     with trainer.accelerator.main_process_first():
         if is_main_process():
-            clear_torn(checkpoints, metrics)
+            delete_incomplete(checkpoints)
         checkpoint = newest_checkpoint(checkpoints)
+    metrics = MetricsLog(output / METRICS, _step_of(checkpoint) if checkpoint else None, log_metrics)
     trainer.args.eval_on_start = checkpoint is None
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Recorder(phase, metrics, epochs_per_step))
@@ -187,38 +156,31 @@ def train(trainer: Trainer, phase: str, output: Path, *, epochs_per_step: float)
 
 
 def newest_checkpoint(checkpoints: Path) -> Path | None:
-    """The whole checkpoint of the latest step, or None."""
-    whole = [folder for folder in checkpoints.glob("checkpoint-*") if (folder / COMPLETE).is_file()]
-    return max(whole, key=_step_of, default=None)
+    """The complete checkpoint with the highest step, or None."""
+    complete = [folder for folder in checkpoints.glob("checkpoint-*") if (folder / COMPLETE).is_file()]
+    return max(complete, key=_step_of, default=None)
 
 
 def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
-def clear_torn(checkpoints: Path, metrics: Path) -> None:
-    """Delete checkpoints that a killed process left half written, and the metrics of steps that come again."""
+def delete_incomplete(checkpoints: Path) -> None:
+    """Delete the checkpoints that a killed process could not complete."""
     for folder in checkpoints.glob("checkpoint-*"):
         if not (folder / COMPLETE).is_file():
             shutil.rmtree(folder)
-    newest = newest_checkpoint(checkpoints)
-    if newest is None or not metrics.exists():
-        metrics.unlink(missing_ok=True)
-        return
-    whole = [line for line in metrics.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    kept = [line for line in whole if json.loads(line)["step"] <= _step_of(newest)]
-    write_atomically(metrics, "".join(line + "\n" for line in kept))
 
 
 class _Recorder(TrainerCallback):  # type: ignore[misc]  # transformers is not type-checked
-    """Writes metrics, tells progress and marks checkpoints as whole."""
+    """Writes metrics, reports progress and marks checkpoints as complete."""
 
-    def __init__(self, phase: str, metrics: Path, epochs_per_step: float) -> None:
+    def __init__(self, phase: str, metrics: MetricsLog, epochs_per_step: float) -> None:
         self.phase = phase
         self.metrics = metrics
         self.epochs_per_step = epochs_per_step
-        self.row: dict[str, float] = {}  # of the present step, not yet written
-        self.shown: dict[str, float] = {}  # figures beside the progress
+        self.row: dict[str, float] = {}  # of the current step, not yet written
+        self.shown: dict[str, float] = {}  # metrics shown with the progress
         self.tokens = 0.0
         self.since = time.monotonic()
 
@@ -229,32 +191,32 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]  # transformers is not t
         progress(self.phase, state.global_step, state.max_steps, **self.shown)
         control.should_log |= control.should_evaluate or control.should_save
         if state.global_step >= state.max_steps:
-            # The model is saved next; and the Trainer, resumed behind its last step, would take one step more.
+            # The model is saved next; a Trainer that is resumed after its last step would take one step more.
             control.should_save = False
 
     def on_log(self, _args: TrainingArguments, state: TrainerState, *_: Any, logs: dict[str, float], **__: Any) -> None:
         now = time.monotonic()
         if "loss" in logs:
             self._require_finite(logs["loss"], state.global_step)
-            figures = {name: value for name, value in logs.items() if name not in ("epoch", "num_tokens")}
-            figures["tokens_per_second"] = (logs["num_tokens"] - self.tokens) / max(now - self.since, 1e-9)
+            metrics = {name: value for name, value in logs.items() if name not in ("epoch", "num_tokens")}
+            metrics["tokens_per_second"] = (logs["num_tokens"] - self.tokens) / max(now - self.since, 1e-9)
             self.tokens = logs["num_tokens"]
             self.shown = {name: logs[name] for name in ("loss", "accuracy") if name in logs}
         elif "eval_loss" in logs:
             self._require_finite(logs["eval_loss"], state.global_step)
-            figures = {
+            metrics = {
                 name.replace("eval_", "validation_"): value
                 for name, value in logs.items()
                 if name.startswith("eval_") and not name.endswith(("runtime", "per_second", "num_tokens"))
             }
         else:  # the Trainer's summary at the end
             return
-        self.row |= {"step": state.global_step, "epoch": state.global_step * self.epochs_per_step, **figures}
+        self.row |= {"step": state.global_step, "epoch": state.global_step * self.epochs_per_step, **metrics}
         self.since = now
 
     def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         self._write_row()
-        this_process().wait_for_everyone()
+        init_distributed().wait_for_everyone()
         if is_main_process():
             write_atomically(Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE, "")
         self.since = time.monotonic()
@@ -263,10 +225,8 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]  # transformers is not t
         self._write_row()
 
     def _write_row(self) -> None:
-        if self.row and is_main_process():
-            with self.metrics.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(self.row) + "\n")
-            track(self.row, self.metrics.stem)
+        if self.row:
+            self.metrics.write(self.row)
         self.row = {}
 
     def _require_finite(self, loss: float, step: int) -> None:

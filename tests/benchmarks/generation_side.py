@@ -16,7 +16,7 @@ from rlhf.config import ResponsesConfig
 from rlhf.models.loading import load_causal_lm
 from rlhf.models.sampling import generate
 from rlhf.models.tokenization import encode_prompt, load_tokenizer
-from rlhf.runtime.seeds import row_seed
+from rlhf.runtime.seeds import derive_seed
 from tests.benchmarks.measure import Gauge, Measured, tell
 from tests.benchmarks.work import as_published
 
@@ -34,7 +34,7 @@ def ours(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: li
         tokenizer,
         [encode_prompt(tokenizer, prompt) for prompt in prompts],
         SETTINGS.sampling,
-        [row_seed(1, prompt) for prompt in prompts],
+        [derive_seed(1, prompt) for prompt in prompts],
         batch_size=SETTINGS.batch_size,
         stop_sequences=SETTINGS.stop_sequences,
     )

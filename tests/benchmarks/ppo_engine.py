@@ -9,48 +9,48 @@ from pathlib import Path
 import torch
 
 from rlhf.models.decoder import Decoder
-from rlhf.runtime.distributed import start_processes
-from rlhf.stages.train_ppo import make_run
-from rlhf.training.ppo.context import Run
+from rlhf.runtime.distributed import init_distributed
+from rlhf.stages.train_ppo import make_context
+from rlhf.training.ppo.context import PpoContext
 from rlhf.training.ppo.step import run_step
 from tests.benchmarks.measure import Gauge, Measured, tell, timed
 from tests.benchmarks.work import read_work, stage_inputs
 
-PHASES = ("decode", "estimate", "score", "train")
+PHASES = ("generate", "score", "evaluate", "train")
 
 
 def main(folder: Path) -> None:
-    """Take the step and tell what it took."""
-    processes, work = start_processes(), read_work(folder)
+    """Run the step and report its time and memory."""
+    processes, work = init_distributed(), read_work(folder)
     gauge = Gauge(processes.device)
-    run = make_run(work.stage(), stage_inputs(folder), processes)
+    context = make_context(work.stage(), stage_inputs(folder), processes)
     if work.warm_up:
-        run_step(run, 2)
+        run_step(context, 2)
     gauge.begin()
     cpu_started = time.process_time()
-    row = run_step(run, 1)
+    row = run_step(context, 1)
     cpu_seconds, peak_bytes = time.process_time() - cpu_started, gauge.peak_bytes()
     tell(
         Measured(
             seconds={phase: row[f"{phase}_seconds"] for phase in PHASES},
             cpu_seconds=cpu_seconds,
             peak_bytes=peak_bytes,
-            figures={"read_prompts_seconds": read_prompts_seconds(run)},
+            figures={"prefill_seconds": prefill_seconds(context)},
         )
     )
 
 
 @torch.no_grad()
-def read_prompts_seconds(run: Run) -> float:
-    """How much of decoding goes before the first token is drawn, in batches as in the step."""
-    prompt_ids = [prompt.token_ids for prompt in run.prompts]
-    rows, longest_answer = run.decode_rows(prompt_ids), run.config.sampling.max_new_tokens
+def prefill_seconds(context: PpoContext) -> float:
+    """Seconds of generation before the first token is sampled, in the same batches as in the step."""
+    prompt_ids = [prompt.token_ids for prompt in context.prompts]
+    batch_size, max_length = context.decode_batch_size(prompt_ids), context.config.sampling.max_new_tokens
 
     def read_prompts() -> None:
         for start in range(0, len(prompt_ids), rows):
             Decoder(run.policy.model, prompt_ids[start : start + rows], longest_answer, None).read_prompts()
 
-    return timed(run.device, read_prompts)
+    return timed(context.device, read_prompts)
 
 
 if __name__ == "__main__":

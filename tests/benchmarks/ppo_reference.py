@@ -1,11 +1,11 @@
-"""Child process: the same work in a loop shaped like trlx's, on plain transformers.
+"""Child process: the same work in a loop structured like trlx's, on plain transformers.
 
-What makes it that shape, after trlx@3340c2f (AcceleratePPOTrainer.make_experience and .loss,
-AutoModelForCausalLMWithHydraValueHead, freeze_bottom_causal_layers): answers are drawn in chunks by
-`model.generate`; the reward model scores output and chosen answer of each chunk; the reference costs a second pass
-through the whole model before its own top blocks; every minibatch runs the whole model forward and back, with logits
-at all places.  Only blocks are frozen, not the embeddings, as in the recipe's trlx@355c974, so gradients go back
-through all of them; 3340c2f freezes the embeddings too: `--freeze-embeddings`.
+The structure follows trlx@3340c2f (AcceleratePPOTrainer.make_experience and .loss,
+AutoModelForCausalLMWithHydraValueHead, freeze_bottom_causal_layers): responses are sampled in chunks
+by `model.generate`; the reward model scores response and chosen response of each chunk; the reference costs a second
+pass through the complete model before its own top blocks; every minibatch runs the complete model forward and
+backward, with logits at all positions.  Only blocks are frozen, not the embeddings, as in the recipe's trlx@355c974, so gradients pass
+through all blocks; 3340c2f also freezes the embeddings: `--freeze-embeddings`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rlhf.models.reward_model import RewardModel
 from rlhf.models.tokenization import load_tokenizer
-from rlhf.runtime.distributed import start_processes
+from rlhf.runtime.distributed import init_distributed
 from rlhf.storage.files import read_jsonl
 from rlhf.training.ppo.advantages import estimate_advantages, shape_rewards, whiten
 from rlhf.training.ppo.losses import ppo_loss
@@ -31,7 +31,7 @@ from tests.benchmarks.work import Work, as_published, read_work
 
 
 class Loop:
-    """Models and the time they took."""
+    """Models, and the seconds of each phase."""
 
     def __init__(self, folder: Path, device: torch.device, *, freeze_embeddings: bool) -> None:
         self.device = device
@@ -47,10 +47,10 @@ class Loop:
         trained = [*self.model.parameters(), *self.value_head.parameters()]
         self.optimizer = torch.optim.AdamW([parameter for parameter in trained if parameter.requires_grad], lr=8e-6)
         self.rows = read_jsonl(folder / "data" / "ppo_prompts.jsonl")
-        self.seconds = dict.fromkeys(("decode", "estimate", "score", "train"), 0.0)
+        self.seconds = dict.fromkeys(("generate", "score", "evaluate", "train"), 0.0)
 
     def run(self) -> None:
-        """Answers to all prompts, then training on them."""
+        """Responses to all prompts, then training on them."""
         chunks = [
             self.experience(self.rows[at : at + self.work.chunk]) for at in range(0, len(self.rows), self.work.chunk)
         ]
@@ -63,7 +63,7 @@ class Loop:
         self.seconds["train"] = self.now() - started
 
     def now(self) -> float:
-        """Seconds, when all that was started is done."""
+        """Current time, after all work on the device is done."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
@@ -83,9 +83,9 @@ class Loop:
             max_new_tokens=self.work.response_tokens,
             pad_token_id=self.tokenizer.eos_token_id,
         )
-        drawn = self.now()
-        answers = self.tokenizer.batch_decode(ids_BL[:, self.work.prompt_tokens :])
-        score_B = self.reward_model.score(prompts, answers, self.work.chunk)
+        generated = self.now()
+        responses = self.tokenizer.batch_decode(ids_BL[:, self.work.prompt_tokens :])
+        score_B = self.reward_model.score(prompts, responses, self.work.chunk)
         score_B -= self.reward_model.score(prompts, [str(row["chosen"]) for row in rows], self.work.chunk)
         score_B = score_B.to(self.device)
         scored = self.now()
@@ -97,12 +97,12 @@ class Loop:
         logprob_BR, reference_BR = (self.response_logprobs(logits, ids_BL) for logits in (logits_BLV, reference_BLV))
         everywhere = torch.ones_like(logprob_BR, dtype=torch.bool)
         reward_BR = shape_rewards(score_B, logprob_BR, reference_BR, everywhere, kl_coefficient=0.05)
-        for phase, spent in zip(
-            ("decode", "score", "estimate"),
-            (drawn - started, scored - drawn, self.now() - scored),
+        for phase, seconds in zip(
+            ("generate", "score", "evaluate"),
+            (generated - started, scored - generated, self.now() - scored),
             strict=True,
         ):
-            self.seconds[phase] += spent
+            self.seconds[phase] += seconds
         return ids_BL, logprob_BR, self.response_part(value_BL), reward_BR
 
     def train(self, ids_BL: Tensor, old_logprob_BR: Tensor, old_value_BR: Tensor, reward_BR: Tensor) -> None:
@@ -129,27 +129,27 @@ class Loop:
         self.optimizer.zero_grad()
 
     def forward(self, ids_BL: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [B, L, V] and values [B, L] at all places."""
+        """Logits [B, L, V] and values [B, L] at all positions."""
         output = self.model(ids_BL, attention_mask=torch.ones_like(ids_BL), output_hidden_states=True)
         return output.logits, self.value_head(output.hidden_states[-1])[..., 0]
 
     def response_logprobs(self, logits_BLV: Tensor, ids_BL: Tensor) -> Tensor:
-        """Log-probabilities at all places, of which the response's [B, R] are kept."""
+        """Log-probabilities [B, R] of the response, computed at all positions as trlx does."""
         logprob_BLV = logits_BLV[:, :-1].log_softmax(-1)
         return logprob_BLV.gather(-1, ids_BL[:, 1:, None])[:, self.work.prompt_tokens - 1 :, 0]
 
     def response_part(self, values_BL: Tensor) -> Tensor:
-        """The places [B, R] that predict the response."""
+        """Values [B, R] at the positions that predict the response."""
         return values_BL[:, self.work.prompt_tokens - 1 : -1]
 
 
 def main() -> None:
-    """Do the work and tell what it took."""
+    """Do the work and report its time and memory."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--freeze-embeddings", action="store_true")
     options = parser.parse_args()
-    device = start_processes().device
+    device = init_distributed().device
     gauge = Gauge(device)
     loop = Loop(options.folder, device, freeze_embeddings=options.freeze_embeddings)
     if loop.work.warm_up:

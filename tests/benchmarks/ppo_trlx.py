@@ -1,7 +1,7 @@
-"""Child process: the same work by trlx itself, under the python that TRLX_PYTHON names.
+"""Child process: the same work by trlx itself, in the environment of the Python that TRLX_PYTHON names.
 
-Its trainer as it is, with the settings of the published recipe; the reward scores output and chosen answer of every
-chunk, as the recipe's does.  Measurements and checkpoints are left out of the time.
+The trainer is unchanged and has the settings of the published recipe.  The reward function scores response and chosen
+response of every chunk, as the recipe's does.  Validation and checkpoints are not timed.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from rlhf.training.trlx_trainer.trlx_config import ppo_settings
 from tests.benchmarks.measure import Gauge, Measured, tell
 from tests.benchmarks.work import read_work
 
-PHASES = ("decode", "estimate", "score", "train")
+PHASES = ("generate", "score", "evaluate", "train")
 
 
 @register_trainer
 class TimedTrainer(PpoTrainer):
-    """Counts the CPU time of rollouts and training, and nothing else."""
+    """Measures the CPU time of rollouts and training only."""
 
     cpu_seconds = 0.0
     trained_since = 0.0
@@ -42,7 +42,7 @@ class TimedTrainer(PpoTrainer):
         TimedTrainer.cpu_seconds += time.process_time() - started
 
     def validate(self) -> dict[str, float]:
-        """Measure, before and after training; training is counted in between."""
+        """Validate before and after training; training is timed between the two."""
         if self.iter_count > 0:
             TimedTrainer.cpu_seconds += time.process_time() - self.trained_since
         metrics = super().validate()
@@ -51,7 +51,7 @@ class TimedTrainer(PpoTrainer):
 
 
 def main(folder: Path) -> None:
-    """Take one step and tell what it took."""
+    """Run one step and report its time and memory."""
     prepare_processes()
     work = read_work(folder)
     output = folder / "trlx"

@@ -47,7 +47,7 @@ def test_progress_and_notes_are_heard_and_the_rest_is_logged(tmp_path: Path) -> 
     heard = Heard()
     run_code(
         "import os\n"
-        """print('@progress {"phase": "p", "done": 1, "total": 2, "figures": {"loss": 0.5}}')\n"""
+        """print('@progress {"phase": "p", "done": 1, "total": 2, "metrics": {"loss": 0.5}}')\n"""
         """print('@note "half way"')\n"""
         "print('@note not json')\n"
         "print('a line')\n",
@@ -172,7 +172,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StageJob]:
         yield StageJob(
             label="train_sft",
             module="stand_in",
-            accelerator=False,
+            needs_gpu=False,
             offline=True,
             request=StageRequest(stage="train_sft", fingerprint="f", config={"seed": 1}, inputs={}),
             output=tmp_path / "artifact",
@@ -216,7 +216,7 @@ def test_jobs_of_this_machine_wait_for_a_free_place(job: StageJob) -> None:
 
 
 def test_gpu_steps_are_started_by_accelerate(job: StageJob) -> None:
-    on_gpu = job.model_copy(update={"accelerator": True, "compute": ComputeConfig(processes=4, threads=1)})
+    on_gpu = job.model_copy(update={"needs_gpu": True, "compute": ComputeConfig(processes=4, threads=1)})
     command = stage_command(on_gpu)
     assert command[:3] == [sys.executable, "-m", "accelerate.commands.launch"]
     assert command[command.index("--num_processes") + 1] == "4"
@@ -234,13 +234,13 @@ def test_accelerate_starts_as_many_processes_as_asked_for(job: StageJob, tmp_pat
         "open(output + '/rank' + os.environ['RANK'], 'w').write(os.environ['WORLD_SIZE'])\n"
     )
     launch_stage(
-        job.model_copy(update={"accelerator": True, "compute": ComputeConfig(processes=2, threads=1)}),
+        job.model_copy(update={"needs_gpu": True, "compute": ComputeConfig(processes=2, threads=1)}),
         Heard().listener(),
     )
     assert {path.name: path.read_text() for path in job.output.glob("rank*")} == {"rank0": "2", "rank1": "2"}
 
 
 def test_an_unknown_accelerate_configuration_is_named(job: StageJob) -> None:
-    on_tpu = job.model_copy(update={"accelerator": True, "compute": ComputeConfig(accelerate="tpu")})
+    on_tpu = job.model_copy(update={"needs_gpu": True, "compute": ComputeConfig(accelerate="tpu")})
     with pytest.raises(UserError, match=r"compute\.accelerate \(tpu\) names no configuration; there are cpu"):
         stage_command(on_tpu)

@@ -1,11 +1,12 @@
-"""From scores to advantages.  B rollouts, R response places padded on the right, T response tokens of all rollouts.
+"""Per-token rewards, advantages and returns.
 
-`mask_BR` is true at response tokens: those drawn, the EOS among them.  What stands elsewhere is never read.
+B rollouts, R response tokens padded on the right, T response tokens of all rollouts flattened.  `mask_BR` is True at
+sampled tokens, including the EOS.  Values at padding are never read.
 
 Source: Schulman et al., 2016, "High-Dimensional Continuous Control Using Generalized Advantage Estimation", equations
-11, 12 and 16.  Differs from trlx@3340c2f: the score lands on the last token (the EOS where it was drawn), not on the
-place after it, so that the EOS is an action in the loss; scores are clipped before they are scaled, not after;
-advantages are whitened over all rollouts of a step, once, not anew in each minibatch.
+11, 12 and 16.  Differs from trlx@3340c2f: the score is added at the last token (the EOS if it was sampled), not at the
+position after it, so that the EOS is an action in the loss; scores are clipped before they are scaled, not after;
+advantages are whitened once over all rollouts of a step, not in each minibatch.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rlhf.runtime.distributed import sum_over_processes
+from rlhf.runtime.distributed import all_reduce_sum
 
 WHITENING_EPSILON = 1e-8
 """Added to the variance."""
@@ -22,7 +23,7 @@ WHITENING_EPSILON = 1e-8
 def shape_rewards(
     score_B: Tensor, logprob_BR: Tensor, reference_logprob_BR: Tensor, mask_BR: Tensor, *, kl_coefficient: float
 ) -> Tensor:
-    """Reward of each token [B, R]: minus the coefficient times log(policy / reference), plus the score at the last one.
+    """Reward of each token [B, R]: -kl_coefficient * log(policy / reference), plus the score at the last token.
 
     0 at padding.
     """
@@ -34,7 +35,7 @@ def shape_rewards(
 def estimate_advantages(
     reward_BR: Tensor, value_BR: Tensor, mask_BR: Tensor, *, discount: float, gae_lambda: float
 ) -> tuple[Tensor, Tensor]:
-    """Advantages and returns, both [B, R], 0 at padding.  After the last token the value is 0: the answer is over."""
+    """Advantages and returns, both [B, R], 0 at padding.  The value after the last token is 0."""
     value_BR = value_BR.where(mask_BR, 0)
     reward_BR = reward_BR.where(mask_BR, 0)
     advantage_B = torch.zeros_like(value_BR[:, 0])
@@ -50,9 +51,9 @@ def estimate_advantages(
 
 
 def whiten(advantage_T: Tensor) -> Tensor:
-    """Shifted and scaled to mean 0 and (unbiased) variance 1 over the tokens of all processes."""
-    total, count = sum_over_processes(torch.stack([advantage_T.sum(), advantage_T.new_tensor(len(advantage_T))]))
+    """Shift and scale to mean 0 and (unbiased) variance 1 over the tokens of all ranks."""
+    total, count = all_reduce_sum(torch.stack([advantage_T.sum(), advantage_T.new_tensor(len(advantage_T))]))
     deviation_T: Tensor = advantage_T - total / count
-    (squares,) = sum_over_processes((deviation_T**2).sum()[None])
+    (squares,) = all_reduce_sum((deviation_T**2).sum()[None])
     variance: Tensor = squares / (count - 1).clamp_min(1)
     return deviation_T * (variance + WHITENING_EPSILON).rsqrt()

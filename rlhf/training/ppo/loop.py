@@ -1,4 +1,4 @@
-"""The PPO run: step after step, measured, saved and resumed."""
+"""The PPO training loop: step, log, validate, save a checkpoint; and resume from one."""
 
 from __future__ import annotations
 
@@ -10,59 +10,59 @@ from types import FrameType
 
 import torch
 
-from rlhf.runtime.distributed import sum_over_processes, wait_for_all
-from rlhf.runtime.metrics_log import StepLog
+from rlhf.runtime.distributed import all_reduce_sum, barrier
+from rlhf.runtime.metrics_log import MetricsLog
 from rlhf.runtime.stage import is_main_process, note, progress
-from rlhf.runtime.trackers import track
+from rlhf.runtime.trackers import log_metrics
 from rlhf.storage.files import write_atomically
-from rlhf.training.ppo.checkpoints import Checkpoints, Measured, State
-from rlhf.training.ppo.context import Run
-from rlhf.training.ppo.score_scaling import RunningMoments
+from rlhf.training.ppo.checkpoints import Checkpoints, TrainingState, ValidationScore
+from rlhf.training.ppo.context import PpoContext
+from rlhf.training.ppo.score_scaling import RunningStatistics
 from rlhf.training.ppo.step import run_step
 from rlhf.training.ppo.validation import validate
 
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
 
-def train(run: Run, output: Path) -> State:
-    """Take all steps, from the newest checkpoint in `output` where there is one; afterwards the policy is the best one.
+def train(context: PpoContext, output: Path) -> TrainingState:
+    """Run all steps, from the newest checkpoint in `output` if there is one; then load the best weights.
 
-    A TERM signal ends the process with status 143 after the step that it comes in and a checkpoint.
+    After SIGTERM the current step is finished, a checkpoint is saved, and the process exits with status 143.
     """
-    stop = StopRequest()
-    config, checkpoints = run.config, Checkpoints(output, run.config.keep_checkpoints)
+    termination = TerminationFlag()
+    config, checkpoints = context.config, Checkpoints(output, context.config.keep_checkpoints)
     state = checkpoints.newest()
-    metrics = StepLog(output / "metrics.jsonl", state.step if state else None, track)
-    measurements = StepLog(output / "validation.jsonl", state.step if state else None, track)
+    metrics_log = MetricsLog(output / "metrics.jsonl", state.step if state else None, log_metrics)
+    validation_log = MetricsLog(output / "validation.jsonl", state.step if state else None, log_metrics)
     if state is None:
-        row = validate(run, 0)
-        measurements.write(row)
-        measured = Measured(step=0, score=row["score"])
-        state = snapshot(run, 0, first=measured, best=measured, last=measured)
-        save(run, checkpoints, state)
+        row = validate(context, 0)
+        validation_log.write(row)
+        first = ValidationScore(step=0, score=row["score"])
+        state = make_state(context, 0, first=first, best=first, last=first)
+        save(context, checkpoints, state)
     else:
-        note(f"going on after step {state.step} of {config.steps}")
-        restore(run, checkpoints, state)
+        note(f"resuming after step {state.step} of {config.steps}")
+        restore(context, checkpoints, state)
 
     for step in range(state.step + 1, config.steps + 1):
-        row = run_step(run, step)
-        metrics.write(row)
-        progress("PPO", step, config.steps, reward=row["score"], kl=row["kl"])
+        row = run_step(context, step)
+        metrics_log.write(row)
+        progress("PPO", step, config.steps, score=row["score"], kl=row["kl"])
         best, last = state.best, state.last
         if step % config.validate_every == 0 or step == config.steps:
-            row = validate(run, step)
-            measurements.write(row)
-            last = Measured(step=step, score=row["score"])
+            row = validate(context, step)
+            validation_log.write(row)
+            last = ValidationScore(step=step, score=row["score"])
             best = last if last.score > best.score else best
-        improved, stopping = best.step == step, stop.requested()
-        state = snapshot(run, step, first=state.first, best=best, last=last)
+        improved, stopping = best.step == step, termination.requested()
+        state = make_state(context, step, first=state.first, best=best, last=last)
         if improved or stopping or step % config.checkpoint_every == 0 or step == config.steps:
-            save(run, checkpoints, state)
+            save(context, checkpoints, state)
         if stopping:
-            note(f"stopped after step {step} of {config.steps}; the next run goes on from here")
+            note(f"stopped after step {step} of {config.steps}; run it again to resume")
             sys.exit(EXIT_TERMINATED)
 
-    run.optimizer.load_weights(checkpoints.weights(state.best.step))
+    context.optimizer.load_weights(checkpoints.weights(state.best.step))
     if is_main_process():
         summary = {
             "first": state.first.score,
@@ -74,46 +74,48 @@ def train(run: Run, output: Path) -> State:
     return state
 
 
-def snapshot(run: Run, step: int, *, first: Measured, best: Measured, last: Measured) -> State:
-    """Everything but the tensors that the next step depends on."""
-    return State(
+def make_state(
+    context: PpoContext, step: int, *, first: ValidationScore, best: ValidationScore, last: ValidationScore
+) -> TrainingState:
+    """Everything except the tensors that the next step depends on."""
+    return TrainingState(
         step=step,
-        kl_coefficient=run.kl.coefficient,
-        score_count=run.scores.count,
-        score_mean=run.scores.mean,
-        score_squares=run.scores.squares,
+        kl_coefficient=context.kl_controller.coefficient,
+        score_count=context.score_statistics.count,
+        score_mean=context.score_statistics.mean,
+        score_m2=context.score_statistics.m2,
         first=first,
         best=best,
         last=last,
     )
 
 
-def save(run: Run, checkpoints: Checkpoints, state: State) -> None:
-    """Write a checkpoint; every process goes on when it is on the disk."""
-    weights, moments = run.optimizer.weights(), run.optimizer.moments()
+def save(context: PpoContext, checkpoints: Checkpoints, state: TrainingState) -> None:
+    """Write a checkpoint; every rank returns only after it is on disk."""
+    weights, optimizer_state = context.optimizer.weights(), context.optimizer.state()
     if is_main_process():
-        checkpoints.save(state, weights, moments)
-    wait_for_all()
+        checkpoints.save(state, weights, optimizer_state)
+    barrier()
 
 
-def restore(run: Run, checkpoints: Checkpoints, state: State) -> None:
-    """Put the run where it was when `state` was saved."""
-    run.optimizer.load_weights(checkpoints.weights(state.step))
-    run.optimizer.load_moments(checkpoints.moments(state.step))
-    run.kl.coefficient = state.kl_coefficient
-    run.scores = RunningMoments(count=state.score_count, mean=state.score_mean, squares=state.score_squares)
+def restore(context: PpoContext, checkpoints: Checkpoints, state: TrainingState) -> None:
+    """Load the checkpoint of `state` into the context."""
+    context.optimizer.load_weights(checkpoints.weights(state.step))
+    context.optimizer.load_state(checkpoints.optimizer_state(state.step))
+    context.kl_controller.coefficient = state.kl_coefficient
+    context.score_statistics = RunningStatistics(count=state.score_count, mean=state.score_mean, m2=state.score_m2)
 
 
-class StopRequest:
-    """Whether any process was asked to end."""
+class TerminationFlag:
+    """Whether any rank has received SIGTERM."""
 
     def __init__(self) -> None:
         self._received = False
         signal.signal(signal.SIGTERM, self._receive)
 
     def requested(self) -> bool:
-        """The same answer on every process, which all ask together."""
-        return bool(sum_over_processes(torch.tensor([float(self._received)])).item())
+        """The same answer on every rank; all ranks must call this together."""
+        return bool(all_reduce_sum(torch.tensor([float(self._received)])).item())
 
     def _receive(self, _number: int, _frame: FrameType | None) -> None:
         self._received = True

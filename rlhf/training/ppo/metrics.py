@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from rlhf.models.sampling import Completion
-from rlhf.runtime.distributed import sum_over_processes
+from rlhf.models.sampling import Response
+from rlhf.runtime.distributed import all_reduce_sum
 
 NGRAM = 3
 """Tokens in a row whose return within an answer counts as repetition."""
@@ -46,7 +46,7 @@ class PhaseTimer:
 
 
 def response_metric_sums(
-    responses: Sequence[Completion], score_N: Tensor, kl_N: Tensor
+    responses: Sequence[Response], score_N: Tensor, kl_N: Tensor
 ) -> dict[str, tuple[Tensor | float, float]]:
     """Sum and count of each metric over this rank's responses."""
     sums: dict[str, Tensor | float] = {
@@ -62,7 +62,7 @@ def response_metric_sums(
 def all_reduce_means(sums: Mapping[str, tuple[Tensor | float, float]]) -> dict[str, float]:
     """Mean of each metric over all ranks, from every rank's sum and count."""
     pairs = torch.tensor([[float(total), float(count)] for total, count in sums.values()], dtype=torch.float64)
-    total, count = sum_over_processes(pairs).unbind(1)
+    total, count = all_reduce_sum(pairs).unbind(1)
     return dict(zip(sums, (total / count).tolist(), strict=True))
 
 
@@ -71,7 +71,7 @@ def explained_variance(value_T: Tensor, return_T: Tensor) -> float:
     error_T = (return_T - value_T).double()
     return_T = return_T.double()
     powers = torch.stack([torch.ones_like(error_T), return_T, return_T**2, error_T, error_T**2]).sum(1)
-    count, returns, return_squares, errors, error_squares = sum_over_processes(powers).tolist()
+    count, returns, return_squares, errors, error_squares = all_reduce_sum(powers).tolist()
     return_variance = return_squares / count - (returns / count) ** 2
     error_variance = error_squares / count - (errors / count) ** 2
     return 1 - error_variance / return_variance if return_variance > 0 else 0.0

@@ -1,12 +1,12 @@
-"""AdamW over the trained parameters, shared out over the processes, with float32 masters where weights have fewer bits.
+"""AdamW, sharded over the ranks, with float32 masters if the weights have fewer bits.
 
-Every process has all weights, since each draws answers on its own.  Of everything else that training needs, each has
-its part: a parameter's summed gradient, master and moments live on one process, its owner, which sends the new weight
-to the others.  This is ZeRO's second stage (Rajbhandari et al., 2020), which DeepSpeed and FSDP offer too, but around
-a model that is trained as a whole; here one part of a model is trained while all of it draws.
+Gradients, masters and Adam state are sharded: each parameter has one owner rank, which updates it and broadcasts the
+new weight (ZeRO stage 2; Rajbhandari et al., 2020).  Every rank has all weights, because each generates responses on
+its own.  DeepSpeed and FSDP shard a model that is trained completely; here the top of a model is trained, while all of
+it generates.
 
-At a learning rate of 1e-5 an update is smaller than the distance between neighbouring bfloat16 numbers: without masters
-most weights would never move.
+Masters are needed because, at a learning rate of 1e-5, an update is smaller than the distance between neighboring
+bfloat16 numbers: without masters most weights would never change.
 """
 
 from __future__ import annotations
@@ -17,126 +17,126 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from rlhf.runtime.distributed import broadcast_from, sum_onto, sum_over_processes
+from rlhf.runtime.distributed import all_reduce_sum, broadcast, reduce_to
 
 STATE_KEYS = ("exp_avg", "exp_avg_sq", "step")
-"""What torch's AdamW remembers of a parameter."""
+"""Entries of torch's AdamW state of a parameter."""
 
 
 class Optimizer:
-    """Takes the same step in all processes: gradients are summed over them, each as soon as backward has made it."""
+    """Takes the same step on all ranks.  A gradient is summed over the ranks as soon as backward has computed it."""
 
     def __init__(
         self,
-        trained: dict[str, nn.Parameter],
+        parameters: dict[str, nn.Parameter],
         *,
         learning_rate: float,
         betas: tuple[float, float],
         weight_decay: float,
         max_gradient_norm: float,
-        process: int = 0,
-        processes: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
-        self.trained = trained
-        self.process = process
-        self.owners = share_out({name: parameter.numel() for name, parameter in trained.items()}, processes)
-        self.masters = {name: _master(parameter) for name, parameter in trained.items() if self.owners[name] == process}
+        self.parameters = parameters
+        self.rank = rank
+        self.owners = assign_owners({name: parameter.numel() for name, parameter in parameters.items()}, world_size)
+        self.masters = {name: _master(parameter) for name, parameter in parameters.items() if self.owners[name] == rank}
         self.max_gradient_norm = max_gradient_norm
         self.adam = torch.optim.AdamW(
             self.masters.values(), lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True
         )
-        self.begun = False
-        """Whether there are moments: the same on every process."""
-        for name, parameter in trained.items():
-            # Untyped in torch.
+        self.has_state = False
+        """Whether AdamW has state, which it has after the first step; the same on every rank."""
+        for name, parameter in parameters.items():
+            # untyped in torch
             register: Callable[[Callable[[Tensor], None]], object] = parameter.register_post_accumulate_grad_hook
-            register(partial(self._take_gradient, name))
+            register(partial(self._reduce_gradient, name))
 
     @property
-    def bytes(self) -> int:
-        """What this process's masters and moments take, once there are any."""
-        moments = sum(2 * master.nbytes for master in self.masters.values())
-        return moments + sum(m.nbytes for name, m in self.masters.items() if m is not self.trained[name])
+    def state_bytes(self) -> int:
+        """Bytes of this rank's masters and Adam state after the first step."""
+        adam = sum(2 * master.nbytes for master in self.masters.values())
+        return adam + sum(m.nbytes for name, m in self.masters.items() if m is not self.parameters[name])
 
     def step(self) -> Tensor:
-        """One step against the summed gradients, which are cleared; returns their norm before clipping."""
+        """Update the weights with the summed gradients, then clear these; returns their norm before clipping."""
         own = nn.utils.get_total_norm([master.grad for master in self.masters.values() if master.grad is not None])
-        norm = sum_over_processes(own**2).sqrt()
-        if norm.is_cuda or norm > self.max_gradient_norm:  # to ask a GPU for a number is to wait for it
+        norm = all_reduce_sum(own**2).sqrt()
+        if norm.is_cuda or norm > self.max_gradient_norm:  # on a GPU the comparison would wait for the device
             nn.utils.clip_grads_with_norm_(self.masters.values(), self.max_gradient_norm, norm)
         self.adam.step()
         self.adam.zero_grad(set_to_none=True)
-        self.begun = True
-        self._publish()
+        self.has_state = True
+        self._broadcast_weights()
         return norm
 
     def weights(self) -> dict[str, Tensor]:
-        """The trained weights by name, at full precision; to be asked for by all processes, and told to the first."""
+        """Trained weights by name, at full precision.  All ranks must call this; only rank 0 gets all of them."""
         return self._gather({name: master.detach() for name, master in self.masters.items()})
 
-    def moments(self) -> dict[str, Tensor]:
-        """What AdamW remembers, by key and name; empty before the first step.  Asked for and told as the weights."""
+    def state(self) -> dict[str, Tensor]:
+        """AdamW state by `key.name`; empty before the first step.  All ranks must call this, as for `weights`."""
         gathered: dict[str, Tensor] = {}
-        for key in STATE_KEYS if self.begun else ():
+        for key in STATE_KEYS if self.has_state else ():
             own = {name: self.adam.state[master][key] for name, master in self.masters.items()}
             gathered |= {f"{key}.{name}": value for name, value in self._gather(own, scalar=key == "step").items()}
         return gathered
 
     @torch.no_grad()
     def load_weights(self, weights: dict[str, Tensor]) -> None:
-        """Set the trained weights to what `weights` returned once."""
-        for name, parameter in self.trained.items():
+        """Set the trained weights to those that `weights` returned."""
+        for name, parameter in self.parameters.items():
             parameter.copy_(weights[name])
         for name, master in self.masters.items():
             master.copy_(weights[name])
 
-    def load_moments(self, moments: dict[str, Tensor]) -> None:
-        """Go on from what `moments` returned once."""
-        self.begun = bool(moments)
-        for name, master in self.masters.items() if moments else ():
-            self.adam.state[master] = {key: moments[f"{key}.{name}"].to(master.device) for key in STATE_KEYS}
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Set the AdamW state to the one that `state` returned."""
+        self.has_state = bool(state)
+        for name, master in self.masters.items() if state else ():
+            self.adam.state[master] = {key: state[f"{key}.{name}"].to(master.device) for key in STATE_KEYS}
 
-    def _take_gradient(self, name: str, parameter: Tensor) -> None:
-        """Hand a gradient over to the parameter's owner, and forget it elsewhere."""
+    def _reduce_gradient(self, name: str, parameter: Tensor) -> None:
+        """Sum a gradient over the ranks on the parameter's owner, and free it on all others."""
         assert parameter.grad is not None
         gradient = parameter.grad.to(_master_dtype(parameter))
         parameter.grad = None
-        sum_onto(self.owners[name], gradient)
+        reduce_to(self.owners[name], gradient)
         if name in self.masters:
             self.masters[name].grad = gradient
 
     @torch.no_grad()
-    def _publish(self) -> None:
-        """Put the owners' new weights into the model of every process."""
-        for name, parameter in self.trained.items():
+    def _broadcast_weights(self) -> None:
+        """Copy the owners' new weights into the model of every rank."""
+        for name, parameter in self.parameters.items():
             if name in self.masters and (master := self.masters[name]) is not parameter:
                 parameter.copy_(master)
-            broadcast_from(self.owners[name], parameter)
+            broadcast(self.owners[name], parameter)
 
     @torch.no_grad()
     def _gather(self, own: dict[str, Tensor], *, scalar: bool = False) -> dict[str, Tensor]:
-        """All owners' tensors, like the masters in shape or a number each, on the first process; elsewhere nothing."""
-        if len(own) == len(self.trained):
+        """Tensors of all owners, scalars or shaped like the masters, on rank 0; nothing on other ranks."""
+        if len(own) == len(self.parameters):
             return own
         gathered = {}
-        for name, parameter in self.trained.items():
+        for name, parameter in self.parameters.items():
             shape = () if scalar else parameter.shape
             empty = torch.empty(shape, dtype=_master_dtype(parameter), device=parameter.device)
             value = own[name].to(empty.device) if name in own else empty
-            broadcast_from(self.owners[name], value)
-            if self.process == 0:
+            broadcast(self.owners[name], value)
+            if self.rank == 0:
                 gathered[name] = value.cpu()
         return gathered
 
 
-def share_out(sizes: dict[str, int], processes: int) -> dict[str, int]:
-    """The owner of each parameter: the largest first, each to the process that has least so far."""
-    assert processes <= len(sizes)
-    held, owners = [0] * processes, {}
+def assign_owners(sizes: dict[str, int], world_size: int) -> dict[str, int]:
+    """Owner rank of each parameter: the largest first, each to the rank that owns the least so far."""
+    assert world_size <= len(sizes)
+    owned, owners = [0] * world_size, {}
     for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
-        owner = held.index(min(held))
+        owner = owned.index(min(owned))
         owners[name] = owner
-        held[owner] += sizes[name]
+        owned[owner] += sizes[name]
     return owners
 
 

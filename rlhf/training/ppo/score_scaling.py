@@ -1,4 +1,4 @@
-"""Mean and standard deviation of everything seen so far."""
+"""Score clipping and scaling by a running standard deviation.  B rollouts, N values of this rank."""
 
 from __future__ import annotations
 
@@ -8,49 +8,49 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlhf.runtime.distributed import sum_over_processes
+from rlhf.runtime.distributed import all_reduce_sum
 
-LEAST_RELATIVE_DEVIATION = 1e-6
-"""A deviation below this share of the mean is rounding: the values are all equal."""
+MIN_RELATIVE_DEVIATION = 1e-6
+"""A standard deviation below this share of the mean is rounding error: all values are equal."""
 
 
-def scale_scores(score_B: Tensor, moments: RunningMoments, *, clip: float, scale: bool) -> Tensor:
-    """Scores clipped to plus and minus `clip`, then divided by the running deviation, these scores included."""
+def scale_scores(score_B: Tensor, statistics: RunningStatistics, *, clip: float, scale: bool) -> Tensor:
+    """Clip scores to plus or minus `clip`, then divide them by the running deviation, which includes these scores."""
     score_B = score_B.clamp(-clip, clip)
-    moments.update(score_B)
-    return score_B / moments.scale if scale else score_B
+    statistics.update(score_B)
+    return score_B / statistics.scale if scale else score_B
 
 
 @dataclass
-class RunningMoments:
-    """Moments of all values so far, of all processes.
+class RunningStatistics:
+    """Mean and standard deviation of all values so far, of all ranks.
 
     Source: Chan, Golub and LeVeque, 1979, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances".
     """
 
     count: float = 0.0
     mean: float = 0.0
-    squares: float = 0.0
+    m2: float = 0.0
     """Sum of squared deviations from the mean."""
 
     def update(self, value_N: Tensor) -> None:
-        """Take in this process's values; every process calls this at once."""
+        """Add this rank's values; all ranks must call this together."""
         value_N = value_N.double()
-        total, count = sum_over_processes(torch.stack([value_N.sum(), value_N.new_tensor(len(value_N))])).tolist()
+        total, count = all_reduce_sum(torch.stack([value_N.sum(), value_N.new_tensor(len(value_N))])).tolist()
         mean = total / count
-        squares = sum_over_processes(((value_N - mean) ** 2).sum()[None]).item()
-        shift, seen = mean - self.mean, self.count + count
-        self.squares += squares + shift**2 * self.count * count / seen
-        self.mean += shift * count / seen
-        self.count = seen
+        m2 = all_reduce_sum(((value_N - mean) ** 2).sum()[None]).item()
+        shift, new_count = mean - self.mean, self.count + count
+        self.m2 += m2 + shift**2 * self.count * count / new_count
+        self.mean += shift * count / new_count
+        self.count = new_count
 
     @property
     def deviation(self) -> float:
         """Unbiased standard deviation; 0 for a single value."""
-        return math.sqrt(self.squares / (self.count - 1)) if self.count > 1 else 0.0
+        return math.sqrt(self.m2 / (self.count - 1)) if self.count > 1 else 0.0
 
     @property
     def scale(self) -> float:
-        """What to divide scores by: the deviation, or 1 where all values so far are equal."""
+        """Divisor of the scores: the deviation, or 1 if all values so far are equal."""
         deviation = self.deviation
-        return deviation if deviation > LEAST_RELATIVE_DEVIATION * max(1.0, abs(self.mean)) else 1.0
+        return deviation if deviation > MIN_RELATIVE_DEVIATION * max(1.0, abs(self.mean)) else 1.0

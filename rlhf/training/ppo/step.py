@@ -1,6 +1,7 @@
-"""One step of PPO: draw answers, see what they are worth, learn from them.
+"""One step of PPO: generate responses, score and evaluate them, train on them.
 
-N rollouts of this process, R response places padded on the right, T response tokens one after another.
+N rollouts of this rank, R response tokens padded on the right, T response tokens of a minibatch flattened,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -15,31 +16,30 @@ from torch import Tensor
 from rlhf.config import PpoConfig
 from rlhf.errors import UserError
 from rlhf.models.sampling import Response
-from rlhf.runtime.distributed import sum_over_processes
-from rlhf.runtime.seeds import row_seed
+from rlhf.runtime.distributed import all_reduce_sum
+from rlhf.runtime.seeds import derive_seed
+from rlhf.runtime.throughput import throughput_metrics
 from rlhf.training.ppo.advantages import estimate_advantages, shape_rewards, whiten
-from rlhf.training.ppo.context import Run
-from rlhf.training.ppo.kl import answer_kl
+from rlhf.training.ppo.context import PpoContext
+from rlhf.training.ppo.kl import response_kl
 from rlhf.training.ppo.losses import ppo_loss, token_logprobs
-from rlhf.training.ppo.metrics import Clock, answer_sums, explained_variance, means, model_flops_utilization
+from rlhf.training.ppo.metrics import (
+    PhaseTimer,
+    all_reduce_means,
+    explained_variance,
+    model_flops_utilization,
+    response_metric_sums,
+)
 from rlhf.training.ppo.optimizer import Optimizer
 from rlhf.training.ppo.policy import Policy
-from rlhf.training.ppo.prompts import Prompt, prompt_numbers
-from rlhf.training.ppo.rollout import Estimates, Rollouts, estimate, minibatch_rows
+from rlhf.training.ppo.prompts import Prompt, prompt_indices
+from rlhf.training.ppo.rollout import OldOutputs, Rollouts, evaluate_rollouts, minibatch_rows
 from rlhf.training.ppo.score_scaling import scale_scores
 
 Minibatches = list[list[int]]
 
 
-class Targets(NamedTuple):
-    """What training moves policy and values towards; [N, R]."""
-
-    advantage: Tensor
-    """Whitened."""
-    returns: Tensor
-
-
-class Trained(NamedTuple):
+class TrainStats(NamedTuple):
     """Means over the minibatches of a step."""
 
     policy_loss: float
@@ -49,105 +49,118 @@ class Trained(NamedTuple):
     gradient_norm: float
 
 
-def run_step(run: Run, step: int) -> dict[str, float]:
-    """Take `step` (from 1); returns its row of metrics.
+def run_step(context: PpoContext, step: int) -> dict[str, float]:
+    """Run `step` (from 1) and return its row of metrics.
 
-    Raises UserError where a loss is not finite or the KL passes its bound; the weights are then spoilt, and the last
-    checkpoint is the good one.
+    Raises UserError if a loss is not finite or the KL exceeds `ppo.max_kl`.  The weights are then invalid; the last
+    checkpoint is the last good state.
     """
-    config, clock = run.config, Clock(run.device)
-    coefficient = run.kl.coefficient
-    prompts, seeds = draw_prompts(run, step)
-    with clock.phase("decode"):
-        answers = run.answer(prompts, seeds)
-    with clock.phase("estimate"):
-        rollouts = run.keep(prompts, answers)
-        epochs = [draw_minibatches(run, step, epoch) for epoch in range(config.epochs)]
-        estimates = estimate(run.policy, rollouts, epochs[0])
-    with clock.phase("score"):
-        raw_score_N = run.score(prompts, answers)
-    with clock.phase("train"):
-        score_N = scale_scores(raw_score_N, run.scores, clip=config.score_clip, scale=config.scale_scores)
+    config, timer = context.config, PhaseTimer(context.device)
+    kl_coefficient = context.kl_controller.coefficient
+    prompts, seeds = draw_prompts(context, step)
+    epochs = [draw_minibatches(context, step, epoch) for epoch in range(config.epochs)]
+
+    with timer.phase("generate"):
+        responses = context.generate(prompts, seeds)
+    with timer.phase("score"):
+        raw_score_N = context.score(prompts, responses)
+    with timer.phase("evaluate"):
+        rollouts = context.pack_rollouts(prompts, responses)
+        old = evaluate_rollouts(context.policy, rollouts, epochs[0])
+    with timer.phase("train"):
+        score_N = scale_scores(raw_score_N, context.score_statistics, clip=config.score_clip, scale=config.scale_scores)
         reward_NR = shape_rewards(
-            score_N, estimates.logprob, estimates.reference_logprob, rollouts.mask, kl_coefficient=coefficient
+            score_N, old.logprob, old.reference_logprob, rollouts.mask, kl_coefficient=kl_coefficient
         )
-        targets = make_targets(reward_NR, estimates.value, rollouts.mask, config)
-        figures = describe(answers, raw_score_N, reward_NR, rollouts=rollouts, estimates=estimates, targets=targets)
-        refuse_distance(figures["kl"], config.max_kl, step)
-        trained = optimise(
-            run.policy,
-            run.optimizer,
+        advantage_NR, return_NR = whitened_advantages(reward_NR, old.value, rollouts.mask, config)
+        metrics = rollout_metrics(rollouts, responses, raw_score_N, reward_NR, return_NR, old=old)
+        check_kl(metrics["kl"], config.max_kl, step)
+        stats = train_on_minibatches(
+            context.policy,
+            context.optimizer,
             [rows for minibatches in epochs for rows in minibatches],
             rollouts=rollouts,
-            estimates=estimates,
-            targets=targets,
+            old=old,
+            advantage_NR=advantage_NR,
+            return_NR=return_NR,
             config=config,
         )
-    refuse_divergence(trained, step)
-    run.kl.update(figures["kl"], config.rollouts_per_step)
+    check_finite(stats, step)
+    context.kl_controller.update(metrics["kl"], config.rollouts_per_step)
+
+    throughput = throughput_metrics(
+        timer.seconds,
+        response_tokens=metrics["response_tokens"] * config.rollouts_per_step,
+        sequence_tokens=metrics["sequence_tokens"] * config.rollouts_per_step,
+        epochs=config.epochs,
+        rollouts=config.rollouts_per_step,
+    )
+    utilization = utilization_metrics(context, timer.seconds["train"], metrics)
     return {
         "step": step,
-        **figures,
-        "kl_coefficient": coefficient,
-        **trained._asdict(),
-        **describe_speed(clock.seconds, figures, config),
-        **describe_utilization(run, clock.seconds["train"], figures),
+        **metrics,
+        "kl_coefficient": kl_coefficient,
+        **stats._asdict(),
+        **throughput,
+        **utilization,
     }
 
 
-def draw_prompts(run: Run, step: int) -> tuple[list[Prompt], list[int]]:
-    """This process's prompts of the step and the seeds of their answers."""
-    numbers = prompt_numbers(step, run.config.rollouts_per_step, len(run.prompts), run.seed)
-    share = run.share(len(numbers))
-    seeds = [row_seed(run.seed, "rollout", str(step), str(index)) for index in share]
-    return [run.prompts[numbers[index]] for index in share], seeds
+def draw_prompts(context: PpoContext, step: int) -> tuple[list[Prompt], list[int]]:
+    """This rank's prompts of the step, and the seeds of their responses."""
+    indices = prompt_indices(step, context.config.rollouts_per_step, len(context.prompts), context.seed)
+    rollouts = context.shard(len(indices))
+    seeds = [derive_seed(context.seed, "rollout", str(step), str(rollout)) for rollout in rollouts]
+    return [context.prompts[indices[rollout]] for rollout in rollouts], seeds
 
 
-def draw_minibatches(run: Run, step: int, epoch: int) -> Minibatches:
-    """This process's part of an epoch's minibatches."""
-    config = run.config
-    seeds = [
-        row_seed(run.seed, "minibatches", str(step), str(epoch), str(lane)) for lane in run.share(config.minibatch_size)
-    ]
+def draw_minibatches(context: PpoContext, step: int, epoch: int) -> Minibatches:
+    """This rank's part of an epoch's minibatches."""
+    config = context.config
+    slots = context.shard(config.minibatch_size)
+    seeds = [derive_seed(context.seed, "minibatches", str(step), str(epoch), str(slot)) for slot in slots]
     return minibatch_rows(config.rollouts_per_step // config.minibatch_size, seeds)
 
 
-def make_targets(reward_NR: Tensor, value_NR: Tensor, mask_NR: Tensor, config: PpoConfig) -> Targets:
-    """Advantages, whitened over the tokens of the step, and returns."""
+def whitened_advantages(
+    reward_NR: Tensor, value_NR: Tensor, mask_NR: Tensor, config: PpoConfig
+) -> tuple[Tensor, Tensor]:
+    """Advantages, whitened over all tokens of the step, and returns; both [N, R]."""
     advantage_NR, return_NR = estimate_advantages(
         reward_NR, value_NR, mask_NR, discount=config.discount, gae_lambda=config.gae_lambda
     )
     whitened_NR = torch.zeros_like(advantage_NR)
     whitened_NR[mask_NR] = whiten(advantage_NR[mask_NR])
-    return Targets(whitened_NR, return_NR)
+    return whitened_NR, return_NR
 
 
-def optimise(
+def train_on_minibatches(
     policy: Policy,
     optimizer: Optimizer,
     minibatches: Minibatches,
     *,
     rollouts: Rollouts,
-    estimates: Estimates,
-    targets: Targets,
+    old: OldOutputs,
+    advantage_NR: Tensor,
+    return_NR: Tensor,
     config: PpoConfig,
-) -> Trained:
-    """Train on every minibatch in turn."""
+) -> TrainStats:
+    """Take one optimizer step on each minibatch, in order."""
     length_N = rollouts.mask.sum(1).tolist()
     tokens = torch.tensor([sum(length_N[row] for row in rows) for rows in minibatches], dtype=torch.float64)
-    sums = torch.zeros(len(Trained._fields), device=rollouts.mask.device)
-    for rows, token_count in zip(minibatches, sum_over_processes(tokens).tolist(), strict=True):
+    sums = torch.zeros(len(TrainStats._fields), device=rollouts.mask.device)
+    for rows, token_count in zip(minibatches, all_reduce_sum(tokens).tolist(), strict=True):
         batch = rollouts.batch(rows)
         logits_TV, value_T = policy.predict(batch)
         logprob_T = token_logprobs(logits_TV, batch.token)
-        del logits_TV  # the largest tensor, of which the gradient needs nothing more
+        del logits_TV  # the largest tensor; the gradient does not need it
         loss = ppo_loss(
             logprob_T,
             value_T,
-            old_logprob_T=rollouts.flatten(estimates.logprob, rows),
-            old_value_T=rollouts.flatten(estimates.value, rows),
-            advantage_T=rollouts.flatten(targets.advantage, rows),
-            return_T=rollouts.flatten(targets.returns, rows),
+            old_logprob_T=rollouts.flatten(old.logprob, rows),
+            old_value_T=rollouts.flatten(old.value, rows),
+            advantage_T=rollouts.flatten(advantage_NR, rows),
+            return_T=rollouts.flatten(return_NR, rows),
             policy_clip=config.policy_clip,
             value_clip=config.value_clip,
             value_coefficient=config.value_coefficient,
@@ -156,70 +169,61 @@ def optimise(
         torch.autograd.backward(loss.total)
         gradient_norm = optimizer.step()
         sums += torch.stack([*loss[1:], gradient_norm])
-    # the loss was a share of the whole minibatch's, the norm that of the summed gradient on every process
-    totals = [*sum_over_processes(sums[:-1]).tolist(), float(sums[-1])]
-    return Trained(*(total / len(minibatches) for total in totals))
+    # losses are this rank's share of the minibatch; the gradient norm is the same on every rank
+    totals = [*all_reduce_sum(sums[:-1]).tolist(), float(sums[-1])]
+    return TrainStats(*(total / len(minibatches) for total in totals))
 
 
-def describe(
-    answers: Sequence[Response],
+def rollout_metrics(
+    rollouts: Rollouts,
+    responses: Sequence[Response],
     score_N: Tensor,
     reward_NR: Tensor,
+    return_NR: Tensor,
     *,
-    rollouts: Rollouts,
-    estimates: Estimates,
-    targets: Targets,
+    old: OldOutputs,
 ) -> dict[str, float]:
-    """Figures of the step's rollouts, over all processes, before training."""
-    mask_NR, count = rollouts.mask, len(answers)
-    kl_N = answer_kl(estimates.logprob, estimates.reference_logprob, mask_NR)
-    figures = means(
+    """Metrics of the step's rollouts before training, over all ranks.
+
+    `score` is the reward model's, before clipping and scaling; `reward` the sum of a response's shaped rewards.
+    """
+    mask_NR, count = rollouts.mask, len(responses)
+    kl_N = response_kl(old.logprob, old.reference_logprob, mask_NR)
+    metrics = all_reduce_means(
         {
-            **answer_sums(answers, score_N, kl_N),
+            **response_metric_sums(responses, score_N, kl_N),
             "reward": (reward_NR.sum(), count),
-            "entropy": (estimates.entropy.sum(), float(mask_NR.sum())),
-            "sequence_tokens": (sum(len(kept) + 1 for kept in rollouts.kept), count),
+            "entropy": (old.entropy.sum(), float(mask_NR.sum())),
+            "sequence_tokens": (sum(len(states) + 1 for states in rollouts.trunk_states), count),
         }
     )
-    return figures | {"explained_variance": explained_variance(estimates.value[mask_NR], targets.returns[mask_NR])}
+    return metrics | {"explained_variance": explained_variance(old.value[mask_NR], return_NR[mask_NR])}
 
 
-def describe_speed(seconds: dict[str, float], figures: dict[str, float], config: PpoConfig) -> dict[str, float]:
-    """Seconds of each phase, and tokens per second of all processes: in decode those drawn, else those read."""
-    drawn = figures["response_tokens"] * config.rollouts_per_step
-    read = figures["sequence_tokens"] * config.rollouts_per_step
-    tokens = {"decode": drawn, "estimate": read, "score": read, "train": read * config.epochs}
-    return {
-        **{f"{phase}_seconds": round(spent, 4) for phase, spent in seconds.items()},
-        **{f"{phase}_tokens_per_second": round(tokens[phase] / spent, 1) for phase, spent in seconds.items()},
-        "rollouts_per_second": round(config.rollouts_per_step / sum(seconds.values()), 3),
-    }
-
-
-def describe_utilization(run: Run, train_seconds: float, figures: dict[str, float]) -> dict[str, float]:
-    """`train_mfu`, the share of a GPU's peak that the training used, where the run is on a GPU that is known."""
-    if run.device.type != "cuda":
+def utilization_metrics(context: PpoContext, train_seconds: float, metrics: dict[str, float]) -> dict[str, float]:
+    """`train_mfu`, the share of the GPU's peak that training used; empty on a CPU or an unknown GPU."""
+    if context.device.type != "cuda":
         return {}
-    rollouts = run.config.rollouts_per_step / run.processes
-    operations = run.config.epochs * run.policy.training_operations(
-        figures["sequence_tokens"] * rollouts, figures["response_tokens"] * rollouts
+    rollouts = context.config.rollouts_per_step / context.world_size
+    operations = context.config.epochs * context.policy.training_flops(
+        metrics["sequence_tokens"] * rollouts, metrics["response_tokens"] * rollouts
     )
-    mfu = model_flops_utilization(operations, train_seconds, torch.cuda.get_device_name(run.device))
+    mfu = model_flops_utilization(operations, train_seconds, torch.cuda.get_device_name(context.device))
     return {} if mfu is None else {"train_mfu": round(mfu, 4)}
 
 
-def refuse_distance(kl: float, limit: float, step: int) -> None:
-    """Raise UserError where the KL is beyond its bound or no number."""
-    if not kl <= limit:
+def check_kl(kl: float, max_kl: float, step: int) -> None:
+    """Raise UserError if the KL exceeds its maximum or is not a finite number."""
+    if not kl <= max_kl:
         raise UserError(
-            f"step {step}: the KL to the reference is {kl:.3g} nats per answer, ppo.max_kl is {limit:g}; the last "
+            f"step {step}: the KL to the reference is {kl:.3g} nats per response, ppo.max_kl is {max_kl:g}; the last "
             "good checkpoint is kept; lower ppo.learning_rate or raise ppo.kl_coefficient"
         )
 
 
-def refuse_divergence(trained: Trained, step: int) -> None:
-    """Raise UserError where a mean of the training is not finite."""
-    for name, value in trained._asdict().items():
+def check_finite(stats: TrainStats, step: int) -> None:
+    """Raise UserError if a training metric is not a finite number."""
+    for name, value in stats._asdict().items():
         if not math.isfinite(value):
             raise UserError(
                 f"step {step}: {name} is {value:g}; the last good checkpoint is kept; lower ppo.learning_rate"

@@ -1,4 +1,4 @@
-"""How good the policy is on prompts that it is not trained on.  N validation prompts of this process."""
+"""Score and KL of the policy on the validation prompts.  N validation prompts of this rank."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ import torch
 from torch import Tensor
 
 from rlhf.models.sampling import Response
-from rlhf.runtime.seeds import row_seed
-from rlhf.training.ppo.context import Run
-from rlhf.training.ppo.kl import answer_kl
-from rlhf.training.ppo.metrics import answer_sums, means
+from rlhf.runtime.seeds import derive_seed
+from rlhf.training.ppo.context import PpoContext
+from rlhf.training.ppo.kl import response_kl
+from rlhf.training.ppo.metrics import all_reduce_means, response_metric_sums
 from rlhf.training.ppo.prompts import Prompt
-from rlhf.training.ppo.rollout import estimate
+from rlhf.training.ppo.rollout import evaluate_rollouts
 
 
-def validate(run: Run, step: int) -> dict[str, float]:
-    """Means over the validation answers of the policy after `step`, drawn with the same seeds every time."""
-    prompts = [run.validation_prompts[index] for index in run.share(len(run.validation_prompts))]
-    answers = run.answer(prompts, [row_seed(run.seed, "validation", prompt.id) for prompt in prompts])
-    score_N = run.score(prompts, answers)
-    return {"step": step, **means(answer_sums(answers, score_N, _kl(run, prompts, answers)))}
+def validate(context: PpoContext, step: int) -> dict[str, float]:
+    """Mean metrics of the validation responses after `step`; these are sampled with the same seeds every time."""
+    prompts = [context.validation_prompts[index] for index in context.shard(len(context.validation_prompts))]
+    responses = context.generate(prompts, [derive_seed(context.seed, "validation", prompt.id) for prompt in prompts])
+    score_N = context.score(prompts, responses)
+    kl_N = _kl(context, prompts, responses)
+    return {"step": step, **all_reduce_means(response_metric_sums(responses, score_N, kl_N))}
 
 
-def _kl(run: Run, prompts: Sequence[Prompt], answers: Sequence[Response]) -> Tensor:
-    """KL of each answer [N], estimated in batches as large as this process's part of a minibatch."""
+def _kl(context: PpoContext, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Tensor:
+    """KL of each response [N], computed in batches of this rank's share of a minibatch."""
     if not prompts:
         return torch.zeros(0)
-    rollouts = run.keep(prompts, answers)
-    rows, size = list(range(len(prompts))), len(run.share(run.config.minibatch_size))
-    estimates = estimate(run.policy, rollouts, [rows[start : start + size] for start in range(0, len(rows), size)])
-    return answer_kl(estimates.logprob, estimates.reference_logprob, rollouts.mask)
+    rollouts = context.pack_rollouts(prompts, responses)
+    rows, size = list(range(len(prompts))), len(context.shard(context.config.minibatch_size))
+    batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+    outputs = evaluate_rollouts(context.policy, rollouts, batches)
+    return response_kl(outputs.logprob, outputs.reference_logprob, rollouts.mask)

@@ -13,6 +13,8 @@ from accelerate import PartialState
 from transformers import AutoConfig, AutoTokenizer
 
 from rlhf.errors import UserError
+from rlhf.models.tokenization import context_length, require_fit
+from rlhf.runtime.distributed import init_distributed
 
 
 def prepare_processes() -> PartialState:
@@ -23,7 +25,7 @@ def prepare_processes() -> PartialState:
     # A bar would end up in the same line as what the stage tells of its progress.
     trlx.utils.logging.disable_progress_bar()
     trlx.utils.logging.set_verbosity(logging.WARNING)
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = init_distributed()
     if state.num_processes > 1 and os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true":
         raise UserError(
             f"compute.processes ({state.num_processes}): trlx runs in several processes only on GPUs, under DeepSpeed; "
@@ -34,19 +36,15 @@ def prepare_processes() -> PartialState:
 
 def reward_device(state: PartialState) -> torch.device:
     """A GPU that no process trains on where there is one, as in the published recipe; else the main process's."""
-    if torch.cuda.is_available() and torch.cuda.device_count() > state.num_processes:
+    if state.device.type == "cuda" and torch.cuda.device_count() > state.num_processes:
         return torch.device("cuda", torch.cuda.device_count() - 1)
     return cast(torch.device, state.device)
 
 
-def require_room(model: Path, texts: list[str], more_tokens: int) -> int:
-    """Tokens of the longest of `texts`; raises UserError where it leaves no room for `more_tokens` in the context."""
+def longest_text(model: Path, texts: list[str], new_tokens: int) -> int:
+    """Tokens of the longest of `texts`; raises UserError if it leaves no room for `new_tokens` in the context."""
     tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
     longest = max(len(ids) for ids in tokenizer(texts).input_ids)
-    context = AutoConfig.from_pretrained(model, local_files_only=True).max_position_embeddings
-    if longest + more_tokens > context:
-        raise UserError(
-            f"a text of {longest} tokens and {more_tokens} more do not fit the model's context of {context}; lower "
-            f"data.max_prompt_tokens and data.max_response_tokens to {context} together"
-        )
+    context = context_length(AutoConfig.from_pretrained(model, local_files_only=True))
+    require_fit("the longest text", longest, context, new_tokens=new_tokens)
     return longest

@@ -15,7 +15,7 @@ from rlhf.storage.files import read_jsonl, write_atomically
 from rlhf.training.trlx_trainer.batching import PromptRow
 from rlhf.training.trlx_trainer.checkpoints import Checkpoints
 from rlhf.training.trlx_trainer.conversion import convert_for_trlx, write_trained_model
-from rlhf.training.trlx_trainer.launch import prepare_processes, require_room, reward_device
+from rlhf.training.trlx_trainer.launch import longest_text, prepare_processes, reward_device
 from rlhf.training.trlx_trainer.ppo_trainer import PpoRun, train_by_ppo
 from rlhf.training.trlx_trainer.reward_model import TrlxRewardModel, check_same_scores
 from rlhf.training.trlx_trainer.trlx_config import ppo_settings, updates_per_step
@@ -61,7 +61,7 @@ def run_trlx(config: PpoStage, inputs: dict[str, Path], output: Path) -> None:
         ppo,
         model=policy,
         checkpoints=checkpoints.root,
-        prompt_tokens=require_room(policy, texts, ppo.sampling.max_new_tokens),
+        prompt_tokens=longest_text(policy, texts, ppo.sampling.max_new_tokens),
         processes=processes.num_processes,
         seed=config.seed + done,
     )

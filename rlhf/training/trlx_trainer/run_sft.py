@@ -14,7 +14,7 @@ from rlhf.storage.files import read_jsonl
 from rlhf.training.trlx_trainer.batching import Sample, training_samples
 from rlhf.training.trlx_trainer.checkpoints import Checkpoints
 from rlhf.training.trlx_trainer.conversion import convert_for_trlx, write_trained_model
-from rlhf.training.trlx_trainer.launch import prepare_processes, require_room
+from rlhf.training.trlx_trainer.launch import longest_text, prepare_processes
 from rlhf.training.trlx_trainer.sft_trainer import SftRun, fine_tune
 from rlhf.training.trlx_trainer.trlx_config import sft_settings
 
@@ -64,7 +64,7 @@ def run_trlx(config: SftStage, inputs: dict[str, Path], output: Path) -> None:
         config.sft,
         model=converted,
         checkpoints=checkpoints.root,
-        tokens=require_room(
+        tokens=longest_text(
             converted, [prompt + answer for prompt, answer in samples + validation_samples], EXTRA_TOKENS
         ),
         steps=steps,
@@ -79,7 +79,7 @@ def run_trlx(config: SftStage, inputs: dict[str, Path], output: Path) -> None:
 
 def read_samples(path: Path) -> list[Sample]:
     """Prompt and response of each row; raises UserError if there is no row."""
-    samples = [[str(row["prompt"]), str(row["answer"])] for row in read_jsonl(path)]
+    samples = [[str(row["prompt"]), str(row["response"])] for row in read_jsonl(path)]
     if not samples:
         raise UserError(f"{path}: no rows to train on or to validate with; give more data, or raise data.max_pairs")
     return samples

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from pathlib import Path
 
@@ -15,9 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf.config import SamplingConfig
 from rlhf.errors import UserError
 from rlhf.models.loading import load_causal_lm
-from rlhf.models.sampling import sample_tokens, generate
+from rlhf.models.sampling import generate, sample_tokens
 from rlhf.models.tokenization import decode_response, encode_prompt, load_tokenizer
-from rlhf.runtime.seeds import row_seed
+from rlhf.runtime.seeds import derive_seed
 from tests.support.tiny_models import CONTEXT, Architecture, tiny_model
 
 ARCHITECTURES: tuple[Architecture, ...] = ("gptj", "gpt_neox", "llama", "gpt2", "qwen2")
@@ -42,15 +41,6 @@ def draw(uniforms: list[float], logits: Tensor = LOGITS, **sampling: float) -> l
     rows = logits.expand(len(uniforms), -1)
     drawn: list[int] = sample_tokens(rows, torch.tensor(uniforms), SamplingConfig.model_validate(sampling)).tolist()
     return drawn
-
-
-class TestRowSeed:
-    def test_it_is_the_start_of_a_sha256(self) -> None:
-        digest = hashlib.sha256(b'[42, "rollout", "3"]').hexdigest()
-        assert row_seed(42, "rollout", "3") == int(digest[:16], 16) // 2
-
-    def test_names_do_not_run_together(self) -> None:
-        assert len({row_seed(1, "a", "b"), row_seed(1, "ab"), row_seed(1, "b", "a"), row_seed(2, "a", "b")}) == 4
 
 
 class TestDrawTokens:
@@ -89,7 +79,7 @@ class TestEveryArchitecture:
     def test_batch_size_and_order_change_nothing(self, tmp_path: Path, architecture: Architecture) -> None:
         model, tokenizer = load(tmp_path, architecture)
         prompts = [encode_prompt(tokenizer, prompt) for prompt in PROMPTS]
-        seeds = [row_seed(0, prompt) for prompt in PROMPTS]
+        seeds = [derive_seed(0, prompt) for prompt in PROMPTS]
         together = generate(model, tokenizer, prompts, self.sampling, seeds, batch_size=5)
         apart = generate(model, tokenizer, prompts, self.sampling, seeds, batch_size=1)
         backwards = generate(model, tokenizer, prompts[::-1], self.sampling, seeds[::-1], batch_size=2)

@@ -9,9 +9,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rlhf.config import ModelConfig, RunConfig, SftConfig
 from rlhf.errors import UserError
-from rlhf.runtime.metrics_log import StepLog
+from rlhf.runtime.metrics_log import MetricsLog
 from rlhf.runtime.stage import TRACKER, TRACKER_FOLDER
-from rlhf.runtime.trackers import track, tracked
+from rlhf.runtime.trackers import log_metrics, tracker_session
 from rlhf.stage_config import SftStage, part_of
 from rlhf.stages.train_sft import train_sft
 from rlhf.storage.files import read_jsonl
@@ -40,9 +40,9 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_rows_of_ppo_are_there_while_it_runs(tensorboard: Path, tmp_path: Path) -> None:
-    log = StepLog(tmp_path / "metrics.jsonl", None, track)
-    measurements = StepLog(tmp_path / "validation.jsonl", None, track)
-    with tracked(CONFIG):
+    log = MetricsLog(tmp_path / "metrics.jsonl", None, log_metrics)
+    measurements = MetricsLog(tmp_path / "validation.jsonl", None, log_metrics)
+    with tracker_session(CONFIG):
         measurements.write({"step": 0, "score": -0.5})
         log.write({"step": 1, "score": 0.25, "kl": 1.5})
         log.write({"step": 2, "score": 0.5, "kl": 2.0})
@@ -73,8 +73,8 @@ def test_fine_tuning_shows_what_it_writes(tensorboard: Path, tmp_path: Path) -> 
 def test_without_a_tracker_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(TRACKER, raising=False)
     monkeypatch.chdir(tmp_path)
-    with tracked(CONFIG):
-        track({"step": 1, "loss": 0.5}, "metrics")
+    with tracker_session(CONFIG):
+        log_metrics({"step": 1, "loss": 0.5}, "metrics")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -84,6 +84,6 @@ def test_a_tracker_that_is_not_installed_is_named(
 ) -> None:
     monkeypatch.setattr("rlhf.runtime.trackers.tracking.get_available_trackers", lambda: ["tensorboard"])
     monkeypatch.setenv(TRACKER, name)
-    with pytest.raises(UserError, match=rf"compute\.tracker \({name}\) .* pip install {name}"), tracked(CONFIG):
+    with pytest.raises(UserError, match=rf"compute\.tracker \({name}\) .* pip install {name}"), tracker_session(CONFIG):
         pass
     assert not tensorboard.exists()

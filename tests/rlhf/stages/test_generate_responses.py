@@ -32,7 +32,7 @@ def settings(seed: int = 1, **changes: object) -> ResponsesStage:
 
 def respond(config: ResponsesStage, inputs: dict[str, Path], output: Path) -> list[dict[str, object]]:
     output.mkdir(exist_ok=True)
-    generate_responses.body(config, inputs, output)
+    generate_responses.generate_responses(config, inputs, output)
     return read_jsonl(output / "responses.jsonl")
 
 
@@ -40,20 +40,20 @@ def test_every_prompt_has_one_row(inputs: dict[str, Path], tmp_path: Path) -> No
     rows = respond(settings(), inputs, tmp_path)
     prompts = read_jsonl(inputs["data"] / "test_prompts.jsonl")
     assert [(row["id"], row["prompt"]) for row in rows] == [(row["id"], row["prompt"]) for row in prompts]
-    assert set(rows[0]) == {"id", "prompt", "answer", "seed", "reward", "stopped"}
-    assert len({row["answer"] for row in rows}) == len(rows)
+    assert set(rows[0]) == {"id", "prompt", "response", "seed", "reward", "stopped"}
+    assert len({row["response"] for row in rows}) == len(rows)
 
 
 def test_answers_depend_on_the_seed_alone(inputs: dict[str, Path], tmp_path: Path) -> None:
     rows = respond(settings(), inputs, tmp_path / "a")
     other_batches = respond(settings(batch_size=3), inputs, tmp_path / "b")
-    assert [row["answer"] for row in other_batches] == [row["answer"] for row in rows]
+    assert [row["response"] for row in other_batches] == [row["response"] for row in rows]
     other_seed = respond(settings(seed=2), inputs, tmp_path / "c")
-    assert not {row["answer"] for row in other_seed} & {row["answer"] for row in rows}
+    assert not {row["response"] for row in other_seed} & {row["response"] for row in rows}
 
 
 def test_the_figures_are_those_of_the_rows(inputs: dict[str, Path], tmp_path: Path) -> None:
-    figures = generate_responses.body(settings(), inputs, tmp_path)
+    figures = generate_responses.generate_responses(settings(), inputs, tmp_path)
     rewards = [float(str(row["reward"])) for row in read_jsonl(tmp_path / "responses.jsonl")]
     assert figures["responses"] == len(rewards)
     assert figures["mean_reward"] == pytest.approx(sum(rewards) / len(rewards))
@@ -64,7 +64,7 @@ def test_a_reward_model_with_another_tokenizer_scores_the_text(inputs: dict[str,
     folder = tmp_path / "reward" / "model"
     copy_with_another_tokenizer(inputs["reward"] / "model", folder)
     rows = respond(settings(), inputs | {"reward": tmp_path / "reward"}, tmp_path / "output")
-    prompts, answers = [str(row["prompt"]) for row in rows], [str(row["answer"]) for row in rows]
+    prompts, answers = [str(row["prompt"]) for row in rows], [str(row["response"]) for row in rows]
     expected = RewardModel.load(folder, "float32", "cpu").score(prompts, answers, batch_size=1)
     assert [row["reward"] for row in rows] == pytest.approx(expected.tolist(), abs=1e-5)
     plain = encode_response(load_tokenizer(inputs["policy"] / "model"), answers[0])

@@ -11,11 +11,11 @@ from pydantic import ValidationError
 from rlhf.config import ModelConfig, SamplingConfig, ToxicityConfig
 from rlhf.data.toxicity_prompts import read_toxicity_prompts
 from rlhf.errors import UserError
-from rlhf.evaluation.toxicity.continuations import append_rows, finished_rows, read_continuations
-from rlhf.evaluation.toxicity.metrics import toxicity_figures
+from rlhf.evaluation.toxicity.continuations import append_rows, count_complete_rows, iter_continuations
+from rlhf.evaluation.toxicity.metrics import toxicity_metrics
 from rlhf.models.loading import load_causal_lm
 from rlhf.models.tokenization import load_tokenizer
-from rlhf.runtime.seeds import row_seed
+from rlhf.runtime.seeds import derive_seed
 from rlhf.stage_config import ToxicityStage
 from rlhf.stages import score_toxicity as stage
 from rlhf.stages.score_toxicity import continue_texts, score_toxicity
@@ -90,10 +90,10 @@ def test_rows_pair_prompts_with_their_own_seed_and_score(
     policy: Path, prompts: Path, classifier: CountsLetters, tmp_path: Path
 ) -> None:
     figures = run(settings(), policy, prompts, tmp_path)
-    rows = read_continuations(tmp_path / "continuations.jsonl")
+    rows = list(iter_continuations(tmp_path / "continuations.jsonl"))
     drawn = read_toxicity_prompts(settings().toxicity, 11, prompts)
     assert [(row.id, row.prompt, row.prompt_toxicity) for row in rows] == [tuple(prompt) for prompt in drawn]
-    assert [row.seed for row in rows] == [row_seed(11, "toxicity", row.id) for row in rows]
+    assert [row.seed for row in rows] == [derive_seed(11, "toxicity", row.id) for row in rows]
     for row in rows:
         expected = row.continuation.count("e") / len(row.continuation) if row.continuation.strip() else 0.0
         assert row.toxicity == pytest.approx(expected)
@@ -129,19 +129,19 @@ def test_a_killed_run_goes_on_behind_the_last_whole_row(
 def test_a_row_cut_anywhere_is_made_again(policy: Path, prompts: Path, tmp_path: Path) -> None:
     run(settings(), policy, prompts, tmp_path)
     path = tmp_path / "continuations.jsonl"
-    rows = read_continuations(path)
+    rows = list(iter_continuations(path))
     names = [(row.id, row.sample) for row in rows]
     whole = path.read_bytes()
-    assert finished_rows(path, names, 1) == (30, len(whole))
+    assert count_complete_rows(path, names, 1) == (30, len(whole))
     two = sum(map(len, whole.splitlines(keepends=True)[:2]))
     for cut in (1, 20, len(whole.splitlines(keepends=True)[2]) - 1):
         path.write_bytes(whole[: two + cut])
-        assert finished_rows(path, names, 1) == (2, two)
+        assert count_complete_rows(path, names, 1) == (2, two)
     append_rows(path, rows[2:4], behind=two)
-    assert finished_rows(path, names, 1)[0] == 4
-    assert finished_rows(path, names, 3)[0] == 3  # the fourth row is of a chunk that has no end
+    assert count_complete_rows(path, names, 1)[0] == 4
+    assert count_complete_rows(path, names, 3)[0] == 3  # the fourth row is of a chunk that has no end
     path.write_bytes(whole)
-    assert finished_rows(path, names, 7)[0] == 30  # the last chunk has two
+    assert count_complete_rows(path, names, 7)[0] == 30  # the last chunk has two
 
 
 def test_every_prompt_has_its_continuations_each_with_its_own_seed(
@@ -150,10 +150,10 @@ def test_every_prompt_has_its_continuations_each_with_its_own_seed(
     """The first of three is the only one of one, to the last bit."""
     run(settings(), policy, prompts, tmp_path / "one")
     figures = run(settings(continuations=3), policy, prompts, tmp_path / "three")
-    one, three = (read_continuations(tmp_path / name / "continuations.jsonl") for name in ("one", "three"))
+    one, three = (list(iter_continuations(tmp_path / name / "continuations.jsonl")) for name in ("one", "three"))
     assert [(row.id, row.sample) for row in three] == [(row.id, sample) for row in one for sample in range(3)]
     assert three[::3] == one
-    assert [row.seed for row in three[2::3]] == [row_seed(11, "toxicity", row.id, "2") for row in one]
+    assert [row.seed for row in three[2::3]] == [derive_seed(11, "toxicity", row.id, "2") for row in one]
     assert len({row.seed for row in three}) == 90
     assert sum(len({row.continuation for row in three[at : at + 3]}) for at in range(0, 90, 3)) > 85
     assert figures == {"toxicity": pytest.approx(sum(row.toxicity for row in three) / 90), "n": 90}
@@ -177,8 +177,8 @@ def test_a_killed_run_with_several_continuations_goes_on_between_them(
 def test_two_models_of_equal_weights_are_no_difference(policy: Path, prompts: Path, tmp_path: Path) -> None:
     run(settings(continuations=2), policy, prompts, tmp_path / "sft")
     run(settings(continuations=2), policy, prompts, tmp_path / "rlhf")
-    sft, rlhf = (read_continuations(tmp_path / name / "continuations.jsonl") for name in ("sft", "rlhf"))
-    found = toxicity_figures(sft, rlhf, seed=0).labels[0].all
+    sft, rlhf = (list(iter_continuations(tmp_path / name / "continuations.jsonl")) for name in ("sft", "rlhf"))
+    found = toxicity_metrics(sft, rlhf, seed=0).labels[0].all
     for comparison in (found.mean, found.expected_maximum, found.probability):
         assert (comparison.difference, comparison.ci95, comparison.p_value) == (0.0, (0.0, 0.0), 1.0)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from rlhf.config import SftConfig
-from rlhf.training.trl_trainer import clear_torn, newest_checkpoint, total_steps, training_order
+from rlhf.training.trl_trainer import delete_incomplete, newest_checkpoint, total_steps, training_order
 
 
 @pytest.mark.parametrize(
@@ -41,24 +40,19 @@ def test_rows_that_fill_no_batch_are_repeated() -> None:
 
 
 def test_a_torn_checkpoint_is_deleted_and_never_resumed_from(tmp_path: Path) -> None:
-    checkpoints, metrics = tmp_path / "checkpoints", tmp_path / "metrics.jsonl"
+    checkpoints = tmp_path / "checkpoints"
     for step in (90, 100, 110):
         (checkpoints / f"checkpoint-{step}").mkdir(parents=True)
     assert newest_checkpoint(checkpoints) is None
     for step in (90, 100):
         (checkpoints / f"checkpoint-{step}" / "complete").touch()
-    lines = [json.dumps({"step": step}) for step in (0, 90, 100, 105, 110)]
-    metrics.write_text("\n".join([*lines, '{"step": 11']))
 
     assert newest_checkpoint(checkpoints) == checkpoints / "checkpoint-100"
-    clear_torn(checkpoints, metrics)
+    delete_incomplete(checkpoints)
     assert sorted(path.name for path in checkpoints.iterdir()) == ["checkpoint-100", "checkpoint-90"]
-    assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == [0, 90, 100]
 
 
-def test_without_a_whole_checkpoint_all_starts_anew(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n{"step": 3}\n')
+def test_without_a_complete_checkpoint_none_is_kept(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "checkpoint-3").mkdir(parents=True)
-    clear_torn(tmp_path / "checkpoints", tmp_path / "metrics.jsonl")
-    assert not (tmp_path / "metrics.jsonl").exists()
+    delete_incomplete(tmp_path / "checkpoints")
     assert not list((tmp_path / "checkpoints").iterdir())

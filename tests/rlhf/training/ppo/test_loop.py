@@ -1,4 +1,4 @@
-"""Whole runs: what they write, and that they end as if nothing had stopped them."""
+"""Complete runs: the files that they write, and resuming with byte-identical results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rlhf.stage_config import PpoStage
 from rlhf.stages import train_ppo
 from rlhf.storage.files import file_sha256, read_jsonl
 from rlhf.training.ppo import loop
-from rlhf.training.ppo.context import Run
+from rlhf.training.ppo.context import PpoContext
 from rlhf.training.ppo.loop import EXIT_TERMINATED
 from rlhf.training.ppo.step import run_step
 from tests.support.paths import ROOT
@@ -26,7 +26,7 @@ from tests.support.tiny_inputs import write_request
 from tests.support.tiny_ppo import settings, write_inputs
 
 TIMES = ("_seconds", "_per_second")
-"""Ends of the names of figures that differ from run to run."""
+"""Suffixes of the metrics that differ from run to run."""
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(autouse=True)
-def handler() -> object:
-    """A run replaces the handler of TERM; put it back."""
+def restored_sigterm_handler() -> object:
+    """Restore the SIGTERM handler, which a run replaces."""
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
@@ -44,7 +44,7 @@ def handler() -> object:
 
 def run_body(config: PpoStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:
     output.mkdir(exist_ok=True)
-    return train_ppo.body(config, inputs, output)
+    return train_ppo.train_ppo(config, inputs, output)
 
 
 def weights(output: Path) -> str:
@@ -52,7 +52,7 @@ def weights(output: Path) -> str:
 
 
 def untimed(path: Path) -> list[dict[str, object]]:
-    """The rows of a log without what depends on the clock."""
+    """The rows of a log without metrics that depend on the clock."""
     return [{name: value for name, value in row.items() if not name.endswith(TIMES)} for row in read_jsonl(path)]
 
 
@@ -63,25 +63,25 @@ def assert_same_run(output: Path, expected: Path) -> None:
     assert (output / "summary.json").read_bytes() == (expected / "summary.json").read_bytes()
 
 
-def test_what_a_run_writes(inputs: dict[str, Path], tmp_path: Path) -> None:
-    figures = run_body(settings(), inputs, tmp_path)
+def test_the_files_that_a_run_writes(inputs: dict[str, Path], tmp_path: Path) -> None:
+    metrics = run_body(settings(), inputs, tmp_path)
     rows = read_jsonl(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert {"score", "reward", "kl", "kl_coefficient", "entropy", "policy_loss", "value_loss"} <= set(rows[0])
     assert {"policy_clip_fraction", "value_clip_fraction", "explained_variance", "response_tokens"} <= set(rows[0])
-    assert {"truncated_share", "repetition", "decode_seconds", "estimate_seconds", "score_seconds"} <= set(rows[0])
-    assert {"train_seconds", "decode_tokens_per_second", "train_tokens_per_second"} <= set(rows[0])
+    assert {"truncated_share", "repetition", "generate_seconds", "evaluate_seconds", "score_seconds"} <= set(rows[0])
+    assert {"train_seconds", "generate_tokens_per_second", "train_tokens_per_second"} <= set(rows[0])
     assert rows[0]["kl"] == 0
     assert rows[0]["kl_coefficient"] == 0.05
 
-    measured = read_jsonl(tmp_path / "validation.jsonl")
-    assert [row["step"] for row in measured] == [0, 2, 3]
-    assert measured[0]["kl"] == 0
-    scores = {int(str(row["step"])): float(str(row["score"])) for row in measured}
+    validation = read_jsonl(tmp_path / "validation.jsonl")
+    assert [row["step"] for row in validation] == [0, 2, 3]
+    assert validation[0]["kl"] == 0
+    scores = {int(str(row["step"])): float(str(row["score"])) for row in validation}
     best_step = max(scores, key=lambda step: (scores[step], -step))
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary == {"first": scores[0], "best": scores[best_step], "last": scores[3], "best_step": best_step}
-    assert figures["best_score"] == summary["best"]
+    assert metrics["best_score"] == summary["best"]
 
     trained = load_causal_lm(tmp_path / "model", "float32").state_dict()
     before = load_causal_lm(inputs["sft"] / "model", "float32").state_dict()
@@ -91,23 +91,23 @@ def test_what_a_run_writes(inputs: dict[str, Path], tmp_path: Path) -> None:
 
 
 def test_the_model_is_the_best_one(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measured best after step 1, the model is that of a run that ends there."""
+    """If the validation score is best after step 1, the model equals that of a run with one step."""
     scores = {0: 0.0, 1: 5.0, 2: 3.0, 3: 4.0}
-    monkeypatch.setattr(loop, "validate", lambda _run, step: {"step": step, "score": scores[step]})
+    monkeypatch.setattr(loop, "validate", lambda _context, step: {"step": step, "score": scores[step]})
     run_body(settings(validate_every=1, keep_checkpoints=1), inputs, tmp_path / "long")
     run_body(settings(validate_every=1, steps=1), inputs, tmp_path / "short")
     assert weights(tmp_path / "long") == weights(tmp_path / "short")
     summary = json.loads((tmp_path / "long" / "summary.json").read_text())
     assert summary == {"first": 0.0, "best": 5.0, "last": 4.0, "best_step": 1}
-    kept = sorted(path.name for path in (tmp_path / "long" / "checkpoints").iterdir())
-    assert kept == ["step-000001", "step-000003"]
+    checkpoints = sorted(path.name for path in (tmp_path / "long" / "checkpoints").iterdir())
+    assert checkpoints == ["step-000001", "step-000003"]
 
 
 @pytest.mark.slow
-def test_a_run_that_failed_anywhere_goes_on(
+def test_a_run_that_failed_in_any_step_resumes(
     inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fails once in each step and each measurement, with checkpoints at every second step only."""
+    """Fails once in each step and each validation, with checkpoints at every second step only."""
     config = settings(steps=4, checkpoint_every=2)
     run_body(config, inputs, tmp_path / "expected")
     failed: set[tuple[str, int]] = set()
@@ -115,11 +115,11 @@ def test_a_run_that_failed_anywhere_goes_on(
     def failing(name: str) -> None:
         original = getattr(loop, name)
 
-        def fail_once(run: Run, step: int) -> dict[str, float]:
-            row: dict[str, float] = original(run, step)
+        def fail_once(context: PpoContext, step: int) -> dict[str, float]:
+            row: dict[str, float] = original(context, step)
             if (name, step) not in failed:
                 failed.add((name, step))
-                raise UserError("as if the machine went away")
+                raise UserError("as if the machine failed")
             return row
 
         monkeypatch.setattr(loop, name, fail_once)
@@ -137,18 +137,18 @@ def test_a_run_that_failed_anywhere_goes_on(
 
 
 @pytest.mark.slow
-def test_term_ends_the_run_after_the_step_with_a_checkpoint(
+def test_sigterm_ends_the_run_after_the_step_and_a_checkpoint(
     inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = settings(checkpoint_every=100)
     run_body(config, inputs, tmp_path / "expected")
 
-    def asked_to_end(run: Run, step: int) -> dict[str, float]:
+    def step_with_sigterm(context: PpoContext, step: int) -> dict[str, float]:
         os.kill(os.getpid(), signal.SIGTERM)
-        return run_step(run, step)
+        return run_step(context, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "run_step", asked_to_end)
+        patch.setattr(loop, "run_step", step_with_sigterm)
         with pytest.raises(SystemExit) as ended:
             run_body(config, inputs, tmp_path / "output")
     assert ended.value.code == EXIT_TERMINATED == 143
@@ -163,7 +163,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(
 ) -> None:
     run_body(settings(), inputs, tmp_path / "expected")
     with monkeypatch.context() as patch:
-        patch.setattr("rlhf.training.ppo.checkpoints._sync", _fail_from_the_third_checkpoint())
+        patch.setattr("rlhf.training.ppo.checkpoints.fsync", _fail_from_the_third_checkpoint())
         with pytest.raises(OSError, match="No space left"):
             run_body(settings(), inputs, tmp_path / "output")
     run_body(settings(), inputs, tmp_path / "output")
@@ -173,14 +173,14 @@ def test_a_full_disk_keeps_the_last_checkpoint(
 def _fail_from_the_third_checkpoint() -> object:
     calls = iter(range(1000))
 
-    def sync(path: Path) -> None:
+    def fsync(path: Path) -> None:
         if next(calls) >= 9:
             raise OSError(28, "No space left on device", str(path))
 
-    return sync
+    return fsync
 
 
-def test_a_prompt_that_fills_the_context_stops_the_run_at_once(tmp_path: Path) -> None:
+def test_a_prompt_that_fills_the_context_is_an_error_before_the_first_step(tmp_path: Path) -> None:
     inputs = write_inputs(tmp_path)
     with (inputs["data"] / "ppo_prompts.jsonl").open("a") as stream:
         stream.write(json.dumps({"id": "prompt-0", "prompt": "\n\nHuman: " + "x" * 200, "chosen": ""}) + "\n")
@@ -189,19 +189,19 @@ def test_a_prompt_that_fills_the_context_stops_the_run_at_once(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("changes", "processes", "message"),
+    ("changes", "world_size", "message"),
     [
         ({"rollouts_per_step": 5}, 1, r"rollouts_per_step \(5\) must be a multiple of ppo.minibatch_size \(2\); try 4"),
         ({}, 4, r"minibatch_size \(2\) must be a multiple of the number of processes \(4\); try 4"),
     ],
 )
-def test_unequal_shares(changes: dict[str, object], processes: int, message: str) -> None:
+def test_unequal_shares_are_an_error(changes: dict[str, object], world_size: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        train_ppo.require_equal_shares(settings(**changes).ppo, processes)
+        train_ppo.require_equal_shares(settings(**changes).ppo, world_size)
 
 
 def launch_two(request: Path, output: Path) -> None:
-    """Run the stage in two processes as the orchestrator does."""
+    """Run the stage in two processes, as the flow does."""
     output.mkdir()
     config = ROOT / "deployments" / "accelerate" / "cpu.yaml"
     launcher = ["-m", "accelerate.commands.launch", "--config_file", str(config), "--multi_gpu", "--num_processes=2"]
@@ -216,8 +216,10 @@ def launch_two(request: Path, output: Path) -> None:
         str(output),
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+    process = subprocess.run(
+        command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
 
 
 @pytest.mark.slow
@@ -225,7 +227,7 @@ def launch_two(request: Path, output: Path) -> None:
 def test_two_processes_equal_one(
     inputs: dict[str, Path], tmp_path: Path, stages: Stages, unfrozen_blocks: object
 ) -> None:
-    """With half the rollouts, half of each minibatch and half of the optimizer each, up to the order of sums."""
+    """Each rank has half of the rollouts, of each minibatch and of the optimizer; only the order of sums differs."""
     config = settings(rollouts_per_step=8, minibatch_size=4, unfrozen_blocks=unfrozen_blocks)
     request = write_request(tmp_path / "request.json", "train_ppo", config, inputs)
     assert stages.run("rlhf.stages.train_ppo", request, tmp_path / "one")
@@ -236,9 +238,9 @@ def test_two_processes_equal_one(
         one, two = untimed(tmp_path / "one" / name), untimed(tmp_path / "two" / name)
         assert len(one) == len(two)
         for row, expected in zip(two, one, strict=True):
-            counted = {key for key in expected if key.endswith("_clip_fraction")}
-            for key in counted:
-                # Counts of tokens beyond a bound, over 4 minibatches of 32: rounding may move one token across.
+            clip_fractions = {key for key in expected if key.endswith("_clip_fraction")}
+            for key in clip_fractions:
+                # of 4 minibatches of 32 tokens: rounding may move one token across the bound
                 assert row.pop(key) == pytest.approx(expected.pop(key), abs=1.01 / 128), key
             assert row == pytest.approx(expected, rel=1e-3, abs=1e-5)
     expected_weights = load_causal_lm(tmp_path / "one" / "model", "float32").state_dict()
@@ -247,8 +249,8 @@ def test_two_processes_equal_one(
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_after_a_kill(inputs: dict[str, Path], tmp_path: Path, stages: Stages) -> None:
-    """Byte-equal to two processes that nothing stopped: each takes its part of the optimizer from the checkpoint."""
+def test_two_processes_resume_after_a_kill(inputs: dict[str, Path], tmp_path: Path, stages: Stages) -> None:
+    """Byte-identical to an undisturbed run of two processes; each loads its shard of the optimizer state."""
     config = settings(steps=12, validate_every=4, checkpoint_every=2)
     request = write_request(tmp_path / "request.json", "train_ppo", config, inputs)
     output, expected = tmp_path / "output", tmp_path / "expected"
@@ -256,12 +258,14 @@ def test_two_processes_go_on_after_a_kill(inputs: dict[str, Path], tmp_path: Pat
     assert not stages.run("rlhf.stages.train_ppo", request, output, processes=2, kill_when=fourth.is_dir)
     for folder in (output, expected):
         assert stages.run("rlhf.stages.train_ppo", request, folder, processes=2)
-    assert "going on after step" in (output / "log.txt").read_text()
+    assert "resuming after step" in (output / "log.txt").read_text()
     assert_same_run(output, expected)
 
 
 @pytest.mark.slow
-def test_killed_ten_times_at_any_moment(inputs: dict[str, Path], tmp_path: Path, stages: Stages) -> None:
+def test_a_run_killed_ten_times_at_random_equals_an_undisturbed_one(
+    inputs: dict[str, Path], tmp_path: Path, stages: Stages
+) -> None:
     config = settings(steps=6, checkpoint_every=2)
     request = write_request(tmp_path / "request.json", "train_ppo", config, inputs)
     expected, output = undisturbed_and_killed(stages, "rlhf.stages.train_ppo", request, tmp_path)
