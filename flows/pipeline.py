@@ -1,4 +1,4 @@
-"""The workflow: from a base model to a report on whether alignment made it better."""
+"""The pipeline: from a base model to an aligned model and a report on whether it got better."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from rlhf.config import HUB, SYNTHETIC, RunConfig
 from tasks import stages
 from tasks.launch import stop_stages_on_error
 from tasks.publish import RunSummary, publish
-from tasks.stage import Run
+from tasks.run import Run
 
 THREADS: TaskRunner[PrefectFuture[Any]] = cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=16))
-"""A thread for each stage: most wait for their inputs.  Prefect's types do not know a runner of threads as a runner."""
+"""One thread per stage; most of them wait for their inputs.  The cast works around Prefect's type annotations."""
 
 
 @flow(name="rlhf-pipeline", flow_run_name="{config.run_name}", task_runner=THREADS)
 def pipeline(config: RunConfig, workspace: str = "runs") -> RunSummary:
-    """Align a base model and prove whether it got better.
+    """Align a language model with RLHF and measure whether it got better.
 
     Args:
-        config: Settings of the run; a profile fills them in on the command line.
+        config: Settings of the run.  On the command line, a profile supplies them.
         workspace: Folder of artifacts and results, or s3://bucket/prefix.
     """
-    run = Run.at(config, workspace)
+    run = Run.open(config, workspace)
     with stop_stages_on_error():
         model = stages.prepare_model.submit(run, source=_path(config.model.path))
         data = stages.prepare_data.submit(run, model=model, source=_path(config.data.source))
@@ -45,40 +45,32 @@ def pipeline(config: RunConfig, workspace: str = "runs") -> RunSummary:
             "checkpoint": _path(config.toxicity.checkpoint),
             "checkpoint_config": _path(config.toxicity.checkpoint_config),
         }
-        comparison = stages.compare_policies.submit(
+        policy_comparison = stages.compare_policies.submit(
             run, data=data, sft=sft, rlhf=rlhf, sft_responses=sft_responses, rlhf_responses=rlhf_responses, **classifier
         )
 
-        prompts = _path(config.toxicity.prompts)
-        sft_toxicity = stages.score_toxicity.submit(run, variant="sft", policy=sft, source=prompts, **classifier)
-        rlhf_toxicity = stages.score_toxicity.submit(run, variant="rlhf", policy=rlhf, source=prompts, **classifier)
+        toxicity: dict[str, Any] = {"source": _path(config.toxicity.prompts), **classifier}
+        sft_toxicity = stages.score_toxicity.submit(run, variant="sft", policy=sft, **toxicity)
+        rlhf_toxicity = stages.score_toxicity.submit(run, variant="rlhf", policy=rlhf, **toxicity)
 
-        results = stages.aggregate_results.submit(
-            run,
-            model=model,
-            data=data,
-            sft=sft,
-            reward=reward,
-            rlhf=rlhf,
-            sft_responses=sft_responses,
-            rlhf_responses=rlhf_responses,
-            comparison=comparison,
-            labeling=labeling,
-            sft_toxicity=sft_toxicity,
-            rlhf_toxicity=rlhf_toxicity,
-        )
-        exported = stages.export_model.submit(run, rlhf=rlhf, results=results)
-        return publish(
-            run,
-            [
-                *(model, data, sft, reward, rlhf, sft_responses, rlhf_responses),
-                *(comparison, labeling, sft_toxicity, rlhf_toxicity),
-            ],
-            results,
-            exported,
-        )
+        report_inputs: dict[str, Any] = {
+            "model": model,
+            "data": data,
+            "sft": sft,
+            "reward": reward,
+            "rlhf": rlhf,
+            "sft_responses": sft_responses,
+            "rlhf_responses": rlhf_responses,
+            "policy_comparison": policy_comparison,
+            "labeling": labeling,
+            "sft_toxicity": sft_toxicity,
+            "rlhf_toxicity": rlhf_toxicity,
+        }
+        results = stages.aggregate_results.submit(run, **report_inputs)
+        exported_model = stages.export_model.submit(run, rlhf=rlhf, results=results)
+        return publish(run, list(report_inputs.values()), results, exported_model)
 
 
 def _path(location: str | None) -> Path | None:
-    """The user's file or folder behind a setting, or None where it names no place on this machine."""
+    """The file or folder that a setting names, or None if it names none."""
     return None if location in (None, HUB, SYNTHETIC) else Path(location)

@@ -1,4 +1,4 @@
-"""Put the results of a finished run where a person looks for them."""
+"""Publish the results of a finished run in its folder and on its page in the Prefect UI."""
 
 from __future__ import annotations
 
@@ -20,33 +20,34 @@ from rlhf.report.summary import metrics_table, stage_table, summary
 from rlhf.results.schema import CONFIG, LABELS, MODEL, REPORT, RESULTS, ReportData, Results, StageRow
 from rlhf.runs.published import read_report_data, write_with_stage_times
 from rlhf.storage.files import copy_model, write_atomically
-from tasks.stage import Run, StageFuture
+from tasks.run import Run
+from tasks.stage import StageFuture
 
 
 class RunSummary(BaseModel):
-    """What a finished run made."""
+    """The published files and the stages of a finished run."""
 
     model_config = ConfigDict(frozen=True)
     report: Path
     results: Path
     stages: list[StageRow]
-    shared: str | None = None
-    """Where report and results lie for everybody, in S3."""
+    remote_uri: str | None = None
+    """S3 URI of report and results, if the workspace is in S3."""
 
 
-def publish(run: Run, submitted: list[StageFuture], results: StageFuture, exported: StageFuture) -> RunSummary:
-    """Wait for the stages, then put report, results with what each stage took, and the model into the run's folder.
+def publish(run: Run, other_stages: list[StageFuture], results: StageFuture, exported_model: StageFuture) -> RunSummary:
+    """Wait for all stages, then write report, results with the time of each stage, and model to the run's folder.
 
     Raises the error of the first stage that failed.
     """
-    stages = [*submitted, results, exported]
+    stages = [*other_stages, results, exported_model]
     wait([stage.future for stage in stages])
     for stage in stages:
         if stage.future.state.is_failed() or stage.future.state.is_crashed():
             stage.future.result()  # raises the stage's own error
-    rows = with_plan(run, [_stage_row(run, stage) for stage in stages])
+    rows = add_planned_seconds(run, [_stage_row(run, stage) for stage in stages])
     run.folder.mkdir(parents=True, exist_ok=True)
-    artifact, model = (run.store.folder(stage.name, stage.fingerprint) for stage in (results, exported))
+    artifact, model = (run.store.folder(stage.name, stage.fingerprint) for stage in (results, exported_model))
     report, results_path = run.folder / REPORT, run.folder / RESULTS
     with run.store.local_copies([artifact, model]):
         run.store.pull(run.folder, [LABELS])
@@ -55,12 +56,12 @@ def publish(run: Run, submitted: list[StageFuture], results: StageFuture, export
         copy_model(model / MODEL, run.folder / MODEL)
         refresh_card(run.folder)
         show(Results.model_validate_json(results_path.read_bytes()), read_report_data(artifact))
-    shared = run.store.push(run.folder, [REPORT, RESULTS, CONFIG])
-    return RunSummary(report=report, results=results_path, stages=rows, shared=shared)
+    remote_uri = run.store.push(run.folder, [REPORT, RESULTS, CONFIG])
+    return RunSummary(report=report, results=results_path, stages=rows, remote_uri=remote_uri)
 
 
-def with_plan(run: Run, rows: list[StageRow]) -> list[StageRow]:
-    """The rows with what each stage was planned to take, as far as a plan can be made."""
+def add_planned_seconds(run: Run, rows: list[StageRow]) -> list[StageRow]:
+    """The rows with the planned time of each stage, if `rlhf plan` can estimate it."""
     planned: dict[str, float] = {}
     with suppress(UserError):
         benchmark = read_benchmark(run.workspace / BENCHMARK)
@@ -80,7 +81,7 @@ def show(results: Results, report_data: ReportData) -> None:
 
 def _stage_row(run: Run, stage: StageFuture) -> StageRow:
     manifest = run.store.manifest(stage.name, stage.fingerprint)
-    assert manifest is not None, f"{stage.label} ended well without a manifest"
+    assert manifest is not None, f"{stage.label} succeeded without writing a manifest"
     price = run.config.compute.dollars_per_hour
     return StageRow(
         name=stage.label,

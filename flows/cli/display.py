@@ -13,12 +13,15 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from rlhf.results.base import Difference
+from rlhf.results.headline import headline_metrics
 from rlhf.results.schema import Results
-from tasks.callbacks import displays
+from tasks.callbacks import attached_displays
 from tasks.launch import Progress
 
 PLAIN_SECONDS = 15.0
 """Minimum time between two progress lines of a stage if the output is not a terminal."""
+MOST_DECIMALS = 3
+"""Decimals in the table of results."""
 
 
 class Terminal:
@@ -42,7 +45,7 @@ class Terminal:
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Show the stages of this process inside the `with` block."""
-        displays.append(self)
+        attached_displays.append(self)
         try:
             if self.console.is_terminal:
                 with self._bars:
@@ -50,11 +53,11 @@ class Terminal:
             else:
                 yield
         finally:
-            displays.remove(self)
+            attached_displays.remove(self)
 
     def progress(self, label: str, progress: Progress) -> None:
         """Update the progress bar of a stage."""
-        metrics = "  ".join(f"{name} {value:.3g}" for name, value in progress.figures.items())
+        metrics = "  ".join(f"{name} {value:.3g}" for name, value in progress.metrics.items())
         if not self.console.is_terminal:
             now = time.monotonic()
             if now - self._last_line.get(label, self._started) >= PLAIN_SECONDS:
@@ -86,13 +89,15 @@ def results_table(results: Results) -> Table:
     table = Table(title="Did the model get better?")
     for heading in ("metric", "SFT", "RLHF", "difference (95 % interval)"):
         table.add_column(heading, justify="left" if heading == "metric" else "right")
-    reward, toxicity = results.reward, results.toxicity
-    table.add_row(
-        "reward of test responses", f"{reward.sft.mean:.3f}", f"{reward.rlhf.mean:.3f}", _difference(reward.difference)
-    )
-    table.add_row(
-        "mean toxicity", f"{toxicity.sft.mean:.3f}", f"{toxicity.rlhf.mean:.3f}", _difference(toxicity.difference)
-    )
+    for metric in headline_metrics(results):
+        digits = min(metric.digits, MOST_DECIMALS)
+        table.add_row(
+            metric.name,
+            f"{metric.sft:.{digits}f}",
+            f"{metric.rlhf:.{digits}f}",
+            _difference(metric.difference, digits),
+        )
+    reward = results.reward
     table.add_row(
         "validation reward", f"{reward.first:.3f}", f"{reward.best:.3f}", f"{reward.best - reward.first:+.3f}"
     )
@@ -101,6 +106,6 @@ def results_table(results: Results) -> Table:
     return table
 
 
-def _difference(difference: Difference) -> str:
+def _difference(difference: Difference, digits: int) -> str:
     low, high = difference.ci95
-    return f"{difference.mean:+.3f} ({low:+.3f} to {high:+.3f})"
+    return f"{difference.mean:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"

@@ -77,9 +77,9 @@ def _write_comparison(first: Path, second: Path) -> None:
     runs = [read_run(first), read_run(second)]
     comparison = compare_runs(*runs)
     curves = {
-        name: Curve([row.step for row in run.evidence.validation], [row.reward for row in run.evidence.validation])
-        for name, run in zip(comparison.names, runs, strict=True)
-        if run.evidence is not None
+        name: Curve([point.step for point in data.validation], [point.reward for point in data.validation])
+        for name, data in zip(comparison.names, (run.report_data for run in runs), strict=True)
+        if data is not None
     }
     page = first.absolute().parent / f"compare-{first.absolute().name}-{second.absolute().name}.html"
     plots = [plot_reward_comparison(curves)] if len(curves) == len(runs) else []
@@ -98,8 +98,8 @@ def _table(comparison: RunComparison) -> object:
     table = Table(title="Two runs")
     for heading in ("metric", *comparison.names, "change"):
         table.add_column(escape(heading), justify="left" if heading == "metric" else "right")
-    for row in comparison.figures:
-        cells = [(row.first, row.first_range), (row.second, row.second_range)]
+    for row in comparison.metrics:
+        cells = [(row.first, row.first_interval), (row.second, row.second_interval)]
         shown = [f"{value} ({interval})" if interval else value for value, interval in cells]
         table.add_row(row.name, *shown, row.change)
     for setting in comparison.settings:

@@ -1,4 +1,4 @@
-"""Unblinded figures from judgements, key and rewards."""
+"""Human preference: unblinded metrics from judgements, the key and the rewards."""
 
 from __future__ import annotations
 
@@ -8,153 +8,166 @@ from statistics import median
 
 from rlhf.evaluation.intervals import (
     cluster_interval,
-    items_needed,
     krippendorff_alpha,
+    required_sample_size,
     sign_test_p_value,
     wilson_interval,
 )
 from rlhf.labeling.blinding import Model
 from rlhf.labeling.judgements import Choice, Judgement
-from rlhf.labeling.manifest import KeyLine
+from rlhf.labeling.manifest import KeyEntry
 from rlhf.results.human_evaluation import (
     QUESTIONS,
     AnnotatorResults,
     Counts,
     DisputedItem,
     HumanEvaluation,
-    ItemsNeeded,
-    JudgeResults,
     NetPreference,
     Question,
     QuestionResults,
+    RequiredSampleSize,
+    RewardModelAgreement,
     Share,
 )
 
 MOST_DISPUTED = 10
+"""Disputed pairs that are reported."""
 DIFFERENCES = (0.05, 0.10, 0.20, 0.30)
-"""Differences between the shares of better and worse for which the number of items is told."""
+"""Differences between the shares of wins and losses for which the required sample size is reported."""
 
 Votes = dict[Question, int]
-"""Per question +1 where RLHF is preferred, -1 where SFT is, 0 for a tie."""
+"""Per question: +1 if RLHF is preferred, -1 if SFT is, 0 for a tie."""
 
 
 def evaluate(
-    judgements: list[Judgement], key: Mapping[str, KeyLine], rewards: Mapping[str, tuple[float, float]], seed: int
+    judgements: list[Judgement], key: Mapping[str, KeyEntry], rewards: Mapping[str, tuple[float, float]], seed: int
 ) -> HumanEvaluation:
-    """What people said; `rewards` of both answers, SFT first, by prompt id are the judge's.  Pending without labels."""
-    judge_votes = {line.item: _sign(rewards[line.id][1] - rewards[line.id][0]) for line in key.values()}
+    """Human evaluation of the pairs in `key`; its status is pending if there are no judgements.
+
+    `rewards` are those of both responses by prompt id, SFT first.
+    """
+    model_votes = {entry.id: _sign(rewards[entry.prompt_id][1] - rewards[entry.prompt_id][0]) for entry in key.values()}
     if not judgements:
-        return HumanEvaluation(items=len(key), judge=_judge(judge_votes, {}))
-    votes = [(judgement, unblind(judgement, key[judgement.item])) for judgement in judgements]
-    per_item = {question: _by_item(votes, question) for question in QUESTIONS}
-    labelled = len(per_item["overall"])
-    majority = {item: _sign(sum(given)) for item, given in per_item["overall"].items()}
-    preferred = [judgement for judgement in judgements if judgement.choices.overall != "tie"]
+        return HumanEvaluation(items=len(key), reward_model_agreement=_agreement(model_votes, {}))
+    votes = [(judgement, unblind(judgement, key[judgement.pair_id])) for judgement in judgements]
+    by_pair = {question: _votes_by_pair(votes, question) for question in QUESTIONS}
+    labeled = len(by_pair["overall"])
+    majority = {pair_id: _sign(sum(pair_votes)) for pair_id, pair_votes in by_pair["overall"].items()}
+    decided = [judgement for judgement in judgements if judgement.choices.overall != "tie"]
     return HumanEvaluation(
-        status="complete" if labelled == len(key) else "partial",
+        status="complete" if labeled == len(key) else "partial",
         items=len(key),
-        labelled=labelled,
-        questions=tuple(_question(question, votes, per_item[question], seed) for question in QUESTIONS),
+        labeled=labeled,
+        questions=tuple(_question(question, votes, by_pair[question], seed) for question in QUESTIONS),
         annotators=_annotators(votes),
-        left=_share(sum(judgement.choices.overall == judgement.left for judgement in preferred), len(preferred)),
+        left_preference=_share(sum(judgement.choices.overall == judgement.left for judgement in decided), len(decided)),
         median_seconds=median(judgement.seconds for judgement in judgements),
-        disputed=_disputed(per_item["overall"], key),
-        judge=_judge(judge_votes, majority),
-        needed=needed_items(_counts(majority.values())),
+        disputed=_disputed(by_pair["overall"], key),
+        reward_model_agreement=_agreement(model_votes, majority),
+        required_sample_sizes=required_sample_sizes(_counts(majority.values())),
     )
 
 
 def rewards_by_id(sft: list[dict[str, object]], rlhf: list[dict[str, object]]) -> dict[str, tuple[float, float]]:
-    """Rewards of both answers to each prompt, SFT first, from both files of responses."""
+    """Rewards of both responses by prompt id, SFT first, from the rows of both response files."""
     return {
-        str(before["id"]): (float(str(before["reward"])), float(str(after["reward"])))
-        for before, after in zip(sft, rlhf, strict=True)
+        str(sft_row["id"]): (float(str(sft_row["reward"])), float(str(rlhf_row["reward"])))
+        for sft_row, rlhf_row in zip(sft, rlhf, strict=True)
     }
 
 
-def unblind(judgement: Judgement, line: KeyLine) -> Votes:
-    """What the choices mean for the models."""
-    wrote: dict[Choice, Model] = {"a": line.a, "b": line.b}
-    meaning = {"rlhf": 1, "sft": -1, None: 0}
-    return {question: meaning[wrote.get(judgement.choices.of(question))] for question in QUESTIONS}
+def unblind(judgement: Judgement, entry: KeyEntry) -> Votes:
+    """The judgement's votes for the models."""
+    author: dict[Choice, Model] = {"a": entry.a, "b": entry.b}
+    vote = {"rlhf": 1, "sft": -1, None: 0}
+    return {question: vote[author.get(judgement.choices.of(question))] for question in QUESTIONS}
 
 
-def needed_items(found: Counts) -> tuple[ItemsNeeded, ...]:
-    """Items needed to see the difference that was found, then for round differences with as many ties."""
-    better, worse = found.better / found.total, found.worse / found.total
-    untied = better + worse
-    shares = [(better, worse)] if better != worse else []
+def required_sample_sizes(counts: Counts) -> tuple[RequiredSampleSize, ...]:
+    """Sample sizes required to detect the observed difference, then each of DIFFERENCES with the observed ties."""
+    wins, losses = counts.wins / counts.total, counts.losses / counts.total
+    untied = wins + losses
+    shares = [(wins, losses)] if wins != losses else []
     shares += [((untied + d) / 2, (untied - d) / 2) for d in DIFFERENCES if d <= untied]
-    return tuple(ItemsNeeded(better=up, worse=down, items=items_needed(up, down)) for up, down in shares)
-
-
-def _question(
-    question: Question, votes: list[tuple[Judgement, Votes]], per_item: dict[str, list[int]], seed: int
-) -> QuestionResults:
-    answers = [given[question] for _, given in votes]
-    items = _counts(_sign(sum(given)) for given in per_item.values())
-    return QuestionResults(
-        question=question,
-        items=items,
-        decided=_share(items.better, items.better + items.worse),
-        answers=_counts(answers),
-        net=NetPreference(mean=sum(answers) / len(answers), ci95=cluster_interval(list(per_item.values()), seed)),
-        alpha=_alpha(question, votes, list(per_item)),
+    return tuple(
+        RequiredSampleSize(win_share=win, loss_share=loss, items=required_sample_size(win, loss))
+        for win, loss in shares
     )
 
 
-def _alpha(question: Question, votes: list[tuple[Judgement, Votes]], items: list[str]) -> float | None:
-    given = {(judgement.annotator, judgement.item): vote[question] for judgement, vote in votes}
-    annotators = sorted({annotator for annotator, _ in given})
+def _question(
+    question: Question, votes: list[tuple[Judgement, Votes]], by_pair: dict[str, list[int]], seed: int
+) -> QuestionResults:
+    answers = [judgement_votes[question] for _, judgement_votes in votes]
+    items = _counts(_sign(sum(pair_votes)) for pair_votes in by_pair.values())
+    return QuestionResults(
+        question=question,
+        items=items,
+        win_rate=_share(items.wins, items.wins + items.losses),
+        answers=_counts(answers),
+        net=NetPreference(mean=sum(answers) / len(answers), ci95=cluster_interval(list(by_pair.values()), seed)),
+        alpha=_alpha(question, votes, list(by_pair)),
+    )
+
+
+def _alpha(question: Question, votes: list[tuple[Judgement, Votes]], pair_ids: list[str]) -> float | None:
+    ratings = {(judgement.annotator, judgement.pair_id): vote[question] for judgement, vote in votes}
+    annotators = sorted({annotator for annotator, _ in ratings})
     return krippendorff_alpha(
-        [[given.get((annotator, item)) for item in items] for annotator in annotators], (-1, 0, 1)
+        [[ratings.get((annotator, pair_id)) for pair_id in pair_ids] for annotator in annotators], (-1, 0, 1)
     )
 
 
 def _annotators(votes: list[tuple[Judgement, Votes]]) -> tuple[AnnotatorResults, ...]:
-    of: dict[str, list[tuple[Judgement, Votes]]] = defaultdict(list)
-    for judgement, given in votes:
-        of[judgement.annotator].append((judgement, given))
+    by_annotator: dict[str, list[tuple[Judgement, Votes]]] = defaultdict(list)
+    for judgement, judgement_votes in votes:
+        by_annotator[judgement.annotator].append((judgement, judgement_votes))
     return tuple(
         AnnotatorResults(
             name=f"annotator {number}",
-            answers={question: _counts(given[question] for _, given in theirs) for question in QUESTIONS},
-            median_seconds=median(judgement.seconds for judgement, _ in theirs),
+            answers={question: _counts(vote[question] for _, vote in annotator_votes) for question in QUESTIONS},
+            median_seconds=median(judgement.seconds for judgement, _ in annotator_votes),
         )
-        for number, (_, theirs) in enumerate(sorted(of.items()), start=1)
+        for number, (_, annotator_votes) in enumerate(sorted(by_annotator.items()), start=1)
     )
 
 
-def _disputed(per_item: dict[str, list[int]], key: Mapping[str, KeyLine]) -> tuple[DisputedItem, ...]:
-    """Where the answers to one item differ most: by their variance, then by the prompt's id."""
-    spread = {
-        item: sum(vote * vote for vote in given) / len(given) - (sum(given) / len(given)) ** 2
-        for item, given in per_item.items()
+def _disputed(by_pair: dict[str, list[int]], key: Mapping[str, KeyEntry]) -> tuple[DisputedItem, ...]:
+    """The pairs whose votes have the highest variance, then in the order of the prompts' ids."""
+    variance = {
+        pair_id: sum(vote * vote for vote in votes) / len(votes) - (sum(votes) / len(votes)) ** 2
+        for pair_id, votes in by_pair.items()
     }
-    disputed = sorted((item for item in spread if spread[item] > 0), key=lambda item: (-spread[item], key[item].id))
-    return tuple(DisputedItem(prompt=key[item].id, votes=_counts(per_item[item])) for item in disputed[:MOST_DISPUTED])
-
-
-def _judge(votes: dict[str, int], people: dict[str, int]) -> JudgeResults:
-    items = _counts(votes.values())
-    both = [(votes[item], preferred) for item, preferred in people.items() if votes[item] and preferred]
-    return JudgeResults(
-        items=items,
-        decided=_share(items.better, items.better + items.worse),
-        agreement=_share(sum(judge == preferred for judge, preferred in both), len(both)),
+    disputed = sorted(
+        (pair_id for pair_id in variance if variance[pair_id] > 0),
+        key=lambda pair_id: (-variance[pair_id], key[pair_id].prompt_id),
+    )
+    return tuple(
+        DisputedItem(prompt=key[pair_id].prompt_id, votes=_counts(by_pair[pair_id]))
+        for pair_id in disputed[:MOST_DISPUTED]
     )
 
 
-def _by_item(votes: list[tuple[Judgement, Votes]], question: Question) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = defaultdict(list)
-    for judgement, given in sorted(votes, key=lambda vote: (vote[0].item, vote[0].annotator)):
-        found[judgement.item].append(given[question])
-    return dict(found)
+def _agreement(model_votes: dict[str, int], majority: dict[str, int]) -> RewardModelAgreement:
+    items = _counts(model_votes.values())
+    both = [(model_votes[pair_id], vote) for pair_id, vote in majority.items() if model_votes[pair_id] and vote]
+    return RewardModelAgreement(
+        items=items,
+        win_rate=_share(items.wins, items.wins + items.losses),
+        agreement=_share(sum(model_vote == vote for model_vote, vote in both), len(both)),
+    )
+
+
+def _votes_by_pair(votes: list[tuple[Judgement, Votes]], question: Question) -> dict[str, list[int]]:
+    by_pair: dict[str, list[int]] = defaultdict(list)
+    for judgement, judgement_votes in sorted(votes, key=lambda vote: (vote[0].pair_id, vote[0].annotator)):
+        by_pair[judgement.pair_id].append(judgement_votes[question])
+    return dict(by_pair)
 
 
 def _counts(votes: Iterable[int]) -> Counts:
     counted = Counter(votes)
-    return Counts(better=counted[1], tie=counted[0], worse=counted[-1])
+    return Counts(wins=counted[1], ties=counted[0], losses=counted[-1])
 
 
 def _share(successes: int, trials: int) -> Share | None:

@@ -1,1 +1,1 @@
-"""What a run proved: figures for programs, a page for people.  Torch-free."""
+"""Turns results into report.html, plots, the model card and a comparison of two runs."""

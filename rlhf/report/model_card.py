@@ -1,15 +1,16 @@
-"""The model card: README.md of a model folder, filled from the results of its run."""
+"""Model card: README.md of the exported model, filled from the results of its run."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from rlhf.config import RunConfig, Settings
+from rlhf.report.formatting import format_significant
 from rlhf.report.page import TEMPLATES, verdict
+from rlhf.results.headline import headline_metrics
 from rlhf.results.schema import CONFIG, MODEL, RESULTS, Results
 from rlhf.stage_config import ExportStage, part_of
 from rlhf.storage.files import write_atomically
@@ -23,45 +24,32 @@ SETTINGS_SHOWN = {
         *("kl_coefficient", "kl_target", "policy_clip", "value_clip"),
     ),
 }
-"""Of each training, those that a reader looks for first; the run's config.json has all."""
-
-
-class Row(NamedTuple):
-    """A figure of both models."""
-
-    type: str
-    """Its name for programs."""
-    name: str
-    sft: float
-    rlhf: float
-    difference: float
-    ci95: tuple[float, float]
+"""The most important settings of each training stage; config.json of the run lists all."""
 
 
 def model_card(results: Results, config: ExportStage) -> str:
-    """The card: front matter as the Hugging Face hub reads it, then text."""
+    """The card as Markdown, with front matter for the Hugging Face Hub."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
-        autoescape=select_autoescape(),  # of HTML, which a card is not
+        autoescape=select_autoescape(),  # escapes only HTML templates; the card is Markdown
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["precise"] = precise
-    rows = figures(results)
+    environment.filters["format_significant"] = format_significant
     text = environment.get_template("model_card.md").render(
         results=results,
         config=config,
         verdict=verdict(results),
         base=results.lineage.revisions["base model"],
-        rows=rows,
+        rows=headline_metrics(results),
         training={name: _shown(getattr(config, name), names) for name, names in SETTINGS_SHOWN.items()},
     )
     return f"---\n{yaml.safe_dump(front_matter(results, config), sort_keys=False, allow_unicode=True)}---\n\n{text}"
 
 
 def front_matter(results: Results, config: ExportStage) -> dict[str, object]:
-    """What programs read of the card."""
+    """Metadata of the card."""
     revisions = results.lineage.revisions
     matter: dict[str, object] = {
         "license": config.export.license,
@@ -75,12 +63,12 @@ def front_matter(results: Results, config: ExportStage) -> dict[str, object]:
         matter["datasets"] = [revisions["dialogues"].partition("@")[0]]
     metrics = [
         {
-            "type": row.type,
-            "name": f"{row.name} (SFT {precise(row.sft)}; difference 95 % interval "
-            f"{precise(row.ci95[0])} to {precise(row.ci95[1])})",
+            "type": row.key,
+            "name": f"{row.name} (SFT {format_significant(row.sft)}; difference 95 % interval "
+            f"{format_significant(row.difference.ci95[0])} to {format_significant(row.difference.ci95[1])})",
             "value": row.rlhf,
         }
-        for row in figures(results)
+        for row in headline_metrics(results)
     ]
     evaluated = {
         "task": {"type": "text-generation"},
@@ -90,32 +78,12 @@ def front_matter(results: Results, config: ExportStage) -> dict[str, object]:
     return {**matter, "model-index": [{"name": config.run_name, "results": [evaluated]}]}
 
 
-def figures(results: Results) -> list[Row]:
-    """The figures of the card, as results.json has them."""
-    toxicity, policies = results.toxicity, results.policies
-    return [
-        Row(kind, name, found.sft.mean, found.rlhf.mean, found.difference.mean, found.difference.ci95)
-        for kind, name, found in (
-            ("reward", "reward of test answers", results.reward),
-            ("toxicity", "mean toxicity", toxicity),
-            ("loss", "held-out loss", policies.held_out_loss),
-            ("length", "tokens per answer", policies.answer_tokens),
-            ("repetition", "repetition", policies.repetition),
-        )
-    ]
-
-
-def precise(value: float) -> str:
-    """A number with four significant digits, as in 0.1234 or -12.35."""
-    return f"{value:.4g}"
-
-
 def _shown(settings: Settings, names: tuple[str, ...]) -> str:
     return ", ".join(f"{name} {value}" for name in names if (value := getattr(settings, name)) is not None)
 
 
 def refresh_card(run: Path) -> None:
-    """Write the card of the published model in the folder `run` again, from the results that lie there now."""
+    """Rewrite the model card in the run's folder from its current results.  Does nothing if no model was exported."""
     if (run / MODEL).is_dir():
         results = Results.model_validate_json((run / RESULTS).read_bytes())
         config = RunConfig.model_validate_json((run / CONFIG).read_bytes())

@@ -1,4 +1,4 @@
-"""A plot of the report as a picture that stands alone, for places that know nothing of the page's colours."""
+"""A plot of the report as a standalone image, for pages that do not have the report's style sheet."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ WIDTH = 640
 """Pixels."""
 
 
-def picture_uri(plot: Plot) -> str:
-    """`plot` as a data: URI: SVG with the page's light colours on white."""
+def image_uri(plot: Plot) -> str:
+    """`plot` as a data: URI with an SVG image in the report's light colors on white."""
     svg = plot.svg
-    for name, colour in _light_colours().items():
-        svg = svg.replace(f"var({name})", colour)
+    for name, color in _light_colors().items():
+        svg = svg.replace(f"var({name})", color)
     box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
-    assert box is not None, "matplotlib's pictures name their size"
+    assert box is not None, "matplotlib writes a viewBox"
     height = round(WIDTH * float(box[2]) / float(box[1]))
     look = f'width="{WIDTH}" height="{height}" style="background: #fff; font-family: sans-serif"'
     encoded = base64.b64encode(svg.replace("<svg ", f"<svg {look} ", 1).encode()).decode()
@@ -28,7 +28,7 @@ def picture_uri(plot: Plot) -> str:
 
 
 @cache
-def _light_colours() -> dict[str, str]:
-    """The variables of the style sheet's first rule by name."""
+def _light_colors() -> dict[str, str]:
+    """Variables of the first rule of the style sheet, by name."""
     root = STYLE_SHEET.read_text(encoding="utf-8").partition("}")[0]
     return dict(re.findall(r"(--[\w-]+): (#[0-9a-f]+)", root))

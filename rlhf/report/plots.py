@@ -1,7 +1,7 @@
-"""Plots as inline SVG that follow the page: its colours, light or dark, and its font; the same bytes for the same data.
+"""Plots as inline SVG.  They use the page's font and its light or dark colors; equal data give equal bytes.
 
-Curves are told apart by dashes and labels too, never by colour alone; the two colours are Okabe and Ito's blue and
-vermilion, made for all kinds of colour vision.
+Curves differ in dashes and labels as well as in color.  The two colors are Okabe and Ito's blue and vermilion, which
+people with any kind of color vision can tell apart.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from rlhf.report.page import number, signed
+from rlhf.report.formatting import format_number, format_signed
 from rlhf.results.base import Difference
 from rlhf.results.schema import Plot, RewardModelResults
 
 SMALL_INCHES, WIDE_INCHES = (3.4, 2.4), (4.5, 2.7)
-"""Three or two beside each other; small, so that their text stays readable where the page is as narrow as a phone."""
+"""Sizes for three and for two plots in a row; small enough to stay readable on a phone."""
 INK, MUTED, GRID, SFT, RLHF = "#010203", "#020304", "#030405", "#040506", "#050607"
-CSS_COLOURS = {INK: "--ink", MUTED: "--muted", GRID: "--line", SFT: "--sft", RLHF: "--rlhf"}
-"""Stand-ins that no plot would use, and the page's variables that replace them."""
+CSS_COLORS = {INK: "--ink", MUTED: "--muted", GRID: "--line", SFT: "--sft", RLHF: "--rlhf"}
+"""Placeholder colors, and the CSS variables that replace them."""
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "font.size": 9,
@@ -52,14 +52,14 @@ HISTOGRAM_BINS = 40
 
 
 class Curve(NamedTuple):
-    """A figure over PPO steps."""
+    """A metric over PPO steps."""
 
     steps: Sequence[int]
     values: Sequence[float]
 
 
 def plot_reward(validation: Curve, rollouts: Curve | None, best_step: int) -> Plot:
-    """Mean reward on the validation prompts, where it was measured, and of the rollouts that trained the policy."""
+    """Mean reward on the validation prompts and of the rollouts."""
     figure, axes = _figure("PPO step", "mean reward")
     if rollouts is not None:
         axes.plot(rollouts.steps, rollouts.values, color=MUTED, linewidth=0.9, alpha=0.75, label="rollouts")
@@ -79,14 +79,15 @@ def plot_reward(validation: Curve, rollouts: Curve | None, best_step: int) -> Pl
     first, last = validation.values[0], validation.values[-1]
     return Plot(
         title="Reward",
-        text=f"Mean reward on the validation prompts: {number(first, 3)} at step {validation.steps[0]}, "
-        f"best {number(best, 3)} at step {best_step}, last {number(last, 3)} at step {validation.steps[-1]}.",
+        text=f"Mean reward on the validation prompts: {format_number(first, 3)} at step {validation.steps[0]}, "
+        f"best {format_number(best, 3)} at step {best_step}, "
+        f"last {format_number(last, 3)} at step {validation.steps[-1]}.",
         svg=_svg(figure, "reward"),
     )
 
 
-def plot_two_rewards(curves: Mapping[str, Curve]) -> Plot:
-    """Mean reward on the validation prompts of two runs, by their names."""
+def plot_reward_comparison(curves: Mapping[str, Curve]) -> Plot:
+    """Mean reward of two runs on the validation prompts; `curves` by name of the run."""
     figure, axes = _figure("PPO step", "mean reward", WIDE_INCHES)
     styles: tuple[dict[str, Any], ...] = (
         {"color": SFT, "linestyle": (0, (5, 2)), "marker": "s"},
@@ -96,43 +97,46 @@ def plot_two_rewards(curves: Mapping[str, Curve]) -> Plot:
         axes.plot(curve.steps, curve.values, markersize=3.5, label=_plain(name), **style)
     _legend(axes)
     words = "; ".join(
-        f"{name} from {number(curve.values[0], 3)} to {number(curve.values[-1], 3)} at step {curve.steps[-1]}"
+        f"{name} from {format_number(curve.values[0], 3)} to {format_number(curve.values[-1], 3)} "
+        f"at step {curve.steps[-1]}"
         for name, curve in curves.items()
     )
-    return Plot(title="Reward on the validation prompts", text=f"{words}.", svg=_svg(figure, "two-rewards"))
+    return Plot(title="Reward on the validation prompts", text=f"{words}.", svg=_svg(figure, "reward-comparison"))
 
 
 def plot_kl(kl: Curve, target: float | None) -> Plot:
-    """Distance to the SFT model that the policy has moved, with the target where there is one."""
-    figure, axes = _figure("PPO step", "nats per answer")
+    """KL of the policy to the SFT model, with the target if there is one."""
+    figure, axes = _figure("PPO step", "nats per response")
     axes.plot(kl.steps, kl.values, color=RLHF)
     if target is not None and target < 3 * max(*kl.values, 1e-9):
         axes.axhline(target, color=INK, linewidth=1, linestyle=(0, (4, 3)))
         axes.text(1, target, "target ", transform=axes.get_yaxis_transform(), ha="right", va="bottom", color=INK)
     axes.set_ylim(bottom=min(0.0, *kl.values))
-    aimed = "" if target is None else f"; the target is {target:g}"
+    target_text = "" if target is None else f"; the target is {target:g}"
     return Plot(
         title="KL to the SFT model",
-        text=f"{_first_to_last(kl)} nats per answer, at most {max(kl.values):.2f}{aimed}.",
+        text=f"{_first_to_last(kl)} nats per response, at most {max(kl.values):.2f}{target_text}.",
         svg=_svg(figure, "kl"),
     )
 
 
 def plot_length(tokens: Curve) -> Plot:
-    """Mean answer length: a length that runs away is the usual way to please a reward model without being better."""
-    figure, axes = _figure("PPO step", "tokens per answer")
+    """Mean response length.  Reward models often favor long responses, so PPO may learn to write longer ones."""
+    figure, axes = _figure("PPO step", "tokens per response")
     axes.plot(tokens.steps, tokens.values, color=RLHF)
     axes.set_ylim(bottom=0, top=1.15 * max(tokens.values))
-    return Plot(title="Answer length", text=f"{_first_to_last(tokens)} tokens per answer.", svg=_svg(figure, "length"))
+    return Plot(
+        title="Response length", text=f"{_first_to_last(tokens)} tokens per response.", svg=_svg(figure, "length")
+    )
 
 
 def plot_toxicity(sft: Sequence[float], rlhf: Sequence[float]) -> Plot:
-    """Share of continuations that are at least so toxic, for both models, on a logarithmic scale."""
-    figure, axes = _figure("toxicity", "share at least so toxic", WIDE_INCHES)
-    for scores, colour, dashes, label in ((sft, SFT, (0, (5, 2)), "SFT"), (rlhf, RLHF, "solid", "RLHF")):
+    """Share of continuations at or above each toxicity, for both models, on a logarithmic scale."""
+    figure, axes = _figure("toxicity", "share at or above this toxicity", WIDE_INCHES)
+    for scores, color, dashes, label in ((sft, SFT, (0, (5, 2)), "SFT"), (rlhf, RLHF, "solid", "RLHF")):
         ordered = np.sort(np.asarray(scores))
         share = 1 - np.arange(len(ordered)) / len(ordered)
-        axes.step(np.append(0, ordered), np.append(1, share), where="pre", color=colour, linestyle=dashes, label=label)
+        axes.step(np.append(0, ordered), np.append(1, share), where="pre", color=color, linestyle=dashes, label=label)
     axes.set_yscale("log")
     axes.set_xlim(0, 1)
     axes.set_ylim(0.5 / len(sft), 1.2)
@@ -143,42 +147,45 @@ def plot_toxicity(sft: Sequence[float], rlhf: Sequence[float]) -> Plot:
         f"{100 * np.mean(np.asarray(scores) >= 0.5):.1f} % of {name}" for name, scores in (("SFT", sft), ("RLHF", rlhf))
     )
     return Plot(
-        title="How toxic the continuations are",
+        title="Toxicity of the continuations",
         text=f"Share of continuations with a toxicity of at least 0.5: {toxic}.",
         svg=_svg(figure, "toxicity"),
     )
 
 
 def plot_toxicity_difference(sft: Sequence[float], rlhf: Sequence[float], difference: Difference) -> Plot:
-    """How much more or less toxic the RLHF model continues each prompt."""
+    """Change in the toxicity of the continuations per prompt."""
     changes = np.asarray(rlhf) - np.asarray(sft)
     figure, axes = _figure("RLHF minus SFT, per prompt", "prompts", WIDE_INCHES)
     reach = max(0.05, float(np.abs(changes).max()))
     edges = np.linspace(-reach, reach, HISTOGRAM_BINS + 1).tolist()
     axes.set_ylim(0.7, 3 * max(1, *np.histogram(changes[changes != 0], edges)[0]))
-    for side, colour, hatch in ((changes < 0, RLHF, ""), (changes > 0, SFT, "////")):
-        axes.hist(changes[side], edges, color=colour, alpha=0.8, hatch=hatch, edgecolor=GRID, linewidth=0.3)
+    for side, color, hatch in ((changes < 0, RLHF, ""), (changes > 0, SFT, "////")):
+        axes.hist(changes[side], edges, color=color, alpha=0.8, hatch=hatch, edgecolor=GRID, linewidth=0.3)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))
     axes.minorticks_off()
     axes.axvline(0, color=INK, linewidth=1)
     less, more = int((changes < 0).sum()), int((changes > 0).sum())
-    for place, words, align in ((0.02, f"{less} less toxic", "left"), (0.98, f"{more} more toxic", "right")):
-        axes.text(place, 0.99, words, transform=axes.transAxes, ha=align, va="top", color=INK)
+    for x, words, align in ((0.02, f"{less} less toxic", "left"), (0.98, f"{more} more toxic", "right")):
+        axes.text(x, 0.99, words, transform=axes.transAxes, ha=align, va="top", color=INK)
     low, high = difference.ci95
     return Plot(
-        title="Change from SFT to RLHF",
-        text=f"RLHF continues {less} prompts less and {more} more toxically, {len(changes) - less - more} just as. "
-        f"Mean change {signed(difference.mean, 4)}, 95 % interval {signed(low, 4)} to {signed(high, 4)}.",
+        title="Change in toxicity from SFT to RLHF",
+        text=f"The RLHF model is less toxic on {less} prompts, more toxic on {more}, "
+        f"and equally toxic on {len(changes) - less - more}. Mean change {format_signed(difference.mean, 4)}, "
+        f"95 % interval {format_signed(low, 4)} to {format_signed(high, 4)}.",
         svg=_svg(figure, "difference"),
     )
 
 
 def plot_calibration(reward_model: RewardModelResults) -> Plot:
-    """How often the reward model is right where it says that it is so sure."""
-    figure, axes = _figure("probability of the preferred answer", "share in which people agree", WIDE_INCHES)
+    """Agreement of the reward model with people, by its predicted probability."""
+    figure, axes = _figure(
+        "predicted probability of the preferred response", "share of pairs in which people agree", WIDE_INCHES
+    )
     bins = reward_model.calibration
-    axes.plot([0.5, 1], [0.5, 1], color=INK, linewidth=1, linestyle=(0, (4, 3)), label="calibrated")
+    axes.plot([0.5, 1], [0.5, 1], color=INK, linewidth=1, linestyle=(0, (4, 3)), label="perfect calibration")
     expected, observed = [row.expected for row in bins], [row.observed for row in bins]
     ends = [[row.observed - row.ci95[0] for row in bins], [row.ci95[1] - row.observed for row in bins]]
     axes.errorbar(expected, observed, ends, color=RLHF, marker="o", markersize=4, elinewidth=1, label="reward model")
@@ -186,11 +193,11 @@ def plot_calibration(reward_model: RewardModelResults) -> Plot:
     axes.set_ylim(-0.03, 1.03)
     _legend(axes)
     words = "; ".join(
-        f"{100 * row.observed:.0f} % of {row.pairs} where it says {100 * row.expected:.0f} %" for row in bins
+        f"{100 * row.observed:.0f} % of {row.pairs} pairs predicted at {100 * row.expected:.0f} %" for row in bins
     )
     return Plot(
-        title="Is the reward model as right as it is sure?",
-        text=f"People agree in {words}. Mean distance over the pairs: {number(reward_model.calibration_error, 3)}. "
+        title="Calibration of the reward model",
+        text=f"People agree in {words}. Calibration error: {format_number(reward_model.calibration_error, 3)}. "
         "Bars are 95 % intervals.",
         svg=_svg(figure, "calibration"),
     )
@@ -212,7 +219,7 @@ def _figure(x_label: str, y_label: str, size: tuple[float, float] = SMALL_INCHES
 
 
 def _plain(name: str) -> str:
-    """A name without what matplotlib would read as mathematics or as a label to leave out."""
+    """A name without characters that matplotlib would treat as math or as a hidden label."""
     return name.replace("$", "").lstrip("_")
 
 
@@ -221,7 +228,7 @@ def _legend(axes: Axes) -> None:
 
 
 def _svg(figure: Figure, salt: str) -> str:
-    """The figure as an element to stand in a page; `salt` makes its ids differ from those of other figures."""
+    """The figure as an element for a page.  `salt` makes its ids differ from those of other figures."""
     buffer = io.StringIO()
     with _style({"svg.hashsalt": salt}):
         figure.savefig(
@@ -231,18 +238,18 @@ def _svg(figure: Figure, salt: str) -> str:
     svg = text[text.index("<svg") :]
     for pattern, replacement in (
         (r"<metadata>.*?</metadata>\s*", ""),
-        (r"<style.*?</style>\s*", ""),  # it would hold for the whole page
+        (r"<style.*?</style>\s*", ""),  # it would apply to the complete page
         (r"font-family: [^;\"]*; ", ""),
         (r'\bid="([^"]+)"', rf'id="{salt}-\1"'),
         (r"(url\(#|href=\"#)", rf"\g<1>{salt}-"),
         (r'^<svg ([^>]*?)width="[^"]*" ([^>]*?)height="[^"]*"', r'<svg aria-hidden="true" \1\2'),
     ):
         svg = re.sub(pattern, replacement, svg, flags=re.DOTALL)
-    for colour, name in CSS_COLOURS.items():
-        svg = svg.replace(colour, f"var({name})")
+    for color, name in CSS_COLORS.items():
+        svg = svg.replace(color, f"var({name})")
     return svg
 
 
 def _style(more: dict[str, Any] | None = None) -> AbstractContextManager[None]:
-    """Our style on matplotlib's own defaults, so that no settings of the user change a byte."""
+    """Our style on top of matplotlib's defaults, independent of the user's settings."""
     return mpl.style.context(["default", {**STYLE, **(more or {})}])

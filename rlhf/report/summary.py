@@ -1,54 +1,55 @@
-"""The result of a run in Markdown, for pages that are not ours."""
+"""Results of a run as Markdown and tables, for the Prefect UI."""
 
 from __future__ import annotations
 
-from rlhf.report.model_card import figures, precise
-from rlhf.report.page import duration, verdict
+from rlhf.report.formatting import format_duration, format_significant
+from rlhf.report.page import verdict
+from rlhf.results.headline import headline_metrics
 from rlhf.results.schema import Results, StageRow
 
 Table = list[dict[str, str]]
 
 
 def summary(results: Results) -> str:
-    """Verdict, signs of reward hacking and figures."""
-    found = verdict(results)
-    signs = [f"- **{sign.figure}**: {sign.text}" for sign in results.warnings]
-    rows = [" | ".join(row.values()) for row in figure_table(results)]
+    """Verdict, signs of reward hacking and headline metrics."""
+    conclusion = verdict(results)
+    signs = [f"- **{sign.metric}**: {sign.text}" for sign in results.reward_hacking_signs]
+    rows = [" | ".join(row.values()) for row in metrics_table(results)]
     return "\n".join(
         [
-            f"# {found.headline}",
-            found.sentence,
+            f"# {conclusion.headline}",
+            conclusion.sentence,
             *(["", "Signs of reward hacking:", *signs] if signs else []),
             "",
-            "| figure | SFT | RLHF | difference | 95 % interval |",
+            "| metric | SFT | RLHF | difference | 95 % interval |",
             "| --- | ---: | ---: | ---: | ---: |",
             *(f"| {row} |" for row in rows),
         ]
     )
 
 
-def figure_table(results: Results) -> Table:
-    """The figures, a row each."""
+def metrics_table(results: Results) -> Table:
+    """One row per headline metric."""
     return [
         {
-            "figure": row.name,
-            "SFT": precise(row.sft),
-            "RLHF": precise(row.rlhf),
-            "difference": precise(row.difference),
-            "95 % interval": f"{precise(row.ci95[0])} to {precise(row.ci95[1])}",
+            "metric": row.name,
+            "SFT": format_significant(row.sft),
+            "RLHF": format_significant(row.rlhf),
+            "difference": format_significant(row.difference.mean),
+            "95 % interval": " to ".join(map(format_significant, row.difference.ci95)),
         }
-        for row in figures(results)
+        for row in headline_metrics(results)
     ]
 
 
 def stage_table(stages: list[StageRow]) -> Table:
-    """What each step took, a row each."""
+    """One row per stage."""
     return [
         {
             "stage": stage.name,
-            "took": duration(stage.seconds),
+            "time": format_duration(stage.seconds),
             "cost": "" if stage.dollars is None else f"${stage.dollars:.4f}",
-            "on": stage.device,
+            "device": stage.device,
             "cached": "yes" if stage.cached else "no",
             "fingerprint": stage.fingerprint,
         }

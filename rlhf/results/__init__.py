@@ -1,1 +1,1 @@
-"""Schema of results.json: pydantic records and nothing else."""
+"""Schema of results.json: pydantic models without other dependencies."""

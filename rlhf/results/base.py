@@ -1,4 +1,4 @@
-"""Base of every record of results.json, and the two that all parts of it use."""
+"""Base class of all records in results.json, and the records that several parts of it share."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Record(BaseModel):
-    """Base of every part: immutable, no unknown keys, no NaN, docstrings become descriptions."""
+    """Base class: immutable, no unknown keys, only finite numbers; docstrings become JSON Schema descriptions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Mean(Record):
-    """Mean of one model."""
+    """Mean over one model's outputs."""
 
     mean: float
     """Mean over the prompts."""
@@ -34,6 +34,17 @@ class Difference(Record):
 
     @property
     def sign(self) -> Literal[-1, 0, 1]:
-        """Whether all of the interval lies below zero (-1) or above it (1); 0 where it includes zero."""
+        """-1 if the interval is entirely below zero, 1 if it is entirely above zero, 0 if it includes zero."""
         low, high = self.ci95
         return 1 if low > 0 else -1 if high < 0 else 0
+
+
+class PairedMetric(Record):
+    """One metric of both models on the same rows."""
+
+    sft: Mean
+    """The SFT model."""
+    rlhf: Mean
+    """The RLHF model."""
+    difference: Difference
+    """RLHF minus SFT, paired by row."""

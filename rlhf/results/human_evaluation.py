@@ -1,4 +1,4 @@
-"""The part of results.json on what people, and for comparison the reward model, say of the blinded pairs."""
+"""Human preference in results.json, and how often the reward model agrees with it."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from rlhf.results.base import Record
 
 Question = Literal["helpfulness", "harmlessness", "overall"]
 QUESTIONS: tuple[Question, ...] = get_args(Question)
-"""In the order in which they are asked: the two parts, then the overall preference."""
+"""In the order in which they are asked."""
 
 
 class Counts(Record):
-    """How the RLHF model's answer compares with the SFT model's."""
+    """Wins, ties and losses of the RLHF model against the SFT model."""
 
-    better: int = Field(default=0, ge=0)
+    wins: int = Field(default=0, ge=0)
     """RLHF is preferred."""
-    tie: int = Field(default=0, ge=0)
+    ties: int = Field(default=0, ge=0)
     """No preference."""
-    worse: int = Field(default=0, ge=0)
+    losses: int = Field(default=0, ge=0)
     """SFT is preferred."""
 
     @property
     def total(self) -> int:
-        """All of them."""
-        return self.better + self.tie + self.worse
+        """Wins, ties and losses together."""
+        return self.wins + self.ties + self.losses
 
 
 class Share(Record):
-    """A share of cases."""
+    """A share with its interval and a test against one half."""
 
     share: float = Field(ge=0, le=1)
-    """Cases that are so, of `n`."""
+    """Share of the `n` cases."""
     ci95: tuple[float, float]
     """95 % Wilson interval, low end first."""
     n: int = Field(ge=1)
-    """Cases."""
+    """Number of cases."""
     p_value: float = Field(ge=0, le=1)
     """Exact two-sided sign test against one half."""
 
@@ -46,90 +46,90 @@ class NetPreference(Record):
     """Mean over all answers of +1 (RLHF preferred), 0 (tie) and -1 (SFT preferred)."""
 
     mean: float = Field(ge=-1, le=1)
-    """Mean over answers of all annotators."""
+    """Mean over the answers of all annotators."""
     ci95: tuple[float, float]
-    """95 % bootstrap interval that draws whole items with everyone's answers; it speaks of these annotators."""
+    """95 % cluster bootstrap interval: resamples items together with all their answers.  Holds for these annotators."""
 
 
 class QuestionResults(Record):
-    """One question."""
+    """Results of one question."""
 
     question: Question
-    """What was asked."""
+    """Which question was asked."""
     items: Counts
-    """Per item: what most of its annotators prefer; tie where the votes for both are equal."""
-    decided: Share | None
-    """Share of RLHF among the items without a tie; none where all are ties."""
+    """Majority of the annotators per item; a tie if both models have the same number of votes."""
+    win_rate: Share | None
+    """Share of wins among the items without a tie; null if every item is a tie."""
     answers: Counts
     """All answers of all annotators."""
     net: NetPreference
-    """All answers together, with an interval that knows that they come in items."""
+    """Mean of all answers."""
     alpha: float | None
-    """Krippendorff's alpha, ordinal: 1 is full agreement, 0 is chance; none where it is not defined."""
+    """Krippendorff's alpha, ordinal: 1 is full agreement, 0 is agreement by chance; null if it is not defined."""
 
 
 class AnnotatorResults(Record):
-    """One annotator, by number, not by name."""
+    """Results of one annotator, identified by a number instead of the name."""
 
     name: str
     """annotator 1, annotator 2, ..."""
     answers: dict[Question, Counts]
-    """Per question."""
+    """Counts per question."""
     median_seconds: float = Field(ge=0)
     """Median time per item."""
 
 
 class DisputedItem(Record):
-    """An item on which the annotators differ."""
+    """An item on which the annotators disagree."""
 
     prompt: str
-    """Id of the test prompt."""
+    """ID of the test prompt."""
     votes: Counts
     """Answers to the overall question."""
 
 
-class JudgeResults(Record):
-    """The reward model's preference on the same pairs.  It is no person: PPO was trained to please it."""
+class RewardModelAgreement(Record):
+    """The reward model's preference on the same pairs.  It is not independent: PPO was trained to maximize it."""
 
     items: Counts
-    """Pairs in which the reward of the RLHF model's answer is higher, equal or lower."""
-    decided: Share | None
-    """Share of RLHF among the pairs without a tie."""
+    """Pairs in which the RLHF model's response has the higher, the same or the lower reward."""
+    win_rate: Share | None
+    """Share of wins among the pairs without a tie; null if every pair is a tie."""
     agreement: Share | None
-    """How often it prefers what people prefer overall, over the pairs in which both prefer one."""
+    """Share of pairs in which it prefers the same response as people, among the pairs in which both prefer one."""
 
 
-class ItemsNeeded(Record):
-    """How many items a sign test needs to see a difference (80 % power, p < 0.05)."""
+class RequiredSampleSize(Record):
+    """Number of items that a sign test needs to detect a given difference (80 % power, p < 0.05)."""
 
-    better: float
-    """Share of items that are better."""
-    worse: float
-    """Share of items that are worse; the rest are ties."""
+    win_share: float
+    """Share of wins among all items."""
+    loss_share: float
+    """Share of losses among all items; the rest are ties."""
     items: int | None
-    """Items needed; none where it would be more than 16,384."""
+    """Required items; null if more than 16,384."""
 
 
 class HumanEvaluation(Record):
-    """What people say of the blinded pairs."""
+    """Results of the blinded comparison by people."""
 
     status: Literal["pending", "partial", "complete"] = "pending"
-    """`pending`: nobody's labels have been imported; `partial`: some items have none; `complete`: all have."""
+    """`pending`: no labels have been imported; `partial`: some items have no label; `complete`: all items have one."""
     items: int = Field(ge=0)
-    """Pairs to be labelled."""
-    labelled: int = Field(default=0, ge=0)
-    """Pairs that somebody labelled."""
+    """Pairs to label."""
+    labeled: int = Field(default=0, ge=0)
+    """Pairs with at least one label."""
     questions: tuple[QuestionResults, ...] = ()
     """Helpfulness, harmlessness, overall."""
     annotators: tuple[AnnotatorResults, ...] = ()
-    """Everyone who answered."""
-    left: Share | None = None
-    """How often the answer that stood left is preferred overall, over answers without a tie: one half is no bias."""
+    """Every annotator who answered."""
+    left_preference: Share | None = None
+    """Share of overall answers, without ties, that prefer the response shown on the left; one half means no bias."""
     median_seconds: float | None = None
-    """Median time of one person for one item."""
+    """Median time per item, over all annotators."""
     disputed: tuple[DisputedItem, ...] = ()
-    """Items with the least agreement overall, at most ten."""
-    judge: JudgeResults | None = None
-    """The reward model on the same pairs."""
-    needed: tuple[ItemsNeeded, ...] = ()
-    """Items needed to see the difference that was found, and other differences with the same share of ties."""
+    """Up to ten items with the least agreement on the overall question."""
+    reward_model_agreement: RewardModelAgreement | None = None
+    """The reward model's preference on the same pairs."""
+    required_sample_sizes: tuple[RequiredSampleSize, ...] = ()
+    """Items needed to detect the observed difference, then other differences with the same share of ties."""

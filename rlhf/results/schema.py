@@ -1,8 +1,7 @@
-"""results.json and report.html of a run.  `Results` is the documented schema of results.json.
+"""Schema of results.json (`Results`) and of the files next to it.
 
-`Results.model_json_schema()` gives it as JSON Schema, with the docstrings as descriptions.  The report also shows what
-is too long for results.json, plots and answers, which lies beside it in the artifact as evidence.json; from both files
-the report can be written again at any time.
+`Results.model_json_schema()` is the JSON Schema; the docstrings are its descriptions.  Plots and responses are too
+large for results.json and are stored in report_data.json.  The report can be rebuilt from these two files at any time.
 """
 
 from __future__ import annotations
@@ -11,40 +10,40 @@ from pydantic import Field
 
 from rlhf.results.base import Difference, Mean, Record
 from rlhf.results.human_evaluation import HumanEvaluation
-from rlhf.results.policies import HackingSign, PolicyResults
-from rlhf.results.toxicity import ToxicityFigures
+from rlhf.results.policy_comparison import PolicyComparison, RewardHackingSign
+from rlhf.results.toxicity import ToxicityMetrics
 
 RESULTS = "results.json"
-EVIDENCE = "evidence.json"
+REPORT_DATA = "report_data.json"
 REPORT = "report.html"
 CONFIG = "config.json"
 MODEL = "model"
-"""Folder of the aligned model, ready to share."""
+"""Folder of the exported model."""
 LABELS = "human_evaluation.json"
-"""What people said of a run, beside its results: written when labels are imported, read whenever results are."""
+"""Imported labels of a run, stored next to results.json and merged into it whenever it is written."""
 
 
 class RewardResults(Record):
     """Scores of the reward model: higher is better."""
 
-    relative: bool
-    """Whether `first`, `best` and `last` are differences to the chosen answers' scores, as PPO was trained on."""
+    is_delta: bool
+    """Whether the score of the chosen response is subtracted from `first`, `best` and `last`, as in PPO."""
     first: float
     """Mean over the validation prompts before the first PPO step."""
     best: float
-    """Mean over the validation prompts of the checkpoint that was kept."""
+    """Mean over the validation prompts for the best checkpoint, which is the final model."""
     last: float
     """Mean over the validation prompts after the last PPO step."""
     best_step: int = Field(ge=0)
-    """PPO step of the checkpoint that was kept."""
+    """PPO step of the best checkpoint."""
     sft: Mean
-    """Answers of the SFT model to the test prompts."""
+    """Responses of the SFT model to the test prompts."""
     rlhf: Mean
-    """Answers of the RLHF model to the test prompts."""
+    """Responses of the RLHF model to the test prompts."""
     chosen: Mean
-    """Answers to the test prompts that people chose in the data."""
+    """Responses to the test prompts that people chose in the data."""
     difference: Difference
-    """Over the test prompts, which nothing was trained or chosen on."""
+    """RLHF minus SFT on the test prompts, which were used neither for training nor for choosing the checkpoint."""
 
 
 class ToxicityResults(Record):
@@ -57,195 +56,195 @@ class ToxicityResults(Record):
     rlhf: Mean
     """Continuations of the RLHF model."""
     difference: Difference
-    """Over the same prompts with the same seeds."""
-    figures: ToxicityFigures
+    """RLHF minus SFT for the same prompts and seeds."""
+    metrics: ToxicityMetrics
     """Mean, expected maximum and probability of toxicity, by label and by the prompts' own toxicity."""
 
 
 class CalibrationBin(Record):
-    """Held-out pairs of which the reward model is about as sure."""
+    """Validation pairs for which the reward model has about the same confidence."""
 
     low: float = Field(ge=0.5, le=1)
-    """Least probability that it gives to the answer it prefers, in the bin."""
+    """Lower end of the bin: probability that the model gives to the response it prefers."""
     high: float = Field(ge=0.5, le=1)
-    """Largest."""
+    """Upper end of the bin."""
     pairs: int = Field(ge=1)
     """Pairs in the bin."""
     expected: float = Field(ge=0, le=1)
-    """Mean probability: the share in which it should agree with people."""
+    """Mean predicted probability: the share of pairs in which the model expects to agree with people."""
     observed: float = Field(ge=0, le=1)
-    """Share in which it does."""
+    """Share of pairs in which it agrees with people."""
     ci95: tuple[float, float]
     """95 % Wilson interval of `observed`, low end first."""
 
 
 class RewardModelResults(Record):
-    """How often the reward model agrees with people on held-out pairs, and whether it knows how sure it may be."""
+    """Accuracy and calibration of the reward model on validation pairs."""
 
     accuracy: float = Field(ge=0, le=1)
-    """Share of held-out pairs in which the chosen answer scores higher; a tie counts half."""
+    """Share of validation pairs in which the chosen response scores higher; a tie counts one half."""
     ci95: tuple[float, float]
     """95 % Wilson interval of the accuracy, low end first."""
     pairs: int = Field(ge=1)
-    """Held-out pairs."""
+    """Validation pairs."""
     mean_margin: float
     """Mean of score(chosen) - score(rejected)."""
     loss: float = Field(ge=0)
-    """Bradley-Terry loss in nats per pair; log 2 = 0.693 is that of a coin."""
+    """Bradley-Terry loss in nats per pair; guessing gives log 2 = 0.693."""
     calibration_error: float = Field(ge=0, le=1)
-    """Mean distance between `expected` and `observed` over the pairs (ECE); 0 is perfect."""
+    """Expected calibration error: mean of |expected - observed|, weighted by pairs; 0 is perfect."""
     calibration: list[CalibrationBin]
-    """Reliability by confidence, bins without pairs left out."""
+    """Calibration by confidence, without empty bins."""
 
 
 class DataResults(Record):
-    """What became of the rows of the data."""
+    """Number of rows that were read, kept and dropped."""
 
     read: int = Field(ge=0)
     """Rows in the source."""
     kept: dict[str, int]
-    """Rows by file of the prepared data."""
-    left_out: dict[str, int]
-    """Rows left out by reason."""
+    """Rows per file of the prepared data."""
+    dropped: dict[str, int]
+    """Dropped rows by reason."""
 
 
 class Lineage(Record):
-    """Everything that the figures depend on."""
+    """Everything that the results depend on."""
 
     seed: int
-    """Seed of every draw."""
+    """Seed of all random draws."""
     fingerprints: dict[str, str]
-    """Fingerprint of each step's artifact."""
+    """Fingerprint of each stage's artifact."""
     revisions: dict[str, str]
-    """Where models, dialogues and toxicity prompts come from: repository@commit, or what else they are."""
+    """Source of models, dialogues and toxicity prompts: repository@commit, own files or synthetic."""
     versions: dict[str, str]
-    """Python and libraries; several versions where steps ran with different ones."""
+    """Versions of Python and libraries; several if stages ran with different ones."""
     devices: dict[str, str]
-    """Device of each step and its number of processes."""
+    """Number of processes and device of each stage."""
 
 
 class StageRow(Record):
-    """One step of the run."""
+    """One stage of the run."""
 
     name: str
-    """Step, and which model it ran on where it runs once for each."""
+    """Stage, with the model in brackets if the stage runs once per model."""
     seconds: float = Field(ge=0)
-    """Wall time that the step took when it ran."""
+    """Wall time of the stage when it ran."""
     cached: bool
-    """Whether the artifact was there already, so that nothing ran."""
+    """Whether the artifact existed already, so that this run did not execute the stage."""
     fingerprint: str
-    """Fingerprint of the step's artifact."""
+    """Fingerprint of the stage's artifact."""
     device: str
-    """Where it ran: number of processes, where there are several, and the name of the device."""
+    """Device, with the number of processes if there were several."""
     dollars: float | None = Field(default=None, ge=0)
-    """What the time cost at compute.dollars_per_hour; none where no price is set."""
+    """Cost of the time at compute.dollars_per_hour; null if no price is set."""
     planned_seconds: float | None = Field(default=None, ge=0)
-    """What `rlhf plan` says that the step takes on this machine; none where it knows neither machine nor model."""
+    """Estimate of `rlhf plan` for this machine; null if it knows the machine or the model too little."""
 
 
 class Results(Record):
-    """Figures of one run: the content of results.json."""
+    """Metrics of one run: the content of results.json."""
 
     run_name: str
     """Name of the run."""
     synthetic: bool
-    """Whether dialogues, toxicity prompts or base model are synthetic material."""
+    """Whether dialogues, toxicity prompts or base model are synthetic."""
     reward: RewardResults
     toxicity: ToxicityResults
-    policies: PolicyResults
-    warnings: list[HackingSign]
-    """Signs that the reward was gained by something else than better answers; empty where there are none."""
+    policy_comparison: PolicyComparison
+    reward_hacking_signs: list[RewardHackingSign]
+    """Metrics that got clearly worse while the reward rose; empty if there are none."""
     human_evaluation: HumanEvaluation
     reward_model: RewardModelResults
     data: DataResults
     lineage: Lineage
     stages: list[StageRow]
-    """Steps in the order in which they depend on each other."""
+    """Stages in order of dependency."""
 
 
 class Plot(Record):
-    """A picture with what it says in words."""
+    """A plot and a description of it in words."""
 
     title: str
     """What is shown."""
     text: str
-    """The same in words and numbers, for those who do not see it."""
+    """The same in words and numbers, for readers who cannot see it."""
     svg: str
-    """The picture, an <svg> element without references to anything outside."""
+    """The plot: an <svg> element that references nothing outside itself."""
 
 
-class AnswerPair(Record):
-    """Both models' answers to a test prompt."""
+class ResponsePair(Record):
+    """Both models' responses to a test prompt."""
 
     prompt: str
-    """Dialogue up to the answer."""
+    """Dialogue up to the response."""
     sft: str
-    """Answer of the SFT model."""
+    """Response of the SFT model."""
     rlhf: str
-    """Answer of the RLHF model."""
+    """Response of the RLHF model."""
     sft_reward: float
-    """Reward of the SFT model's answer."""
+    """Reward of the SFT model's response."""
     rlhf_reward: float
-    """Reward of the RLHF model's answer."""
+    """Reward of the RLHF model's response."""
     prompt_toxicity: float
-    """Toxicity of the prompt by the run's classifier, as those of the answers."""
+    """Toxicity of the prompt by the run's classifier."""
     sft_toxicity: float
-    """Toxicity of the SFT model's answer."""
+    """Toxicity of the SFT model's response."""
     rlhf_toxicity: float
-    """Toxicity of the RLHF model's answer."""
+    """Toxicity of the RLHF model's response."""
 
 
 class ContinuationPair(Record):
-    """Both models' most toxic continuations of a toxicity prompt."""
+    """Both models' continuations of a toxicity prompt, the pair with the highest score."""
 
     prompt: str
     """The prompt."""
     prompt_toxicity: float | None
-    """Toxicity of the prompt as the data have it."""
+    """Toxicity of the prompt according to the data."""
     sft: str
-    """Continuation by the SFT model."""
+    """Continuation of the SFT model."""
     rlhf: str
-    """Continuation by the RLHF model."""
+    """Continuation of the RLHF model."""
     sft_toxicity: float
-    """Its toxicity."""
+    """Toxicity of the SFT model's continuation."""
     rlhf_toxicity: float
-    """Its toxicity."""
+    """Toxicity of the RLHF model's continuation."""
 
 
-class Measurement(Record):
-    """The policy on the validation prompts."""
+class ValidationPoint(Record):
+    """Mean reward on the validation prompts after some PPO steps."""
 
     step: int
-    """PPO steps taken."""
+    """PPO steps so far."""
     reward: float
     """Mean reward."""
 
 
-class Evidence(Record):
-    """What the report shows beside the figures."""
+class ReportData(Record):
+    """Plots and texts of the report: the content of report_data.json."""
 
     training: list[Plot]
-    """Reward, KL and answer length over the PPO steps."""
+    """Reward, KL and response length over the PPO steps."""
     toxicity: list[Plot]
     """Distribution of the scores and of their paired differences."""
     reward_model: list[Plot]
     """Calibration."""
-    validation: list[Measurement]
-    """The numbers behind the reward curve."""
-    answers: list[AnswerPair]
+    validation: list[ValidationPoint]
+    """Numbers of the validation curve in the reward plot."""
+    responses: list[ResponsePair]
     """In the order of the test prompts."""
     continuations: list[ContinuationPair]
-    """Those with the highest score of either model first."""
+    """Most toxic pairs first."""
 
 
 class ImportedLabels(Record):
     """Content of human_evaluation.json."""
 
-    comparison: str
-    """Fingerprint of the blinded pairs; labels of other pairs do not count."""
+    labeling_task: str
+    """Fingerprint of the blinded pairs; labels of other pairs are ignored."""
     source: str
-    """Where the labels were imported from."""
+    """Path or URL that the labels were imported from."""
     evaluation: HumanEvaluation
-    """The figures."""
+    """Their evaluation."""
     judgements: list[dict[str, object]]
     """Every answer, unblinded, with the annotator's pseudonym."""

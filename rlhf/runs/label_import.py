@@ -9,9 +9,9 @@ from typing import NamedTuple
 from rlhf.errors import UserError
 from rlhf.evaluation.human_preference import evaluate, rewards_by_id, unblind
 from rlhf.labeling.ground_truth_output import OUTPUT_MANIFEST
-from rlhf.labeling.ground_truth_reader import read_output
-from rlhf.labeling.manifest import read_items, read_key
-from rlhf.labeling.session import OUTPUT, Labels, LabelsInUseError
+from rlhf.labeling.ground_truth_reader import read_label_output
+from rlhf.labeling.manifest import read_blinded_pairs, read_key
+from rlhf.labeling.session import OUTPUT, LabelingSession, SessionInUseError
 from rlhf.results.human_evaluation import HumanEvaluation
 from rlhf.results.schema import LABELS, ImportedLabels
 from rlhf.runs.published import FinishedRun, read_labels, rebuild_report
@@ -40,9 +40,9 @@ def import_labels(run: FinishedRun, source: str | None, *, partial: bool) -> Imp
     nothing if a label is invalid (IncompleteError if labels are only missing); with `partial`, only if none is valid.
     """
     location = source or str(_own_output(run) / OUTPUT_MANIFEST)
-    items, key = read_items(run.pairs), read_key(run.pairs)
-    labels = read_output(location, items, run.comparison)
-    absent = [f"item {name}: no answer" for name in labels.missing]
+    pairs, key = read_blinded_pairs(run.pairs), read_key(run.pairs)
+    labels = read_label_output(location, pairs, run.labeling_task)
+    absent = [f"pair {pair_id}: no answer" for pair_id in labels.missing]
     if not labels.judgements or (not partial and (labels.problems or absent)):
         remedy = "nothing can be imported" if partial else "nothing was imported; --partial imports the valid answers"
         raise (UserError if labels.problems else IncompleteError)(
@@ -51,20 +51,20 @@ def import_labels(run: FinishedRun, source: str | None, *, partial: bool) -> Imp
     evaluation = evaluate(labels.judgements, key, _rewards(run), run.results.lineage.seed)
     model = {1: "rlhf", 0: "tie", -1: "sft"}
     imported = ImportedLabels(
-        comparison=run.comparison,
+        labeling_task=run.labeling_task,
         source=location,
         evaluation=evaluation,
         judgements=[
             {
-                "prompt": key[judgement.item].id,
+                "prompt": key[judgement.pair_id].prompt_id,
                 "annotator": judgement.annotator,
-                **{question: model[vote] for question, vote in unblind(judgement, key[judgement.item]).items()},
+                **{question: model[vote] for question, vote in unblind(judgement, key[judgement.pair_id]).items()},
                 **judgement.model_dump(include={"seconds", "comment", "submitted_at"}),
             }
             for judgement in labels.judgements
         ],
     )
-    if read_labels(run.folder, run.comparison) != imported or run.results.human_evaluation != evaluation:
+    if read_labels(run.folder, run.labeling_task) != imported or run.results.human_evaluation != evaluation:
         write_atomically(run.folder / LABELS, imported.model_dump_json(indent=2, ensure_ascii=True) + "\n")
         rebuild_report(run)
     return Imported(evaluation, labels.problems, labels.missing)
@@ -76,8 +76,8 @@ def _own_output(run: FinishedRun) -> Path:
         raise UserError(
             f"{run.folder.name}: nobody has labeled yet; `rlhf label serve --run {run.folder.name}` starts the labeling page"
         )
-    with suppress(LabelsInUseError):
-        Labels(run.pairs, run.labels).close()
+    with suppress(SessionInUseError):
+        LabelingSession(run.pairs, run.labels).close()
     return run.labels / OUTPUT
 
 

@@ -42,19 +42,19 @@ class FinishedRun:
     results: Results
 
     @property
-    def comparison(self) -> str:
+    def labeling_task(self) -> str:
         """Fingerprint of the blinded pairs."""
         return self.results.lineage.fingerprints[LABELING]
 
     @property
     def pairs(self) -> Path:
         """Folder of the labeling manifest and its key."""
-        return self.store.folder(LABELING, self.comparison)
+        return self.store.folder(LABELING, self.labeling_task)
 
     @property
     def labels(self) -> Path:
         """Folder of the labels that the labeling page writes for these pairs."""
-        return self.folder / "labels" / self.comparison
+        return self.folder / "labels" / self.labeling_task
 
 
 def find_run(workspace: str, name: str | None) -> FinishedRun:
@@ -109,10 +109,10 @@ def rebuild_report(run: FinishedRun) -> None:
     run.store.push(run.folder, [name for name in (LABELS, REPORT, RESULTS) if (run.folder / name).exists()])
 
 
-def write_results(results: Results, evidence: ReportData, results_path: Path, report_path: Path) -> None:
+def write_results(results: Results, report_data: ReportData, results_path: Path, report_path: Path) -> None:
     """Write results.json and report.html."""
     write_atomically(results_path, results.model_dump_json(indent=2) + "\n")
-    write_atomically(report_path, render_report(results, evidence))
+    write_atomically(report_path, render_report(results, report_data))
 
 
 def write_with_stage_times(artifact: Path, stages: list[StageRow], results_path: Path, report_path: Path) -> None:
@@ -121,24 +121,24 @@ def write_with_stage_times(artifact: Path, stages: list[StageRow], results_path:
     Labels that were imported for the same pairs, next to the results, are included.
     """
     results = Results.model_validate_json((artifact / RESULTS).read_bytes())
-    evidence = read_report_data(artifact)
-    comparison = results.lineage.fingerprints["export_labeling_manifest"]
-    labels = read_labels(results_path.parent, comparison)
+    report_data = read_report_data(artifact)
+    labeling_task = results.lineage.fingerprints["export_labeling_manifest"]
+    labels = read_labels(results_path.parent, labeling_task)
     update: dict[str, object] = {"stages": stages}
     if labels is not None:
         update["human_evaluation"] = labels.evaluation
-    write_results(results.model_copy(update=update), evidence, results_path, report_path)
+    write_results(results.model_copy(update=update), report_data, results_path, report_path)
 
 
 def read_report_data(artifact: Path) -> ReportData:
-    """The evidence of a finished aggregate_results `artifact`."""
+    """Plots and texts of a finished aggregate_results `artifact`."""
     return ReportData.model_validate_json((artifact / REPORT_DATA).read_bytes())
 
 
-def read_labels(folder: Path, comparison: str) -> ImportedLabels | None:
+def read_labels(folder: Path, labeling_task: str) -> ImportedLabels | None:
     """Labels imported for the pairs with this fingerprint, or None if there are none."""
     try:
         labels = ImportedLabels.model_validate_json((folder / LABELS).read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
-    return labels if labels.comparison == comparison else None
+    return labels if labels.labeling_task == labeling_task else None

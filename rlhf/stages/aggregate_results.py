@@ -1,6 +1,6 @@
-"""The figures of a run, what they depend on, and the report: results.json, evidence.json and report.html.
+"""Stage: compute the metrics of a run and write results.json, report_data.json and report.html.
 
-Equal inputs give equal files, apart from the seconds that the steps took.
+Takes the artifacts of all earlier stages.  Equal inputs give equal files, except for the times of the stages.
 """
 
 from __future__ import annotations
@@ -12,17 +12,24 @@ from statistics import fmean
 
 from rlhf.evaluation.human_preference import evaluate, rewards_by_id
 from rlhf.evaluation.intervals import bootstrap_interval, paired_difference, wilson_interval
-from rlhf.evaluation.reward_hacking import hacking_signs
-from rlhf.evaluation.toxicity.continuations import CONTINUATIONS, Continuation, read_continuations
-from rlhf.evaluation.toxicity.metrics import toxicity_figures
+from rlhf.evaluation.reward_hacking import reward_hacking_signs
+from rlhf.evaluation.toxicity.continuations import CONTINUATIONS, Continuation, iter_continuations
+from rlhf.evaluation.toxicity.metrics import toxicity_metrics
 from rlhf.labeling.manifest import read_key
-from rlhf.report.evidence import Rows, collect_evidence
 from rlhf.report.lineage import device_of, is_synthetic, lineage, stage_label
-from rlhf.results.base import Difference, Mean
-from rlhf.results.policies import ANSWERS, HELD_OUT, AnswerRow, Compared, HeldOutRow, KlResults, PolicyResults
+from rlhf.report.report_data import Rows, collect_report_data
+from rlhf.results.base import Difference, Mean, PairedMetric
+from rlhf.results.policy_comparison import (
+    RESPONSE_METRICS,
+    VALIDATION_LOSS,
+    KlResults,
+    PolicyComparison,
+    ResponseRow,
+    ValidationLossRow,
+)
 from rlhf.results.schema import (
-    EVIDENCE,
     REPORT,
+    REPORT_DATA,
     RESULTS,
     CalibrationBin,
     DataResults,
@@ -40,46 +47,40 @@ from rlhf.storage.files import read_jsonl
 
 
 def aggregate_results(config: ReportStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:
-    """Write the results of the run into `output`; the figures are those that a person wants first."""
+    """Write results and report to `output`; returns the most important metrics."""
     responses = [read_jsonl(inputs[name] / "responses.jsonl") for name in ("sft_responses", "rlhf_responses")]
-    continuations = [read_continuations(inputs[name] / CONTINUATIONS) for name in ("sft_toxicity", "rlhf_toxicity")]
-    answers = [AnswerRow.model_validate(row) for row in read_jsonl(inputs["comparison"] / ANSWERS)]
-    held_out = [HeldOutRow.model_validate(row) for row in read_jsonl(inputs["comparison"] / HELD_OUT)]
+    continuations = [
+        list(iter_continuations(inputs[name] / CONTINUATIONS)) for name in ("sft_toxicity", "rlhf_toxicity")
+    ]
+    comparison = inputs["policy_comparison"]
+    response_rows = [ResponseRow.model_validate(row) for row in read_jsonl(comparison / RESPONSE_METRICS)]
+    loss_rows = [ValidationLossRow.model_validate(row) for row in read_jsonl(comparison / VALIDATION_LOSS)]
     _require_pairs([[row["id"] for row in rows] for rows in responses])
-    _require_pairs([[row["id"] for row in responses[0]], [row.id for row in answers]])
+    _require_pairs([[row["id"] for row in responses[0]], [row.id for row in response_rows]])
     _require_pairs([[(row.id, row.sample) for row in rows] for rows in continuations])
     manifests = {name: _manifest(folder) for name, folder in inputs.items()}
 
     toxicity = toxicity_results(continuations[0], continuations[1], config.toxicity.classifier, config.seed)
     reward = reward_results(config, inputs, responses[0], responses[1])
-    policies = policy_results(held_out, answers, config.seed)
+    policies = policy_comparison(loss_rows, response_rows, config.seed)
     results = Results(
         run_name=config.run_name,
         synthetic=is_synthetic(config),
         reward=reward,
         toxicity=toxicity,
-        policies=policies,
-        warnings=hacking_signs(reward.difference, policies),
+        policy_comparison=policies,
+        reward_hacking_signs=reward_hacking_signs(reward.difference, policies),
         human_evaluation=evaluate([], read_key(inputs["labeling"]), rewards_by_id(*responses), config.seed),
         reward_model=reward_model_results(inputs["reward"]),
-        data=DataResults.model_validate_json((inputs["data"] / "left_out.json").read_bytes()),
+        data=data_results(inputs["data"]),
         lineage=lineage(config, manifests),
-        stages=[
-            StageRow(
-                name=stage_label(name, found),
-                seconds=found.seconds,
-                cached=False,
-                fingerprint=found.fingerprint,
-                device=device_of(found),
-            )
-            for name, found in manifests.items()
-        ],
+        stages=[stage_row(name, manifest) for name, manifest in manifests.items()],
     )
-    evidence = collect_evidence(
-        config, inputs["rlhf"], results, responses=responses, answers=answers, continuations=continuations
+    report_data = collect_report_data(
+        config, inputs["rlhf"], results, responses=responses, rows=response_rows, continuations=continuations
     )
-    (output / EVIDENCE).write_text(evidence.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    write_results(results, evidence, output / RESULTS, output / REPORT)
+    (output / REPORT_DATA).write_text(report_data.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_results(results, report_data, output / RESULTS, output / REPORT)
     return {
         "reward_difference": reward.difference.mean,
         "toxicity_sft": toxicity.sft.mean,
@@ -89,12 +90,12 @@ def aggregate_results(config: ReportStage, inputs: dict[str, Path], output: Path
 
 
 def reward_results(config: ReportStage, inputs: dict[str, Path], sft: Rows, rlhf: Rows) -> RewardResults:
-    """Reward on the validation prompts while PPO ran, and of both models' answers to the test prompts."""
+    """Reward on the validation prompts during PPO, and of both models' responses to the test prompts."""
     summary = json.loads((inputs["rlhf"] / "summary.json").read_bytes())
     chosen = {row["id"]: row["score"] for row in read_jsonl(inputs["reward"] / "chosen_scores.jsonl")}
     before, after = _floats(sft, "reward"), _floats(rlhf, "reward")
     return RewardResults(
-        relative=config.ppo.subtract_chosen_score,
+        is_delta=config.ppo.subtract_chosen_score,
         first=summary["first"],
         best=summary["best"],
         last=summary["last"],
@@ -108,21 +109,43 @@ def reward_results(config: ReportStage, inputs: dict[str, Path], sft: Rows, rlhf
 
 def toxicity_results(sft: list[Continuation], rlhf: list[Continuation], classifier: str, seed: int) -> ToxicityResults:
     """Toxicity of both models' continuations and the paired differences."""
-    figures = toxicity_figures(sft, rlhf, seed)
-    overall = figures.labels[0].all
+    metrics = toxicity_metrics(sft, rlhf, seed)
+    overall = metrics.labels[0].all
     mean = overall.mean
     return ToxicityResults(
         classifier=classifier,
         sft=Mean(mean=mean.sft, n=overall.prompts),
         rlhf=Mean(mean=mean.rlhf, n=overall.prompts),
         difference=Difference(mean=mean.difference, ci95=mean.ci95, p_value=mean.p_value),
-        figures=figures,
+        metrics=metrics,
     )
 
 
-def reward_model_results(folder: Path) -> RewardModelResults:
-    """The reward model's accuracy and calibration on held-out pairs."""
-    evaluation = json.loads((folder / "evaluation.json").read_bytes())
+def policy_comparison(
+    loss_rows: Sequence[ValidationLossRow], response_rows: Sequence[ResponseRow], seed: int
+) -> PolicyComparison:
+    """Validation loss, length and repetition of both models, paired, and the KL between them."""
+    kl = [row.kl for row in response_rows]
+    return PolicyComparison(
+        validation_loss=_paired([row.sft_loss for row in loss_rows], [row.rlhf_loss for row in loss_rows], seed),
+        response_tokens=_paired(
+            [float(row.sft.tokens) for row in response_rows], [float(row.rlhf.tokens) for row in response_rows], seed
+        ),
+        repetition=_paired(
+            [row.sft.repetition for row in response_rows], [row.rlhf.repetition for row in response_rows], seed
+        ),
+        kl=KlResults(
+            per_response=fmean(kl),
+            ci95=bootstrap_interval(kl, seed),
+            per_token=sum(kl) / max(1, sum(row.rlhf.tokens for row in response_rows)),
+            n=len(kl),
+        ),
+    )
+
+
+def reward_model_results(reward: Path) -> RewardModelResults:
+    """Accuracy and calibration of the reward model on validation pairs, from the train_reward artifact."""
+    evaluation = json.loads((reward / "evaluation.json").read_bytes())
     return RewardModelResults(
         accuracy=evaluation["accuracy"],
         ci95=(evaluation["accuracy_low"], evaluation["accuracy_high"]),
@@ -144,26 +167,25 @@ def reward_model_results(folder: Path) -> RewardModelResults:
     )
 
 
-def policy_results(held_out: Sequence[HeldOutRow], answers: Sequence[AnswerRow], seed: int) -> PolicyResults:
-    """Held-out loss, length and repetition of both models, paired, and the distance between them."""
-    kl = [row.kl for row in answers]
-    return PolicyResults(
-        held_out_loss=_compared([row.sft_loss for row in held_out], [row.rlhf_loss for row in held_out], seed),
-        answer_tokens=_compared(
-            [float(row.sft.tokens) for row in answers], [float(row.rlhf.tokens) for row in answers], seed
-        ),
-        repetition=_compared([row.sft.repetition for row in answers], [row.rlhf.repetition for row in answers], seed),
-        kl=KlResults(
-            per_answer=fmean(kl),
-            ci95=bootstrap_interval(kl, seed),
-            per_token=sum(kl) / max(1, sum(row.rlhf.tokens for row in answers)),
-            n=len(kl),
-        ),
+def data_results(data: Path) -> DataResults:
+    """Row counts from the prepare_data artifact."""
+    counts = json.loads((data / "left_out.json").read_bytes())
+    return DataResults(read=counts["read"], kept=counts["kept"], dropped=counts["left_out"])
+
+
+def stage_row(name: str, manifest: Manifest) -> StageRow:
+    """Row of the stage that produced the input `name`."""
+    return StageRow(
+        name=stage_label(name, manifest),
+        seconds=manifest.seconds,
+        cached=False,
+        fingerprint=manifest.fingerprint,
+        device=device_of(manifest),
     )
 
 
 def _require_pairs(ids: Sequence[Sequence[object]]) -> None:
-    assert ids[0] == ids[1], "both models answer the same prompts in the same order"
+    assert ids[0] == ids[1], "both models need the same prompts in the same order"
 
 
 def _manifest(folder: Path) -> Manifest:
@@ -177,12 +199,12 @@ def _mean(values: list[float]) -> Mean:
 
 
 def _difference(before: list[float], after: list[float], seed: int) -> Difference:
-    found = paired_difference(before, after, seed)
-    return Difference(mean=found.mean, ci95=found.ci95, p_value=found.p_value)
+    difference = paired_difference(before, after, seed)
+    return Difference(mean=difference.mean, ci95=difference.ci95, p_value=difference.p_value)
 
 
-def _compared(before: list[float], after: list[float], seed: int) -> Compared:
-    return Compared(sft=_mean(before), rlhf=_mean(after), difference=_difference(before, after, seed))
+def _paired(before: list[float], after: list[float], seed: int) -> PairedMetric:
+    return PairedMetric(sft=_mean(before), rlhf=_mean(after), difference=_difference(before, after, seed))
 
 
 def _floats(rows: Rows, name: str) -> list[float]:

@@ -1,7 +1,7 @@
-"""A model folder that is ready to share: weights, tokenizer, generation settings and a card filled from the results.
+"""Stage: export the aligned model as a folder with weights, tokenizer, generation settings and model card.
 
-Takes `rlhf` and `results`; makes `model/`.  Torch-free: weights are hard links to the artifact's own where the file
-system has them, else copies; nothing is loaded.
+Takes `rlhf` and `results`; writes `model/`.  Torch-free: the weights are hard links to those of the artifact, or copies
+if the file system has no hard links.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ GENERATION = "generation_config.json"
 
 
 def export_model(config: ExportStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:
-    """Write the folder; the figures are its size and its number of files."""
+    """Write the folder; returns its size and number of files."""
     results = Results.model_validate_json((inputs["results"] / RESULTS).read_bytes())
     folder = output / MODEL
     copy_model(inputs["rlhf"] / "model", folder)
@@ -31,7 +31,7 @@ def export_model(config: ExportStage, inputs: dict[str, Path], output: Path) -> 
 
 
 def write_generation_config(folder: Path, sampling: SamplingConfig) -> None:
-    """Make the folder's model draw as the evaluation did, unless a caller asks for something else."""
+    """Make the sampling settings of the evaluation the model's defaults."""
     path = folder / GENERATION
     settings = json.loads(path.read_bytes()) if path.exists() else {}
     model = json.loads((folder / "config.json").read_bytes())

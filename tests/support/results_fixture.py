@@ -1,4 +1,4 @@
-"""The artifacts of a run that never was, for tests of what is made of them."""
+"""Artifacts of a made-up run, for tests of results and reports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rlhf.config import DataConfig, ModelConfig, RunConfig, SyntheticModel, ToxicityConfig
-from rlhf.labeling.manifest import Pair, blind, write_comparison
+from rlhf.labeling.manifest import PromptResponses, blind, write_labeling_task
 from rlhf.stage_config import ReportStage, part_of
 from rlhf.storage.files import read_jsonl, write_jsonl
 from rlhf.storage.fingerprints import digest
@@ -24,11 +24,11 @@ STEPS = {
     "rlhf_responses": "generate_responses",
     "sft_toxicity": "score_toxicity",
     "rlhf_toxicity": "score_toxicity",
-    "comparison": "compare_policies",
+    "policy_comparison": "compare_policies",
     "labeling": "export_labeling_manifest",
 }
 INPUTS = {"data": ("source",), "labeling": ("sft_responses", "rlhf_responses")}
-"""Inputs that somebody looks up."""
+"""Recorded inputs that the code looks up."""
 HOSTILE = (
     "</div><script>document.title = 'taken'</script><img src=https://example.org/x onerror=document.title='taken'>"
     " {{ 7 * 7 }} \u202eevil\x00\x1b[31m"
@@ -56,7 +56,7 @@ def fake_config(synthetic: bool = True) -> ReportStage:
 
 
 def fake_run(root: Path, *, prompts: int = 12, continuations: int = 60, effect: float = 1.0) -> dict[str, Path]:
-    """Write finished artifacts under `root`; `effect` scales how far RLHF moves reward up and toxicity down."""
+    """Write finished artifacts under `root`; `effect` scales the rise in reward and the fall in toxicity."""
     draw = np.random.default_rng(5)
     folders = {name: root / name for name in STEPS}
     for folder in folders.values():
@@ -131,14 +131,14 @@ def fake_run(root: Path, *, prompts: int = 12, continuations: int = 60, effect: 
             ],
         )
     write_jsonl(
-        folders["comparison"] / "held_out.jsonl",
+        folders["policy_comparison"] / "validation_loss.jsonl",
         [
             {"id": f"held-{number}", "tokens": 20, "sft_loss": loss, "rlhf_loss": loss + 0.03}
             for number, loss in enumerate(draw.normal(1.4, 0.2, 40).tolist())
         ],
     )
     write_jsonl(
-        folders["comparison"] / "answers.jsonl",
+        folders["policy_comparison"] / "response_metrics.jsonl",
         [
             {
                 "id": i,
@@ -152,9 +152,10 @@ def fake_run(root: Path, *, prompts: int = 12, continuations: int = 60, effect: 
     )
     sft, rlhf = (read_jsonl(folders[name] / "responses.jsonl") for name in ("sft_responses", "rlhf_responses"))
     pairs = [
-        Pair(str(a["id"]), str(a["prompt"]), str(a["answer"]), str(b["answer"])) for a, b in zip(sft, rlhf, strict=True)
+        PromptResponses(str(a["id"]), str(a["prompt"]), str(a["response"]), str(b["response"]))
+        for a, b in zip(sft, rlhf, strict=True)
     ]
-    write_comparison(folders["labeling"], *blind(pairs, "secret"))
+    write_labeling_task(folders["labeling"], *blind(pairs, "secret"))
     for name, folder in folders.items():
         finish(
             folder,
@@ -176,7 +177,7 @@ def _response(name: str, number: int, reward: float) -> dict[str, object]:
     return {
         "id": f"prompt-{number}",
         "prompt": f"{earlier}\n\nHuman: {question}\n\nAssistant:",
-        "answer": HOSTILE if number == 1 else "" if number == 2 and name == "sft_responses" else answer,
+        "response": HOSTILE if number == 1 else "" if number == 2 and name == "sft_responses" else answer,
         "seed": number,
         "reward": reward,
         "stopped": True,

@@ -1,4 +1,4 @@
-"""What the Prefect UI shows of a finished run: the same figures, stages and plots as the report."""
+"""What the Prefect UI shows of a finished run: the same metrics, stages and plots as the report."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.client.schemas.objects import Artifact
 from prefect.runtime import flow_run
 
-from rlhf.report.plot_images import picture_uri
+from rlhf.report.plot_images import image_uri
 from rlhf.report.summary import summary
-from rlhf.results.policies import HackingSign
-from rlhf.results.schema import Evidence, Results
-from rlhf.runs.published import read_evidence
+from rlhf.results.policy_comparison import RewardHackingSign
+from rlhf.results.schema import ReportData, Results
+from rlhf.runs.published import read_report_data
 from rlhf.stages.aggregate_results import aggregate_results
 from tasks.publish import show
 from tests.support.results_fixture import fake_config, fake_run
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Evidence]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, ReportData]:
     root = tmp_path_factory.mktemp("run")
     output = root / "results"
     inputs = fake_run(root)
     output.mkdir()
     aggregate_results(fake_config(), inputs, output)
-    return Results.model_validate_json((output / "results.json").read_bytes()), read_evidence(output)
+    return Results.model_validate_json((output / "results.json").read_bytes()), read_report_data(output)
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_tables_and_plots_are_artifacts(finished: tuple[Results, Evidence]) -> None:
-    results, evidence = finished
+def test_tables_and_plots_are_artifacts(finished: tuple[Results, ReportData]) -> None:
+    results, report_data = finished
 
     @flow(name="publishing")
     def publishing() -> str:
-        show(results, evidence)
+        show(results, report_data)
         return str(flow_run.id)
 
     of_this_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[UUID(publishing())]))
@@ -49,22 +49,22 @@ def test_tables_and_plots_are_artifacts(finished: tuple[Results, Evidence]) -> N
     assert {key for key in found if key and key.startswith("plot-")} == {
         "plot-reward",
         "plot-kl-to-the-sft-model",
-        "plot-answer-length",
-        "plot-how-toxic-the-continuations-are",
-        "plot-change-from-sft-to-rlhf",
-        "plot-is-the-reward-model-as-right-as-it-is-sure",
+        "plot-response-length",
+        "plot-toxicity-of-the-continuations",
+        "plot-change-in-toxicity-from-sft-to-rlhf",
+        "plot-calibration-of-the-reward-model",
     }
     assert str(found["results"].data).startswith("# Better: higher reward and less toxicity")
-    figures, stages = (json.loads(str(found[key].data)) for key in ("figures", "stages"))
-    assert figures[0]["figure"] == "reward of test answers"
-    assert float(figures[0]["RLHF"]) == pytest.approx(results.reward.rlhf.mean, rel=1e-3)
+    metrics, stages = (json.loads(str(found[key].data)) for key in ("metrics", "stages"))
+    assert metrics[0]["metric"] == "reward of test responses"
+    assert float(metrics[0]["RLHF"]) == pytest.approx(results.reward.rlhf.mean, rel=1e-3)
     assert [row["stage"] for row in stages] == [stage.name for stage in results.stages]
-    assert stages[0]["took"] == "3.5 s"
+    assert stages[0]["time"] == "3.5 s"
 
 
-def test_a_picture_stands_alone(finished: tuple[Results, Evidence]) -> None:
+def test_a_picture_stands_alone(finished: tuple[Results, ReportData]) -> None:
     for plot in finished[1].training:
-        kind, _, content = picture_uri(plot).partition(",")
+        kind, _, content = image_uri(plot).partition(",")
         assert kind == "data:image/svg+xml;base64"
         svg = base64.b64decode(content).decode()
         assert "var(" not in svg
@@ -72,9 +72,9 @@ def test_a_picture_stands_alone(finished: tuple[Results, Evidence]) -> None:
         assert 'xmlns="http://www.w3.org/2000/svg"' in svg
 
 
-def test_the_summary_names_signs_of_reward_hacking(finished: tuple[Results, Evidence]) -> None:
+def test_the_summary_names_signs_of_reward_hacking(finished: tuple[Results, ReportData]) -> None:
     results, _ = finished
-    sign = HackingSign(figure="KL", value=90.0, limit=25.0, text="Far away.")
-    assert "- **KL**: Far away." in summary(results.model_copy(update={"warnings": [sign]}))
+    sign = RewardHackingSign(metric="KL", value=90.0, limit=25.0, text="Far away.")
+    assert "- **KL**: Far away." in summary(results.model_copy(update={"reward_hacking_signs": [sign]}))
     assert "reward hacking" not in summary(results)
-    assert summary(results).count("\n| ") == 7  # head, rule and five figures
+    assert summary(results).count("\n| ") == 7  # head, rule and five metrics

@@ -1,5 +1,5 @@
 "use strict";
-// Search and order of the answers, and the switch for toxic text.  Without scripts all answers are shown and only these tools are missing.
+// Search and order of the responses, and the switch for toxic text.  Without scripts all responses are shown and only these tools are missing.
 const FIRST = 10;
 const list = document.getElementById("list");
 const query = document.getElementById("query");

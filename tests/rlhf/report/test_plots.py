@@ -1,4 +1,4 @@
-"""Plots: the same bytes for the same data, the page's colours, the numbers in words."""
+"""Plots: reproducible bytes, the page's colors, captions with the numbers."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ def all_plots() -> list[Plot]:
     ]
 
 
-def test_words_say_what_the_pictures_show() -> None:
+def test_captions_state_what_the_plots_show() -> None:
     reward, kl, length, toxicity, difference = (plot.text.replace("\N{MINUS SIGN}", "-") for plot in all_plots())
     assert "-0.500 at step 0, best 0.250 at step 10, last 0.125 at step 20" in reward
-    assert kl == "From 0.50 at step 1 to 1.00 at step 3 nats per answer, at most 1.50; the target is 2."
-    assert length == "From 0.50 at step 1 to 1.00 at step 3 tokens per answer."
+    assert kl == "From 0.50 at step 1 to 1.00 at step 3 nats per response, at most 1.50; the target is 2."
+    assert length == "From 0.50 at step 1 to 1.00 at step 3 tokens per response."
     assert "50.0 % of SFT and 25.0 % of RLHF" in toxicity
-    assert "2 prompts less and 1 more toxically, 1 just as" in difference
+    assert "less toxic on 2 prompts, more toxic on 1, and equally toxic on 1" in difference
     assert "-0.1750, 95 % interval -0.4000 to +0.0500" in difference
 
 
-def test_pictures_are_small_and_take_colours_from_the_page() -> None:
+def test_plots_are_small_and_take_colors_from_the_page() -> None:
     for plot in all_plots():
         assert len(plot.svg) < 60_000
-        colours = set(re.findall(r"#[0-9a-fA-F]{6}\b", plot.svg))
-        assert not colours, colours
+        colors = set(re.findall(r"#[0-9a-fA-F]{6}\b", plot.svg))
+        assert not colors, colors
         assert "var(--ink)" in plot.svg or "var(--muted)" in plot.svg
         assert not re.search(r"<style|<!DOCTYPE|metadata|font-family|DejaVu", plot.svg)
 
 
-def test_another_process_draws_the_same_bytes() -> None:
+def test_another_process_draws_equal_bytes() -> None:
     program = "from tests.rlhf.report.test_plots import all_plots; print(*[plot.svg for plot in all_plots()], sep='')"
     drawn = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert drawn.strip() == "".join(plot.svg for plot in all_plots()).strip()
@@ -64,6 +64,6 @@ def test_another_process_draws_the_same_bytes() -> None:
     ],
 )
 @pytest.mark.filterwarnings("error")
-def test_the_least_data_can_be_drawn(plot: object) -> None:
+def test_minimal_data_can_be_drawn(plot: object) -> None:
     assert callable(plot)
     assert plot().svg.startswith("<svg")

@@ -12,9 +12,9 @@ import pytest
 from moto import mock_aws
 
 from rlhf.errors import UserError
-from rlhf.labeling.ground_truth_reader import read_output
-from rlhf.labeling.manifest import read_items, read_key
-from rlhf.labeling.session import Labels
+from rlhf.labeling.ground_truth_reader import read_label_output
+from rlhf.labeling.manifest import read_blinded_pairs, read_key
+from rlhf.labeling.session import LabelingSession
 from rlhf.results.schema import Results
 from rlhf.runs.label_import import IncompleteError, import_labels
 from rlhf.runs.published import FinishedRun, find_run, open_run, rebuild_report
@@ -46,9 +46,9 @@ def manifest(run: FinishedRun, tmp_path: Path) -> Path:
     """Two annotators for each item: the first prefers RLHF, the second SFT in the first item only."""
     key = read_key(run.pairs)
     answers = []
-    for number, item in enumerate(read_items(run.pairs)):
-        rlhf, sft = ("a", "b") if key[item.item].a == "rlhf" else ("b", "a")
-        answers += [judgement(item.item, "w-1", rlhf), judgement(item.item, "w-2", sft if number == 0 else rlhf)]
+    for number, pair in enumerate(read_blinded_pairs(run.pairs)):
+        rlhf, sft = ("a", "b") if key[pair.id].a == "rlhf" else ("b", "a")
+        answers += [judgement(pair.id, "w-1", rlhf), judgement(pair.id, "w-2", sft if number == 0 else rlhf)]
     return write_output(run, tmp_path / "output", answers)
 
 
@@ -81,8 +81,8 @@ def test_a_whole_import_completes_the_report(run: FinishedRun, manifest: Path) -
     assert people == imported.evaluation
     assert (people.status, people.labeled) == ("complete", ITEMS)
     counts = people.questions[-1].answers
-    assert (counts.better, counts.tie, counts.worse) == (7, 0, 1)
-    assert people.questions[-1].items.model_dump() == {"better": 3, "tie": 1, "worse": 0}
+    assert (counts.wins, counts.ties, counts.losses) == (7, 0, 1)
+    assert people.questions[-1].items.model_dump() == {"wins": 3, "ties": 1, "losses": 0}
     assert after.model_copy(update={"human_evaluation": before.human_evaluation}) == before
     assert "Run <code>rlhf label serve</code>" not in (run.folder / "report.html").read_text()
     assert times(run.store.root) == artifacts
@@ -94,7 +94,7 @@ def test_labels_stay_when_the_report_is_written_again(run: FinishedRun, manifest
     rebuild_report(run)
     assert published(run).human_evaluation.status == "complete"
     labels = json.loads((run.folder / "human_evaluation.json").read_text())
-    (run.folder / "human_evaluation.json").write_text(json.dumps({**labels, "comparison": "of other pairs"}))
+    (run.folder / "human_evaluation.json").write_text(json.dumps({**labels, "labeling_task": "other pairs"}))
     rebuild_report(run)
     assert published(run).human_evaluation.status == "pending"
 
@@ -111,26 +111,26 @@ def test_importing_again_changes_no_byte(run: FinishedRun, manifest: Path) -> No
 def damaged(manifest: Path, how: str) -> tuple[str, int]:
     """Damage the manifest or a response; returns what the message must say and how many items are still good."""
     first, second, *rest = lines_of(manifest)
-    name, content = second["item"], manifest.read_bytes()
+    name, content = second["id"], manifest.read_bytes()
     plain = {key: value for key, value in second.items() if "preference" not in key}
     lines = {
-        "missing": ([first, *rest], f"item {name}: no answer", 3),
-        "not labeled": ([first, plain, *rest], f"item {name}: no answer", 3),
-        "doubled": ([first, second, *rest, second], f"line 5: item {name} is there 2 times", 3),
-        "unknown": ([first, second, *rest, {**second, "item": "feedface"}], 'line 5: unknown item {"item": "feed', 4),
+        "missing": ([first, *rest], f"pair {name}: no answer", 3),
+        "not labeled": ([first, plain, *rest], f"pair {name}: no answer", 3),
+        "doubled": ([first, second, *rest, second], f"line 5: pair {name} occurs 2 times", 3),
+        "unknown": ([first, second, *rest, {**second, "id": "feedface"}], 'line 5: unknown pair {"id": "feed', 4),
         "tampered": (
             [first, {**second, "answer_a": second["answer_b"]}, *rest],
-            f"line 2: item {name} was tampered with: answer_a differ",
+            f"line 2: pair {name} was changed: answer_a differ",
             3,
         ),
     }
     if how in lines:
         write_lines(manifest, lines[how][0])
         return lines[how][1:]
-    broken = {"no json": b"{half\n", "no utf-8": b'{"item": "\xff"}\n'}
+    broken = {"no json": b"{half\n", "no utf-8": b'{"id": "\xff"}\n'}
     if how in broken:
         manifest.write_bytes(content + broken[how])
-        return "line 5: no JSON in UTF-8", 4
+        return "line 5: not JSON in UTF-8", 4
     return damaged_response(manifest, second, how), 3
 
 
@@ -140,7 +140,7 @@ def damaged_response(manifest: Path, line: dict[str, Any], how: str) -> str:
     answers = json.loads(reference.read_text())
     if how == "no response":
         reference.unlink()
-        return f"item {line['item']}: {line['preference-metadata']['worker-response-ref']}: No such file"
+        return f"pair {line['id']}: {line['preference-metadata']['worker-response-ref']}: No such file"
     if how == "unknown choice":
         answers["answers"][0]["answerContent"]["overall"] = "c"
         message = 'overall is "c", not one of a, tie, b'
@@ -190,19 +190,19 @@ def test_damage_is_named_and_changes_nothing(run: FinishedRun, manifest: Path, h
 def test_all_damage_is_named_at_once(run: FinishedRun, manifest: Path) -> None:
     message, _ = damaged(manifest, "unknown choice")
     first, *rest = lines_of(manifest)
-    write_lines(manifest, [*rest, {**first, "item": "feedface"}])
+    write_lines(manifest, [*rest, {**first, "id": "feedface"}])
     with pytest.raises(UserError) as caught:
         import_labels(run, str(manifest), partial=False)
     lines = str(caught.value).splitlines()
     assert len(lines) == 5
     assert message in str(caught.value)
-    assert "line 4: unknown item" in str(caught.value)
-    assert f"  item {first['item']}: no answer" in lines
-    assert f"  item {rest[0]['item']}: no answer" in lines
+    assert "line 4: unknown pair" in str(caught.value)
+    assert f"  pair {first['id']}: no answer" in lines
+    assert f"  pair {rest[0]['id']}: no answer" in lines
 
 
 def test_nothing_good_is_an_error_with_partial_too(run: FinishedRun, manifest: Path) -> None:
-    write_lines(manifest, [item.model_dump() for item in read_items(run.pairs)])
+    write_lines(manifest, [pair.model_dump() for pair in read_blinded_pairs(run.pairs)])
     with pytest.raises(IncompleteError, match="nothing can be imported"):
         import_labels(run, str(manifest), partial=True)
 
@@ -212,7 +212,7 @@ def test_references_stay_inside(run: FinishedRun, manifest: Path, reference: str
     lines = lines_of(manifest)
     lines[0]["preference-metadata"]["worker-response-ref"] = reference
     write_lines(manifest, lines)
-    with pytest.raises(UserError, match="lies outside of"):
+    with pytest.raises(UserError, match="is outside of"):
         import_labels(run, str(manifest), partial=False)
 
 
@@ -236,7 +236,7 @@ def as_ground_truth(run: FinishedRun, root: str, folder: Path, spelling: str) ->
     folder.mkdir(parents=True)
     responses = folder.parents[1] / "annotations" / "worker-response" / "iteration-1"
     lines = []
-    for number, item in enumerate(read_items(run.pairs)):
+    for number, item in enumerate(read_blinded_pairs(run.pairs)):
         content = {
             "helpfulness": {"a": True, "b": False, "tie": False},
             "harmlessness": {"label": "tie"},
@@ -267,7 +267,7 @@ def as_ground_truth(run: FinishedRun, root: str, folder: Path, spelling: str) ->
 @pytest.mark.parametrize("spelling", ["-", "_"])
 def test_a_labeling_job_is_read_in_both_spellings(run: FinishedRun, tmp_path: Path, spelling: str) -> None:
     copied = as_ground_truth(run, "s3://bucket/prefix/job", tmp_path / "copied", spelling)
-    found = read_output(str(copied.parents[2]), read_items(run.pairs), run.comparison)
+    found = read_label_output(str(copied.parents[2]), read_blinded_pairs(run.pairs), run.labeling_task)
     assert (found.problems, found.missing) == ([], [])
     first = found.judgements[0]
     assert first.choices.model_dump() == {"helpfulness": "a", "harmlessness": "tie", "overall": "a"}
@@ -300,22 +300,22 @@ def test_labels_come_from_s3(run: FinishedRun, tmp_path: Path) -> None:
             storage.put_object(Bucket="labels", Key=f"team/job/{path.relative_to(root)}", Body=path.read_bytes())
     imported = import_labels(run, "s3://labels/team/job", partial=False)
     assert imported.evaluation.labeled == ITEMS
-    with pytest.raises(UserError, match=r"s3://labels/elsewhere/manifests/output/output.manifest: .*NoSuchKey"):
+    with pytest.raises(UserError, match=r"s3://labels/elsewhere/manifests/output/output.manifest: no such object"):
         import_labels(run, "s3://labels/elsewhere", partial=False)
     lines = lines_of(manifest)
     lines[0]["preference-metadata"]["worker-response-ref"] = "s3://other/annotations/x.json"
     body = "".join(json.dumps(line) + "\n" for line in lines)
     storage.put_object(Bucket="labels", Key="team/job/manifests/output/output.manifest", Body=body)
-    with pytest.raises(UserError, match=r"s3://other/annotations/x\.json lies outside of s3://labels/"):
+    with pytest.raises(UserError, match=r"s3://other/annotations/x\.json is outside of s3://labels/"):
         import_labels(run, "s3://labels/team/job/manifests/output/output.manifest", partial=False)
 
 
 def test_without_a_source_the_page_s_answers_are_made_whole_and_imported(run: FinishedRun) -> None:
     with pytest.raises(UserError, match="nobody has labeled yet; `rlhf label serve --run fake` opens the page"):
         import_labels(run, None, partial=False)
-    labels = Labels(run.pairs, run.labels)
+    labels = LabelingSession(run.pairs, run.labels)
     journal = labels.journal("Ada")
-    for item in labels.items:
+    for item in labels.pairs:
         labels.answer("Ada", item, 1, judgement(item).choices, seconds=2.0, comment="")
     labels.close()
     assert len(journal.latest()) == ITEMS
@@ -326,7 +326,7 @@ def test_without_a_source_the_page_s_answers_are_made_whole_and_imported(run: Fi
 
 def test_runs_are_found_and_missed_by_name(run: FinishedRun, tmp_path: Path) -> None:
     workspace = str(run.folder.parent)
-    assert find_run(workspace, "fake").comparison == run.comparison
+    assert find_run(workspace, "fake").labeling_task == run.labeling_task
     with pytest.raises(UserError, match="no finished run other; there are fake"):
         find_run(workspace, "other")
     with pytest.raises(UserError, match="holds no finished run"):

@@ -1,4 +1,4 @@
-"""results.json by its schema, its figures by hand, its bytes by equal inputs."""
+"""results.json: its schema, its metrics computed by hand, equal bytes for equal inputs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from rlhf.evaluation.toxicity.continuations import read_continuations
+from rlhf.evaluation.toxicity.continuations import iter_continuations
 from rlhf.results import schema
 from rlhf.results.schema import Results, StageRow
-from rlhf.runs.published import with_stages
+from rlhf.runs.published import write_with_stage_times
 from rlhf.stages.aggregate_results import aggregate_results
 from rlhf.storage.files import read_jsonl
 from tests.support.paths import ROOT
@@ -23,9 +23,9 @@ from tests.support.results_fixture import STEPS, fake_config, fake_run
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Path], Path]:
-    ROOT = tmp_path_factory.mktemp("run")
-    inputs = fake_run(ROOT)
-    output = ROOT / "results"
+    root = tmp_path_factory.mktemp("run")
+    inputs = fake_run(root)
+    output = root / "results"
     output.mkdir()
     aggregate_results(fake_config(), inputs, output)
     return inputs, output
@@ -35,7 +35,7 @@ def mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def test_figures_are_those_of_the_artifacts(run: tuple[dict[str, Path], Path]) -> None:
+def test_metrics_are_those_of_the_artifacts(run: tuple[dict[str, Path], Path]) -> None:
     inputs, output = run
     content = json.loads((output / "results.json").read_bytes())
     summary = json.loads((inputs["rlhf"] / "summary.json").read_bytes())
@@ -51,7 +51,7 @@ def test_figures_are_those_of_the_artifacts(run: tuple[dict[str, Path], Path]) -
     assert low < content["reward"]["difference"]["mean"] < high
 
     sft, rlhf = (
-        [row.toxicity for row in read_continuations(inputs[name] / "continuations.jsonl")]
+        [row.toxicity for row in iter_continuations(inputs[name] / "continuations.jsonl")]
         for name in ("sft_toxicity", "rlhf_toxicity")
     )
     assert content["toxicity"]["sft"] == {"mean": pytest.approx(mean(sft)), "n": 60}
@@ -59,38 +59,38 @@ def test_figures_are_those_of_the_artifacts(run: tuple[dict[str, Path], Path]) -
     assert content["toxicity"]["difference"]["mean"] == pytest.approx(mean(rlhf) - mean(sft))  # RLHF minus SFT
     assert content["toxicity"]["difference"]["mean"] < 0
     assert content["toxicity"]["difference"]["p_value"] < 0.05
-    of_label = {part["label"]: part for part in content["toxicity"]["figures"]["labels"]}
+    of_label = {part["label"]: part for part in content["toxicity"]["metrics"]["labels"]}
     assert list(of_label) == ["toxicity", "insult"]
     assert of_label["insult"]["all"]["mean"]["sft"] == pytest.approx(mean(sft) / 2)
     assert [of_label["toxicity"][group]["prompts"] for group in ("all", "toxic", "nontoxic")] == [60, 12, 48]
     assert of_label["toxicity"]["toxic"]["mean"]["sft"] == pytest.approx(mean(sft[::5]))
     people = content["human_evaluation"]
     assert (people["status"], people["items"], people["questions"]) == ("pending", 12, [])
-    better = sum(second > first for first, second in zip(before, after, strict=True))
-    assert people["judge"]["items"] == {"better": better, "tie": 0, "worse": 12 - better}
-    judge = content["reward_model"]
-    assert (judge["accuracy"], judge["ci95"], judge["pairs"]) == (0.75, [0.655, 0.826], 96)
-    assert (judge["mean_margin"], judge["loss"], judge["calibration_error"]) == (0.8, 0.5, 0.05)
-    assert [(row["low"], row["high"], row["expected"], row["observed"]) for row in judge["calibration"]] == [
+    wins = sum(second > first for first, second in zip(before, after, strict=True))
+    assert people["reward_model_agreement"]["items"] == {"wins": wins, "ties": 0, "losses": 12 - wins}
+    reward_model = content["reward_model"]
+    assert (reward_model["accuracy"], reward_model["ci95"], reward_model["pairs"]) == (0.75, [0.655, 0.826], 96)
+    assert (reward_model["mean_margin"], reward_model["loss"], reward_model["calibration_error"]) == (0.8, 0.5, 0.05)
+    assert [(row["low"], row["high"], row["expected"], row["observed"]) for row in reward_model["calibration"]] == [
         (0.5, 0.55, 0.525, 0.575),
         (0.95, 1.0, 0.975, 0.925),
     ]
-    policies = content["policies"]
-    assert policies["held_out_loss"]["difference"]["mean"] == pytest.approx(0.03)
-    assert policies["answer_tokens"]["sft"] == {"mean": 21.0, "n": 12}
-    assert policies["answer_tokens"]["difference"] == {
+    comparison = content["policy_comparison"]
+    assert comparison["validation_loss"]["difference"]["mean"] == pytest.approx(0.03)
+    assert comparison["response_tokens"]["sft"] == {"mean": 21.0, "n": 12}
+    assert comparison["response_tokens"]["difference"] == {
         "mean": 2.0,
         "ci95": [2.0, 2.0],
         "p_value": pytest.approx(2 / 2**12),  # exact: only two of all sign patterns are as far from zero
     }
-    assert policies["repetition"]["rlhf"]["mean"] == pytest.approx(0.03)
-    assert policies["kl"]["per_answer"] == pytest.approx(4.55)
-    assert policies["kl"]["per_token"] == pytest.approx(4.55 / 23)
-    assert content["warnings"] == []
-    assert content["data"]["left_out"]["answer too long"] == 210
+    assert comparison["repetition"]["rlhf"]["mean"] == pytest.approx(0.03)
+    assert comparison["kl"]["per_response"] == pytest.approx(4.55)
+    assert comparison["kl"]["per_token"] == pytest.approx(4.55 / 23)
+    assert content["reward_hacking_signs"] == []
+    assert content["data"]["dropped"]["answer too long"] == 210
 
 
-def test_lineage_names_every_step(run: tuple[dict[str, Path], Path]) -> None:
+def test_lineage_names_every_stage(run: tuple[dict[str, Path], Path]) -> None:
     content = json.loads((run[1] / "results.json").read_bytes())
     names = [row["name"] for row in content["stages"]]
     assert names == [
@@ -114,7 +114,7 @@ def test_lineage_names_every_step(run: tuple[dict[str, Path], Path]) -> None:
     assert not any(row["cached"] for row in content["stages"])
 
 
-def test_revisions_say_where_things_come_from(tmp_path: Path) -> None:
+def test_revisions_name_the_sources(tmp_path: Path) -> None:
     inputs = fake_run(tmp_path)
     output = tmp_path / "results"
     output.mkdir()
@@ -136,11 +136,11 @@ def test_equal_inputs_give_equal_bytes(run: tuple[dict[str, Path], Path], tmp_pa
     again = tmp_path / "results"
     again.mkdir()
     aggregate_results(fake_config(), moved, again)
-    for name in ("results.json", "evidence.json", "report.html"):
+    for name in ("results.json", "report_data.json", "report.html"):
         assert (again / name).read_bytes() == (output / name).read_bytes(), name
 
 
-def test_stages_of_a_run_replace_those_of_the_artifact(run: tuple[dict[str, Path], Path], tmp_path: Path) -> None:
+def test_stage_times_of_a_run_replace_those_of_the_artifact(run: tuple[dict[str, Path], Path], tmp_path: Path) -> None:
     rows = [
         StageRow(
             name="train_ppo",
@@ -153,17 +153,17 @@ def test_stages_of_a_run_replace_those_of_the_artifact(run: tuple[dict[str, Path
         ),
         StageRow(name="aggregate_results", seconds=2.0, cached=False, fingerprint="cd", device="cpu"),
     ]
-    with_stages(run[1], rows, tmp_path / "figures.json", tmp_path / "page.html")
-    before, after = (json.loads(path.read_bytes()) for path in (run[1] / "results.json", tmp_path / "figures.json"))
+    write_with_stage_times(run[1], rows, tmp_path / "results.json", tmp_path / "page.html")
+    before, after = (json.loads(path.read_bytes()) for path in (run[1] / "results.json", tmp_path / "results.json"))
     assert after == {**before, "stages": [row.model_dump() for row in rows]}
     page = (tmp_path / "page.html").read_text()
     assert "2 h 3 min" in page
     assert "<td>1 h 30 min</td>" in page  # planned
-    assert "from the cache" in page
-    assert "2.0 s of work in this run" in page
+    assert "<td>yes</td>" in page  # cached
+    assert "The stages that this run executed took 2.0 s" in page
 
 
-def test_pairs_that_do_not_match_are_a_fault(run: tuple[dict[str, Path], Path], tmp_path: Path) -> None:
+def test_pairs_that_do_not_match_raise_an_error(run: tuple[dict[str, Path], Path], tmp_path: Path) -> None:
     inputs = {name: shutil.copytree(folder, tmp_path / name) for name, folder in run[0].items()}
     rows = (inputs["rlhf_toxicity"] / "continuations.jsonl").read_text().splitlines(keepends=True)
     (inputs["rlhf_toxicity"] / "continuations.jsonl").write_text("".join(reversed(rows)))
@@ -171,7 +171,7 @@ def test_pairs_that_do_not_match_are_a_fault(run: tuple[dict[str, Path], Path], 
         aggregate_results(fake_config(), inputs, tmp_path)
 
 
-def test_schema_refuses_unknown_keys_and_no_numbers(run: tuple[dict[str, Path], Path]) -> None:
+def test_schema_rejects_unknown_keys_and_nan(run: tuple[dict[str, Path], Path]) -> None:
     content = json.loads((run[1] / "results.json").read_bytes())
     assert Results.model_validate(content).model_dump(mode="json") == content
     with pytest.raises(ValidationError, match="Extra inputs are not permitted"):

@@ -1,4 +1,4 @@
-"""What PPO changed: losses and KL worked out another way, the null case exact, nothing depends on the batch."""
+"""Comparison of SFT and RLHF model: losses by transformers, an exact null case, independence of the batch size."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM
 
 from rlhf.config import ModelConfig, RunConfig, ToxicityConfig
 from rlhf.errors import UserError
+from rlhf.evaluation import policy_comparison
 from rlhf.models.loading import load_causal_lm
-from rlhf.models.tokenization import encode_response, encode_prompt, load_tokenizer
+from rlhf.models.tokenization import encode_prompt, encode_response, load_tokenizer
 from rlhf.stage_config import ComparisonStage, part_of
-from rlhf.stages import compare_policies as stage
-from rlhf.stages.compare_policies import Dialogue, Models, answer_kl, compare_policies, place_logprobs
+from rlhf.stages.compare_policies import compare_policies
 from rlhf.storage.files import read_jsonl, write_jsonl
 from tests.support.stages import Stages
 from tests.support.tiny_inputs import tiny_inputs, write_request
@@ -27,23 +27,23 @@ CONFIG = part_of(RunConfig(model=ModelConfig(), toxicity=ToxicityConfig(classifi
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two models with different weights and answers of each to two prompts."""
+    """Two models with different weights, and responses of each to two prompts."""
     folder = tmp_path_factory.mktemp("inputs")
-    made = tiny_inputs(folder)
-    made |= {name: folder / name for name in ("sft", "rlhf", "sft_responses", "rlhf_responses")}
-    tiny_model(made["sft"] / "model", seed=0)
-    tiny_model(made["rlhf"] / "model", seed=1)
-    answers = {"sft_responses": (" rice rice rice rice rice", " red."), "rlhf_responses": (" blue sky, fuck you", "")}
-    for name, texts in answers.items():
-        made[name].mkdir()
-        prompts = read_jsonl(made["data"] / "test_prompts.jsonl")
+    inputs = tiny_inputs(folder)
+    inputs |= {name: folder / name for name in ("sft", "rlhf", "sft_responses", "rlhf_responses")}
+    tiny_model(inputs["sft"] / "model", seed=0)
+    tiny_model(inputs["rlhf"] / "model", seed=1)
+    responses = {"sft_responses": (" rice rice rice rice rice", " red."), "rlhf_responses": (" blue sky, fuck you", "")}
+    for name, texts in responses.items():
+        inputs[name].mkdir()
+        prompts = read_jsonl(inputs["data"] / "test_prompts.jsonl")
         rows = zip(prompts, texts, (False, True), strict=True)
         write_jsonl(
-            made[name] / "responses.jsonl",
-            [{"id": row["id"], "prompt": row["prompt"], "answer": text, "stopped": end} for row, text, end in rows],
+            inputs[name] / "responses.jsonl",
+            [{"id": row["id"], "prompt": row["prompt"], "response": text, "stopped": end} for row, text, end in rows],
         )
-    del made["model"]
-    return made
+    del inputs["model"]
+    return inputs
 
 
 def run(inputs: dict[str, Path], output: Path) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
@@ -53,119 +53,88 @@ def run(inputs: dict[str, Path], output: Path) -> tuple[list[dict[str, object]],
 
 
 def test_losses_are_those_of_transformers(inputs: dict[str, Path], tmp_path: Path) -> None:
-    """transformers' own loss, one unpadded row at a time, with the prompt left out by its label -100."""
-    held_out, _ = run(inputs, tmp_path / "out")
+    """transformers' own loss, one unpadded row at a time, with the prompt masked by the label -100."""
+    losses, _ = run(inputs, tmp_path / "out")
     tokenizer = load_tokenizer(inputs["sft"] / "model")
     rows = read_jsonl(inputs["data"] / "validation_demonstrations.jsonl")
-    assert [row["id"] for row in held_out] == [row["id"] for row in rows]
+    assert [row["id"] for row in losses] == [row["id"] for row in rows]
     for name, column in (("sft", "sft_loss"), ("rlhf", "rlhf_loss")):
         model = AutoModelForCausalLM.from_pretrained(inputs[name] / "model")
-        for row, measured in zip(rows, held_out, strict=True):
+        for row, measured in zip(rows, losses, strict=True):
             prompt = encode_prompt(tokenizer, str(row["prompt"]))
-            answer = encode_response(tokenizer, str(row["answer"]))
+            response = encode_response(tokenizer, str(row["response"]))
             with torch.no_grad():
                 loss = model(
-                    input_ids=torch.tensor([prompt + answer]), labels=torch.tensor([[-100] * len(prompt) + answer])
+                    input_ids=torch.tensor([prompt + response]), labels=torch.tensor([[-100] * len(prompt) + response])
                 ).loss
-            assert measured["tokens"] == len(answer)
+            assert measured["tokens"] == len(response)
             assert measured[column] == pytest.approx(float(loss), abs=1e-5)
 
 
-def test_kl_is_the_mean_log_ratio_over_every_possible_token(inputs: dict[str, Path]) -> None:
-    """For one answer, place by place: torch's own kl_div of the two models' distributions, unpadded."""
-    models = load(inputs)
-    dialogues = [Dialogue([5, 6, 7], [8, 9, 10, 0]), Dialogue([11], [12]), Dialogue([3, 4], [])]
-    for dialogue, kl in zip(dialogues, answer_kl(models, dialogues), strict=True):
-        ids = torch.tensor([dialogue.prompt + dialogue.answer])
-        with torch.no_grad():
-            rlhf, sft = (model(input_ids=ids).logits[0].log_softmax(-1) for model in (models.rlhf, models.sft))
-        places = slice(len(dialogue.prompt) - 1, len(dialogue.prompt) - 1 + len(dialogue.answer))
-        expected = torch.nn.functional.kl_div(sft[places], rlhf[places], reduction="sum", log_target=True)
-        assert kl == pytest.approx(float(expected), abs=1e-5)
-        assert (kl > 0.01) == bool(dialogue.answer)
+def test_equal_models_show_no_difference(inputs: dict[str, Path], tmp_path: Path) -> None:
+    losses, responses = run({**inputs, "rlhf": inputs["sft"]}, tmp_path / "out")
+    assert all(row["sft_loss"] == row["rlhf_loss"] for row in losses)
+    assert [row["kl"] for row in responses] == [0.0, 0.0]
 
 
-def test_log_probabilities_by_hand(inputs: dict[str, Path]) -> None:
-    """A model whose output layer is all zeros finds every token as likely: log(1 / V)."""
-    models = load(inputs)
-    models.sft.lm_head.weight.data.zero_()
-    models.sft.lm_head.bias.data.zero_()
-    logprob_BRV, mask_BR = place_logprobs(models.sft, [Dialogue([1, 2], [3, 4]), Dialogue([1], [2])])
-    assert mask_BR.tolist() == [[True, True], [False, True]]
-    assert logprob_BRV.shape[:2] == (2, 2)
-    assert torch.allclose(logprob_BRV, -torch.tensor(float(logprob_BRV.shape[2])).log())
-
-
-def test_the_same_model_shows_no_difference_at_all(inputs: dict[str, Path], tmp_path: Path) -> None:
-    held_out, answers = run({**inputs, "rlhf": inputs["sft"]}, tmp_path / "out")
-    assert all(row["sft_loss"] == row["rlhf_loss"] for row in held_out)
-    assert [row["kl"] for row in answers] == [0.0, 0.0]
-
-
-def test_answers_are_described_by_their_own_tokens(inputs: dict[str, Path], tmp_path: Path) -> None:
-    """Five times " rice": 5 tokens or more a piece; of n equal words' n-2 runs of three all but one are repeated."""
-    _, answers = run(inputs, tmp_path / "out")
+def test_metrics_of_responses_by_hand(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Five times " rice", each of one or more tokens: all 3-grams but the first of each kind repeat an earlier one."""
+    _, responses = run(inputs, tmp_path / "out")
     tokenizer = load_tokenizer(inputs["sft"] / "model")
     pieces = len(encode_response(tokenizer, " rice")) - 1
-    rice, red = (row["sft"] for row in answers)
+    rice, red = (row["sft"] for row in responses)
     assert isinstance(rice, dict)
     assert isinstance(red, dict)
-    assert rice["tokens"] == 5 * pieces  # no end of text: it was cut off
-    runs = 5 * pieces - 2
-    assert rice["repetition"] == pytest.approx((runs - pieces) / runs)
+    assert rice["tokens"] == 5 * pieces  # no end of text: the response was truncated
+    trigrams = 5 * pieces - 2
+    assert rice["repetition"] == pytest.approx((trigrams - pieces) / trigrams)
     assert red["tokens"] == len(encode_response(tokenizer, " red."))
-    rude, empty = (row["rlhf"] for row in answers)
+    rude, empty = (row["rlhf"] for row in responses)
     assert isinstance(rude, dict)
     assert rude["toxicity"] > 0.9
     assert rice["toxicity"] < 0.5
-    assert empty == {"tokens": 1, "repetition": 0.0, "toxicity": 0.0}  # the end of text alone
+    assert empty == {"tokens": 1, "repetition": 0.0, "toxicity": 0.0}  # only the end of text
 
 
-def test_nothing_depends_on_the_batch(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = run(inputs, tmp_path / "whole")
-    monkeypatch.setattr(stage, "ROWS_AT_ONCE", 1)
+def test_results_do_not_depend_on_the_batch_size(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batched = run(inputs, tmp_path / "batched")
+    monkeypatch.setattr(policy_comparison, "COMPARED_ROWS", 1)
     single = run(inputs, tmp_path / "single")
-    for rows, others in zip(whole, single, strict=True):
+    for rows, others in zip(batched, single, strict=True):
         for row, other in zip(rows, others, strict=True):
             assert row["id"] == other["id"]
             for name in ("sft_loss", "rlhf_loss", "kl"):
                 assert row.get(name) == pytest.approx(other.get(name), abs=1e-5)
 
 
-def test_damaged_weights_are_named(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_reported(inputs: dict[str, Path], tmp_path: Path) -> None:
     model = load_causal_lm(inputs["rlhf"] / "model", "float32")
     model.lm_head.weight.data.fill_(float("nan"))
     broken = tmp_path / "ppo"
     shutil.copytree(inputs["rlhf"], broken)
     model.save_pretrained(broken / "model")
-    with pytest.raises(UserError, match=r"loss of held-out row \S+ is nan"):
+    with pytest.raises(UserError, match=r"loss of validation row \S+ is nan"):
         run({**inputs, "rlhf": broken}, tmp_path / "out")
 
 
 @pytest.mark.slow
-def test_two_processes_find_what_one_finds(inputs: dict[str, Path], tmp_path: Path, stages: Stages) -> None:
+def test_two_processes_give_the_results_of_one(inputs: dict[str, Path], tmp_path: Path, stages: Stages) -> None:
     request = write_request(tmp_path / "request.json", "compare_policies", CONFIG, inputs)
-    found = []
+    results = []
     for processes in (1, 2):
         output = tmp_path / str(processes)
         assert stages.run("rlhf.stages.compare_policies", request, output, processes=processes)
-        found.append([read_jsonl(output / name) for name in ("validation_loss.jsonl", "response_metrics.jsonl")])
-    one, two = (json.dumps(rounded(files)) for files in found)
+        results.append([read_jsonl(output / name) for name in ("validation_loss.jsonl", "response_metrics.jsonl")])
+    one, two = (json.dumps(rounded(files)) for files in results)
     assert one == two
 
 
 def rounded(value: object) -> object:
-    """The same with every number to 4 places."""
+    """`value` with every number rounded to 4 decimals."""
     if isinstance(value, dict):
         return {name: rounded(part) for name, part in value.items()}
     if isinstance(value, list):
         return [rounded(part) for part in value]
     return round(value, 4) if isinstance(value, float) else value
-
-
-def load(inputs: dict[str, Path]) -> Models:
-    return Models(
-        load_tokenizer(inputs["sft"] / "model"),
-        load_causal_lm(inputs["sft"] / "model", "float32"),
-        load_causal_lm(inputs["rlhf"] / "model", "float32"),
-    )

@@ -1,4 +1,4 @@
-"""The model folder to share: transformers loads it, the card's numbers are those of results.json."""
+"""The exported model: transformers loads it, and the numbers of its card are those of results.json."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Path],
     return inputs, output / "model"
 
 
-def test_transformers_loads_the_folder_and_draws_from_it(exported: tuple[dict[str, Path], Path]) -> None:
+def test_transformers_loads_the_folder_and_samples_from_it(exported: tuple[dict[str, Path], Path]) -> None:
     inputs, folder = exported
     assert not any(path.is_symlink() for path in folder.iterdir())
     model = AutoModelForCausalLM.from_pretrained(folder)
@@ -59,14 +59,14 @@ def test_transformers_loads_the_folder_and_draws_from_it(exported: tuple[dict[st
     assert 1 <= drawn.shape[1] - prompt.input_ids.shape[1] <= 7
 
 
-def test_weights_take_no_second_place_and_nothing_else_is_shared(exported: tuple[dict[str, Path], Path]) -> None:
+def test_weights_are_hard_links_and_other_files_are_copies(exported: tuple[dict[str, Path], Path]) -> None:
     inputs, folder = exported
     for file in (inputs["rlhf"] / "model").iterdir():
         shared = file.samefile(folder / file.name)
         assert shared == (file.suffix == ".safetensors"), file.name
 
 
-def test_without_links_weights_are_copied(
+def test_weights_are_copied_if_links_are_not_possible(
     exported: tuple[dict[str, Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -74,7 +74,7 @@ def test_without_links_weights_are_copied(
 
     monkeypatch.setattr(os, "link", refuse)
     copy_model(exported[1], tmp_path / "model")
-    (tmp_path / "model" / "leftover").write_text("of the run before")
+    (tmp_path / "model" / "leftover").write_text("from an earlier run")
     copy_model(exported[1], tmp_path / "model")
     files = {path.name: path.read_bytes() for path in exported[1].iterdir()}
     assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == files
@@ -88,13 +88,13 @@ def test_the_numbers_of_the_card_are_those_of_the_results(exported: tuple[dict[s
     assert card.data.license == "unknown"
     assert card.data.base_model == "EleutherAI/gpt-j-6b"
     assert card.data.library_name == "transformers"
-    policies = content["policies"]
+    comparison = content["policy_comparison"]
     expected = {
         "reward": content["reward"],
         "toxicity": content["toxicity"],
-        "loss": policies["held_out_loss"],
-        "length": policies["answer_tokens"],
-        "repetition": policies["repetition"],
+        "loss": comparison["validation_loss"],
+        "length": comparison["response_tokens"],
+        "repetition": comparison["repetition"],
     }
     assert card.data.eval_results is not None
     assert {row.metric_type: row.metric_value for row in card.data.eval_results} == {
@@ -109,10 +109,10 @@ def test_the_numbers_of_the_card_are_those_of_the_results(exported: tuple[dict[s
     for fingerprint in content["lineage"]["fingerprints"].values():
         assert f"`{fingerprint}`" in card.text
     assert "own files, fingerprint" in card.text
-    assert "People have not compared the answers yet." in card.text
+    assert "People have not compared the responses yet." in card.text
 
 
-def test_a_license_is_named_where_one_is_set(exported: tuple[dict[str, Path], Path], tmp_path: Path) -> None:
+def test_a_license_is_named_if_one_is_set(exported: tuple[dict[str, Path], Path], tmp_path: Path) -> None:
     inputs, _ = exported
     config = CONFIG.model_copy(update={"export": ExportConfig(license="apache-2.0")})
     export_model(part_of(config, ExportStage), inputs, tmp_path)

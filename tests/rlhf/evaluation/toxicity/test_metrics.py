@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from rlhf.evaluation.toxicity.continuations import Continuation
-from rlhf.evaluation.toxicity.metrics import toxicity_figures
-from rlhf.results.toxicity import Comparison, ToxicityFigures
+from rlhf.evaluation.toxicity.metrics import toxicity_metrics
+from rlhf.results.toxicity import PairedToxicity, ToxicityMetrics
 
 PROMPTS = {"a": 0.9, "b": 0.5, "c": 0.49, "d": None}
 """Toxicity of each prompt in the data: two toxic ones, one that is not, one without a score."""
@@ -30,9 +30,9 @@ def rows(scores: dict[str, list[float]], prompts: dict[str, float | None] | None
     ]
 
 
-def figure(found: ToxicityFigures, group: str, name: str) -> Comparison:
+def figure(found: ToxicityMetrics, group: str, name: str) -> PairedToxicity:
     comparison = getattr(getattr(found.labels[0], group), name)
-    assert isinstance(comparison, Comparison)
+    assert isinstance(comparison, PairedToxicity)
     return comparison
 
 
@@ -42,7 +42,7 @@ RLHF = rows({"a": [0.4, 0.2], "b": [0.1, 0.1], "c": [0.3, 0.1], "d": [0.8, 0.0]}
 
 def test_figures_of_two_continuations_by_hand() -> None:
     """Means 0.5 0.3 0.3 0 and 0.3 0.1 0.2 0.4, highest 0.9 0.4 0.6 0 and 0.4 0.1 0.3 0.8, toxic a c and d."""
-    found = toxicity_figures(SFT, RLHF, seed=0)
+    found = toxicity_metrics(SFT, RLHF, seed=0)
     assert found.continuations == 2
     assert found.unscored_prompts == 1
     assert [label.label for label in found.labels] == ["toxicity", "insult"]
@@ -72,7 +72,7 @@ def test_tests_by_hand() -> None:
 
     Toxic prompts come and go: two no longer, one newly; of three that differ, as many go either way half the time.
     """
-    found = toxicity_figures(SFT, RLHF, seed=0)
+    found = toxicity_metrics(SFT, RLHF, seed=0)
     sums = [a * 0.2 + b * 0.2 + c * 0.1 + d * 0.4 for a in (1, -1) for b in (1, -1) for c in (1, -1) for d in (1, -1)]
     expected = 2 * sum(total <= -0.1 + 1e-9 for total in sums) / 16
     assert figure(found, "all", "mean").p_value == pytest.approx(min(1.0, expected))
@@ -83,23 +83,23 @@ def test_tests_by_hand() -> None:
 def test_the_share_test_is_mcnemar_s() -> None:
     """Eight prompts are no longer toxic, one newly: (1 + 9) / 2^9 x 2."""
     before, after = [0.9] * 8 + [0.1] * 12, [0.1] * 8 + [0.9] + [0.1] * 11
-    found = toxicity_figures(*_of(before, after), seed=0)
+    found = toxicity_metrics(*_of(before, after), seed=0)
     assert figure(found, "all", "probability").p_value == pytest.approx(2 * (1 + 9) / 2**9)
 
 
 def test_an_empty_group_has_no_figures() -> None:
-    found = toxicity_figures(*_of([0.1, 0.2], [0.2, 0.3], own=0.1), seed=0)
+    found = toxicity_metrics(*_of([0.1, 0.2], [0.2, 0.3], own=0.1), seed=0)
     assert found.labels[0].toxic is None
     assert found.labels[0].nontoxic == found.labels[0].all
 
 
 def test_one_continuation_is_its_own_maximum() -> None:
-    found = toxicity_figures(*_of([0.1, 0.7], [0.2, 0.3]), seed=0)
+    found = toxicity_metrics(*_of([0.1, 0.7], [0.2, 0.3]), seed=0)
     assert found.labels[0].all.expected_maximum == found.labels[0].all.mean
 
 
 def test_every_label_has_its_own_scores() -> None:
-    found = toxicity_figures(SFT, RLHF, seed=0)
+    found = toxicity_metrics(SFT, RLHF, seed=0)
     assert found.labels[1].all.mean.sft == pytest.approx(found.labels[0].all.mean.sft / 2)
     assert found.labels[1].all.probability.sft == 0.0  # 0.45 at most
 
@@ -108,8 +108,8 @@ def test_continuations_of_one_prompt_are_no_independent_evidence() -> None:
     """Thirty-two like continuations a prompt give the interval of one."""
     generator = np.random.default_rng(0)
     before, after = generator.random((2, 50)).tolist()
-    one = toxicity_figures(*_of(before, after), seed=0)
-    many = toxicity_figures(*_of(before, after, continuations=32), seed=0)
+    one = toxicity_metrics(*_of(before, after), seed=0)
+    many = toxicity_metrics(*_of(before, after, continuations=32), seed=0)
     found, expected = figure(many, "all", "mean"), figure(one, "all", "mean")
     assert found.ci95 == pytest.approx(expected.ci95)
     assert found.p_value == pytest.approx(expected.p_value)
@@ -118,7 +118,7 @@ def test_continuations_of_one_prompt_are_no_independent_evidence() -> None:
 def test_a_model_against_itself_is_no_difference() -> None:
     scores = np.random.default_rng(1).beta(0.3, 1.7, 300).tolist()
     for name in ("mean", "expected_maximum", "probability"):
-        found = figure(toxicity_figures(*_of(scores, scores, continuations=3), seed=0), "all", name)
+        found = figure(toxicity_metrics(*_of(scores, scores, continuations=3), seed=0), "all", name)
         assert (found.difference, found.ci95, found.p_value) == (0.0, (0.0, 0.0), 1.0)
 
 
@@ -126,8 +126,8 @@ def test_luck_is_no_difference_and_a_shift_is_one() -> None:
     """Long-tailed scores as of real models, four continuations of 400 prompts; the shift is 0.05."""
     generator = np.random.default_rng(2)
     first, second = generator.beta(0.3, 1.7, (2, 400, 4))
-    null = toxicity_figures(*_of_table(first, second), seed=0)
-    shifted = toxicity_figures(*_of_table(first, np.minimum(second + 0.05, 1.0)), seed=0)
+    null = toxicity_metrics(*_of_table(first, second), seed=0)
+    shifted = toxicity_metrics(*_of_table(first, np.minimum(second + 0.05, 1.0)), seed=0)
     for name in ("mean", "expected_maximum", "probability"):
         found = figure(null, "all", name)
         assert found.ci95[0] < 0 < found.ci95[1]

@@ -1,4 +1,4 @@
-"""What the report shows beside the figures: plots, the numbers of the reward curve, and texts of the models."""
+"""Content of report_data.json: plots, the points of the validation curve, and texts of both models."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from rlhf.report.plots import (
     plot_toxicity,
     plot_toxicity_difference,
 )
-from rlhf.results.policies import AnswerRow
-from rlhf.results.schema import AnswerPair, ContinuationPair, Evidence, Measurement, Results
+from rlhf.results.policy_comparison import ResponseRow
+from rlhf.results.schema import ContinuationPair, ReportData, ResponsePair, Results, ValidationPoint
 from rlhf.stage_config import ReportStage
 from rlhf.storage.files import read_jsonl
 
 MOST_TOXIC = 20
-"""Toxicity prompts whose continuations are shown."""
+"""Number of toxicity prompts whose continuations are shown."""
 
 Rows = list[dict[str, object]]
 
 
-def collect_evidence(
+def collect_report_data(
     config: ReportStage,
     ppo: Path,
     results: Results,
     *,
     responses: list[Rows],
-    answers: list[AnswerRow],
+    rows: list[ResponseRow],
     continuations: list[list[Continuation]],
-) -> Evidence:
-    """The evidence of a run; pairs of lists are those of the SFT and of the RLHF model."""
+) -> ReportData:
+    """Collect the plots and texts of a run.  `responses` and `continuations` hold the SFT model's, then the RLHF's."""
     validation, steps = read_jsonl(ppo / "validation.jsonl"), read_jsonl(ppo / "metrics.jsonl")
     sft, rlhf = continuations
-    return Evidence(
+    return ReportData(
         training=[
             plot_reward(_curve(validation, "score"), _curve(steps, "score"), results.reward.best_step),
             plot_kl(_curve(steps, "kl"), config.ppo.kl_target),
@@ -51,27 +51,27 @@ def collect_evidence(
         ],
         reward_model=[plot_calibration(results.reward_model)],
         validation=[
-            Measurement(step=step, reward=reward) for step, reward in zip(*_curve(validation, "score"), strict=True)
+            ValidationPoint(step=step, reward=reward) for step, reward in zip(*_curve(validation, "score"), strict=True)
         ],
-        answers=[
-            AnswerPair(
+        responses=[
+            ResponsePair(
                 prompt=str(before["prompt"]),
-                sft=str(before["answer"]),
-                rlhf=str(after["answer"]),
+                sft=str(before["response"]),
+                rlhf=str(after["response"]),
                 sft_reward=float(str(before["reward"])),
                 rlhf_reward=float(str(after["reward"])),
                 prompt_toxicity=row.prompt_toxicity,
                 sft_toxicity=row.sft.toxicity,
                 rlhf_toxicity=row.rlhf.toxicity,
             )
-            for before, after, row in zip(*responses, answers, strict=True)
+            for before, after, row in zip(*responses, rows, strict=True)
         ],
         continuations=most_toxic(sft, rlhf),
     )
 
 
 def most_toxic(sft: Sequence[Continuation], rlhf: Sequence[Continuation]) -> list[ContinuationPair]:
-    """The pairs of continuations, one a prompt, in which either model scores highest."""
+    """The pairs of continuations with the highest score of either model, at most one per prompt."""
     pairs: dict[str, ContinuationPair] = {}
     for before, after in sorted(
         zip(sft, rlhf, strict=True), key=lambda pair: max(pair[0].toxicity, pair[1].toxicity), reverse=True
@@ -94,7 +94,7 @@ def _prompt_means(rows: Sequence[Continuation]) -> list[float]:
     scores: dict[str, list[float]] = {}
     for row in rows:
         scores.setdefault(row.id, []).append(row.toxicity)
-    return [fmean(of_prompt) for of_prompt in scores.values()]
+    return [fmean(prompt_scores) for prompt_scores in scores.values()]
 
 
 def _curve(rows: Rows, name: str) -> Curve:
