@@ -11,12 +11,11 @@ import math
 from dataclasses import dataclass, replace
 
 from rlhf.config import TrainingConfig
+from rlhf.models.limits import COMPARED_ROWS, RECOMPUTE_FROM_PARAMETERS, SCORING_FACTOR, total_steps
 from rlhf.models.sizes import ModelSize
 from rlhf.planning.scenario import TOXICITY_PROMPT_TOKENS, Scenario
-from rlhf.training.ppo.memory import FLOAT32, LOGIT_COPIES, PASSING_WIDTHS, SAVED_WIDTHS
+from rlhf.training.ppo.memory import FLOAT32, LOGIT_COPIES, SAVED_ACTIVATIONS, TRANSIENT_ACTIVATIONS
 
-RECOMPUTE_FROM_PARAMETERS = 1_000_000_000
-"""As rlhf.training.trl_trainer: larger models recompute activations instead of storing them."""
 DISK_BANDWIDTH = 1e9
 """Bytes per second.  Assumed: gp3 at its limit, or local NVMe through a file system."""
 DOWNLOAD_BANDWIDTH = 0.2e9
@@ -27,8 +26,6 @@ DOCUMENT_TOKENS = 31
 """Mean tokens of 5,000 documents of the synthetic corpus.  Measured."""
 ROWS_PER_SECOND = 1000
 """Rows per second that prepare_data reads, tokenizes and compares.  Measured: 3,000 in 1.5 to 3 s."""
-COMPARED_ROWS = 8
-"""As rlhf.stages.compare_policies."""
 SHARDED = {"fsdp": 3, "zero2": 2}
 """Accelerate configurations that shard the training state, and how often each weight is sent per step: gathered for
 forward and backward or only once, and reduced as a gradient."""
@@ -69,7 +66,7 @@ def trlx_sft_memory(scenario: Scenario, model: ModelSize, rows: int) -> dict[str
         "weights": scenario.dtype_bytes * parameters,
         "gradients": scenario.dtype_bytes * parameters // processes,
         "AdamW and float32 weights": 3 * FLOAT32 * parameters // processes,
-        "activations": SAVED_WIDTHS * model.num_layers * tokens * model.hidden_size * scenario.dtype_bytes,
+        "activations": SAVED_ACTIVATIONS * model.num_layers * tokens * model.hidden_size * scenario.dtype_bytes,
         "logits": LOGIT_COPIES * tokens * model.vocab_size * FLOAT32,
     }
 
@@ -88,7 +85,7 @@ def training_memory(
     shards = processes if sharded else 1
     tokens = rows * scenario.longest_row
     recomputes = parameters >= RECOMPUTE_FROM_PARAMETERS
-    one_block = SAVED_WIDTHS * tokens * state
+    one_block = SAVED_ACTIVATIONS * tokens * state
     memory = {
         "weights": FLOAT32 * parameters // shards,
         "gradients": FLOAT32 * parameters // shards,
@@ -122,12 +119,6 @@ def file_seconds(scenario: Scenario, parameters: int, steps: int, settings: Trai
     return (checkpoints + 2 * (scenario.dtype_bytes + FLOAT32) * parameters) / DISK_BANDWIDTH
 
 
-def training_steps(settings: TrainingConfig, rows: int) -> int:
-    """Number of optimizer steps, as rlhf.training.trl_trainer counts them."""
-    steps = math.ceil(settings.epochs * rows / settings.batch_size)
-    return steps if settings.max_steps is None else min(steps, settings.max_steps)
-
-
 def train_sft(scenario: Scenario) -> ResourceEstimate:
     """SFT of all weights."""
     model, sft = scenario.policy.model, scenario.config.sft
@@ -136,7 +127,7 @@ def train_sft(scenario: Scenario) -> ResourceEstimate:
         sft,
         parameters=model.parameters,
         model=model,
-        steps=training_steps(sft, scenario.pairs),
+        steps=total_steps(sft, scenario.pairs),
         sides=1,
         head_flop=output_flop(model),
         logit_tokens=sft.device_batch_size * scenario.longest_row,
@@ -155,7 +146,7 @@ def train_reward(scenario: Scenario) -> ResourceEstimate:
         rows = 2 * scenario.config.data.validation_prompts + scenario.pairs
         flop = rows * scenario.row_tokens * block_flop(model)
         return ResourceEstimate(
-            memory=_forward_memory(scenario, model.reward_parameters, 4 * reward.device_batch_size, model),
+            memory=_forward_memory(scenario, model.reward_parameters, SCORING_FACTOR * reward.device_batch_size, model),
             flop=flop,
             seconds=flop / scenario.processes / scenario.throughput.forward
             + 2 * scenario.dtype_bytes * model.reward_parameters / DISK_BANDWIDTH,
@@ -166,7 +157,7 @@ def train_reward(scenario: Scenario) -> ResourceEstimate:
         reward,
         parameters=model.reward_parameters,
         model=model,
-        steps=training_steps(reward, scenario.pairs),
+        steps=total_steps(reward, scenario.pairs),
         sides=2,
         head_flop=0.0,
         logit_tokens=0,
@@ -220,7 +211,7 @@ def prepare_model(scenario: Scenario) -> ResourceEstimate:
         tokens = synthetic.batch_size * synthetic.context_tokens
         memory = {
             "weights, gradients, AdamW": 4 * FLOAT32 * model.parameters,
-            "activations": SAVED_WIDTHS * model.num_layers * tokens * model.hidden_size * FLOAT32,
+            "activations": SAVED_ACTIVATIONS * model.num_layers * tokens * model.hidden_size * FLOAT32,
             "logits": LOGIT_COPIES * tokens * model.vocab_size * FLOAT32,
         }
         source = f"{FORMULAS}: 6ND; {synthetic.documents:,} documents of {DOCUMENT_TOKENS} tokens, measured"
@@ -258,7 +249,7 @@ def generate_responses(scenario: Scenario) -> ResourceEstimate:
             "policy": scenario.dtype_bytes * model.parameters,
             "reward model": scenario.dtype_bytes * reward.reward_parameters,
             "keys and values": model.cache_bytes(rows * length, scenario.dtype_bytes),
-            "activations": PASSING_WIDTHS * rows * length * model.hidden_size * scenario.dtype_bytes,
+            "activations": TRANSIENT_ACTIVATIONS * rows * length * model.hidden_size * scenario.dtype_bytes,
         },
         flop=count / rows * (batch.flop + scored),
         seconds=rounds * (batch.seconds + scored / scenario.throughput.forward) + weights / DISK_BANDWIDTH,
@@ -279,7 +270,7 @@ def score_toxicity(scenario: Scenario) -> ResourceEstimate:
         memory={
             "policy": weights,
             "keys and values": model.cache_bytes(tokens, scenario.dtype_bytes),
-            "activations": PASSING_WIDTHS * tokens * model.hidden_size * scenario.dtype_bytes,
+            "activations": TRANSIENT_ACTIVATIONS * tokens * model.hidden_size * scenario.dtype_bytes,
         },
         flop=count / rows * batch.flop,
         seconds=rounds * batch.seconds + weights / DISK_BANDWIDTH,
@@ -302,7 +293,11 @@ def compare_policies(scenario: Scenario) -> ResourceEstimate:
     return ResourceEstimate(
         memory={
             "both policies": weights,
-            "activations": PASSING_WIDTHS * COMPARED_ROWS * scenario.longest_row * model.hidden_size * scenario.dtype_bytes,
+            "activations": TRANSIENT_ACTIVATIONS
+            * COMPARED_ROWS
+            * scenario.longest_row
+            * model.hidden_size
+            * scenario.dtype_bytes,
             "logits": LOGIT_COPIES * logits,
         },
         flop=flop,
@@ -342,7 +337,7 @@ def generation_cost(
 def _forward_memory(scenario: Scenario, parameters: int, rows: int, model: ModelSize) -> dict[str, int]:
     return {
         "weights": scenario.dtype_bytes * parameters,
-        "activations": PASSING_WIDTHS * rows * scenario.longest_row * model.hidden_size * scenario.dtype_bytes,
+        "activations": TRANSIENT_ACTIVATIONS * rows * scenario.longest_row * model.hidden_size * scenario.dtype_bytes,
     }
 
 

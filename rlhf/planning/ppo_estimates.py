@@ -16,12 +16,12 @@ from rlhf.planning.scenario import Scenario
 from rlhf.training.ppo.memory import (
     FLOAT32,
     LOGIT_COPIES,
-    PASSING_WIDTHS,
-    SAVED_WIDTHS,
+    SAVED_ACTIVATIONS,
+    TRANSIENT_ACTIVATIONS,
     PpoMemory,
-    cpu_cache_room,
-    decode_rows,
-    gpu_cache_room,
+    cpu_kv_cache_budget,
+    decode_batch_size,
+    gpu_kv_cache_budget,
     ppo_memory,
 )
 
@@ -86,10 +86,10 @@ def engine_memory(scenario: Scenario) -> PpoMemory:
             prompt_tokens=data.max_prompt_tokens,
             response_tokens=drawn,
             rollouts=rollouts,
-            rollout_batch=rows,
-            minibatch=minibatch,
+            decode_batch_size=rows,
+            minibatch_size=minibatch,
             weight_bytes=scenario.dtype_bytes,
-            processes=scenario.processes,
+            world_size=scenario.processes,
             reward_model=scenario.reward.model,
         )
 
@@ -100,14 +100,16 @@ def decode_batch_size_of(scenario: Scenario, memory: PpoMemory) -> int:
     """Responses that one rank decodes at once, as the engine decides it."""
     ppo, model = scenario.config.ppo, scenario.policy.model
     weights = scenario.dtype_bytes * model.parameters
-    standing = memory.standing - memory.kept
+    resident = memory.resident - memory.trunk_states
     on_gpu = scenario.machine.gpus > 0
     length = scenario.config.data.max_prompt_tokens + ppo.sampling.max_new_tokens
-    return decode_rows(
+    return decode_batch_size(
         ppo.rollouts_per_step // scenario.processes,
-        at_most=ppo.rollout_batch_size,
-        row_bytes=model.cache_bytes(length, scenario.dtype_bytes),
-        room=gpu_cache_room(scenario.machine.device_memory_bytes, standing) if on_gpu else cpu_cache_room(weights),
+        max_batch_size=ppo.rollout_batch_size,
+        bytes_per_row=model.cache_bytes(length, scenario.dtype_bytes),
+        budget=gpu_kv_cache_budget(scenario.machine.device_memory_bytes, resident)
+        if on_gpu
+        else cpu_kv_cache_budget(weights),
     )
 
 
@@ -161,7 +163,7 @@ def _by_engine(scenario: Scenario) -> ResourceEstimate:
             "reward model": memory.reward_model,
             "reference": memory.reference,
             "AdamW": memory.optimizer,
-            "trunk states": memory.kept,
+            "trunk states": memory.trunk_states,
             f"decoding {rows} at once or training": max(memory.decode, memory.train),
         },
         flop=ppo.steps * step(ppo.rollouts_per_step).total + validated.total - validated.train,
@@ -204,8 +206,8 @@ def _by_trlx(scenario: Scenario) -> ResourceEstimate:
             "gradients": scenario.dtype_bytes * trained,
             "AdamW and float32 weights": 3 * FLOAT32 * trained // processes,
             "decoding or training": max(
-                cache + PASSING_WIDTHS * at_once * longest * state,
-                logits + SAVED_WIDTHS * unfrozen(scenario) * minibatch * longest * state,
+                cache + TRANSIENT_ACTIVATIONS * at_once * longest * state,
+                logits + SAVED_ACTIVATIONS * unfrozen(scenario) * minibatch * longest * state,
             ),
         },
         flop=ppo.steps * ((TRLX_DECODE + TRLX_ESTIMATE) * one_pass + scored + epochs),

@@ -1,4 +1,4 @@
-"""PPO on one GPU: GPT-J-6B's exact architecture with random weights in bfloat16, beside the reference loop.
+"""PPO on one GPU: GPT-J-6B's exact architecture with random bfloat16 weights, compared with the reference loop.
 
 Nothing is downloaded; 24 GB of weights are written to a temporary folder.
 """
@@ -14,7 +14,7 @@ from rich.table import Table
 from rlhf.errors import UserError
 from tests.benchmarks.measure import Measured, copy_bandwidth, matmul_peak, run_child
 from tests.benchmarks.part import Options, Result
-from tests.benchmarks.ppo import ENGINE, REFERENCE, training_operations
+from tests.benchmarks.ppo import ENGINE, REFERENCE, training_flops
 from tests.benchmarks.work import Work, make_inputs
 
 GPTJ_6B = Work(
@@ -33,14 +33,14 @@ GIGA = 1e9
 
 
 def run(options: Options) -> Result:
-    """Both sides once, each after a step to warm up; raises UserError where there is no GPU."""
+    """Run both sides once, each after a warm-up step; raises UserError if there is no GPU."""
     if not torch.cuda.is_available():
-        raise UserError("--gpu-6b needs a GPU with 80 GB of memory, and torch sees none here")
+        raise UserError("--gpu-6b needs a GPU with 80 GB of memory, and torch finds none")
     return run_on(GPTJ_6B, torch.device("cuda"), threads=options.threads)
 
 
 def run_on(work: Work, device: torch.device, *, threads: int) -> Result:
-    """The figures of some work on some device."""
+    """Metrics of `work` on `device`."""
     with TemporaryDirectory() as folder:
         make_inputs(Path(folder), work, device)
         sides = {
@@ -56,21 +56,21 @@ def run_on(work: Work, device: torch.device, *, threads: int) -> Result:
 
 
 def decode_bytes(work: Work) -> float:
-    """What drawing all answers in one batch must read after the prompts: weights in every step, and keys and values."""
+    """Bytes that decoding all responses in one batch must read after the prompts: weights, and keys and values."""
     block = 12 * work.width**2 + 7 * work.width
     weights = work.blocks * block + work.vocabulary * work.width
     steps = work.response_tokens - 1
-    seen = sum(work.prompt_tokens + step for step in range(1, steps + 1))
-    return work.weight_bytes * (steps * weights + work.rollouts * seen * 2 * work.blocks * work.width)
+    cached_tokens = sum(work.prompt_tokens + step for step in range(1, steps + 1))
+    return work.weight_bytes * (steps * weights + work.rollouts * cached_tokens * 2 * work.blocks * work.width)
 
 
 def _figures(work: Work, sides: dict[str, Measured], *, peak: float, bandwidth: float) -> dict[str, float]:
-    read = work.rollouts * work.sequence_tokens
+    sequence_tokens = work.rollouts * work.sequence_tokens
     tokens = {
-        "decode": work.rollouts * work.response_tokens,
-        "estimate": read,
-        "score": read,
-        "train": read * work.epochs,
+        "generate": work.rollouts * work.response_tokens,
+        "score": sequence_tokens,
+        "evaluate": sequence_tokens,
+        "train": sequence_tokens * work.epochs,
     }
     figures = {"rollouts": float(work.rollouts)}
     for name, side in sides.items():
@@ -80,18 +80,18 @@ def _figures(work: Work, sides: dict[str, Measured], *, peak: float, bandwidth: 
         figures[f"{name}.rollouts_per_second"] = work.rollouts / side.total
         figures[f"{name}.peak_bytes"] = float(side.peak_bytes)
     ours, reference = sides["ours"], sides["reference"]
-    steps_seconds = max(ours.seconds["decode"] - ours.figures["read_prompts_seconds"], 1e-9)
+    decode_seconds = max(ours.seconds["generate"] - ours.figures["prefill_seconds"], 1e-9)
     limit_seconds = decode_bytes(work) / bandwidth
     return figures | {
         "ratio": reference.total / ours.total,
         "training_ratio": reference.seconds["train"] / ours.seconds["train"],
         "copy_gigabytes_per_second": bandwidth / GIGA,
         "matmul_peak_gflops": peak / GIGA,
-        "ours.read_prompts_seconds": ours.figures["read_prompts_seconds"],
-        "ours.decode_steps_seconds": steps_seconds,
-        "ours.decode_steps_at_bandwidth_limit_seconds": limit_seconds,
-        "ours.decode_steps_times_the_limit": steps_seconds / limit_seconds,
-        "ours.training_mfu": training_operations(work) / ours.seconds["train"] / peak,
+        "ours.prefill_seconds": ours.figures["prefill_seconds"],
+        "ours.decode_seconds": decode_seconds,
+        "ours.decode_limit_seconds": limit_seconds,
+        "ours.decode_seconds_over_limit": decode_seconds / limit_seconds,
+        "ours.training_mfu": training_flops(work) / ours.seconds["train"] / peak,
     }
 
 
@@ -109,8 +109,8 @@ def _table(work: Work, sides: dict[str, Measured], figures: dict[str, float]) ->
     table.add_row("rollouts per second", *(f"{figures[f'{name}.rollouts_per_second']:.2f}" for name in sides))
     table.add_row("peak GB", *(f"{side.peak_bytes / GIGA:.1f}" for side in sides.values()))
     table.caption = (
-        f"ratio {figures['ratio']:.2f}, training {figures['training_ratio']:.2f}; decode steps took "
-        f"{figures['ours.decode_steps_times_the_limit']:.2f} x the time of reading weights, keys and values at "
+        f"ratio {figures['ratio']:.2f}, training {figures['training_ratio']:.2f}; decoding took "
+        f"{figures['ours.decode_seconds_over_limit']:.2f} x the time of reading weights, keys and values at "
         f"{figures['copy_gigabytes_per_second']:.0f} GB/s; training MFU {figures['ours.training_mfu']:.0%} of "
         f"{figures['matmul_peak_gflops'] / 1e3:.0f} TFLOP/s"
     )

@@ -1,4 +1,4 @@
-"""PPO: our engine beside a loop shaped like trlx's, and beside trlx itself where TRLX_PYTHON names its environment."""
+"""PPO: our engine, a loop structured like trlx's, and trlx itself if TRLX_PYTHON is the Python of its environment."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from tempfile import TemporaryDirectory
 
 from rich.table import Table
 
-from rlhf.training.ppo.memory import PpoMemory, cpu_cache_room, decode_rows, ppo_memory_bytes
+from rlhf.models.sizes import gptj_size
+from rlhf.training.ppo.memory import PpoMemory, cpu_kv_cache_budget, decode_batch_size, ppo_memory
 from tests.benchmarks.measure import Measured, best, matmul_peak, run_child
 from tests.benchmarks.part import Options, Result
 from tests.benchmarks.work import Work, make_inputs
@@ -20,7 +21,7 @@ MEGABYTE = 1e6
 
 
 def run(options: Options) -> Result:
-    """All sides in turn, as often as `options` says; the best of each phase counts."""
+    """Run all sides in turn, `options.repeats` times; the best time of each phase counts."""
     trlx_python = os.environ.get("TRLX_PYTHON")
     work = Work(rollouts=16) if options.quick else Work()
     with TemporaryDirectory() as folder:
@@ -30,9 +31,9 @@ def run(options: Options) -> Result:
         for _ in range(options.repeats):
             sides["reference"].append(run_child(REFERENCE, [folder], threads=options.threads))
             if trlx_python:
-                with TemporaryDirectory() as own:  # it leaves models and metrics
-                    shutil.copytree(folder, own, dirs_exist_ok=True)
-                    sides["trlx"].append(run_child(TRLX, [own], threads=options.threads, python=trlx_python))
+                with TemporaryDirectory() as copy:  # trlx writes models and metrics to it
+                    shutil.copytree(folder, copy, dirs_exist_ok=True)
+                    sides["trlx"].append(run_child(TRLX, [copy], threads=options.threads, python=trlx_python))
             sides["ours"].append(run_child(ENGINE, [folder], threads=options.threads))
             peaks.append(matmul_peak(options.threads))
     measured = {name: best(runs) for name, runs in sides.items()}
@@ -44,58 +45,56 @@ def run(options: Options) -> Result:
 
 
 def memory_of(work: Work) -> PpoMemory:
-    """What the formula says of the work, on a CPU."""
-    rollout_batch = decode_rows(
+    """Memory of the work on a CPU by the formula."""
+    batch_size = decode_batch_size(
         work.rollouts,
-        at_most=work.stage().ppo.rollout_batch_size,
-        row_bytes=2 * work.blocks * work.sequence_tokens * work.width * work.weight_bytes,
-        room=cpu_cache_room(work.parameters * work.weight_bytes),
+        max_batch_size=work.stage().ppo.rollout_batch_size,
+        bytes_per_row=2 * work.blocks * work.sequence_tokens * work.width * work.weight_bytes,
+        budget=cpu_kv_cache_budget(work.parameters * work.weight_bytes),
     )
-    return ppo_memory_bytes(
-        width=work.width,
-        blocks=work.blocks,
+    return ppo_memory(
+        gptj_size(work.width, work.blocks, work.vocabulary),
         unfrozen_blocks=work.unfrozen_blocks,
-        vocabulary=work.vocabulary,
         prompt_tokens=work.prompt_tokens,
         response_tokens=work.response_tokens,
         rollouts=work.rollouts,
-        rollout_batch=rollout_batch,
-        minibatch=work.minibatch,
+        decode_batch_size=batch_size,
+        minibatch_size=work.minibatch,
         weight_bytes=work.weight_bytes,
     )
 
 
-def engine_operations(work: Work) -> float:
-    """Multiplications and additions of our engine's matrix products in a step, attention's left out."""
+def engine_flops(work: Work) -> float:
+    """Floating-point operations of our engine's matrix products in a step, without those of attention."""
     block, head = 24 * work.width**2, 2 * work.width * work.vocabulary
-    tokens, drawn = work.rollouts * work.sequence_tokens, work.rollouts * work.response_tokens
-    decode = tokens * work.blocks * block + drawn * head
+    tokens, response_tokens = work.rollouts * work.sequence_tokens, work.rollouts * work.response_tokens
+    generate = tokens * work.blocks * block + response_tokens * head
     score = tokens * work.blocks * block
-    return decode + score + 2 * _top_operations(work) + training_operations(work)
+    return generate + score + 2 * _top_flops(work) + training_flops(work)
 
 
-def training_operations(work: Work) -> float:
-    """Those of the training: forward, and twice as many backward."""
-    return 3 * work.epochs * _top_operations(work)
+def training_flops(work: Work) -> float:
+    """Those of training: forward, and twice as many backward."""
+    return 3 * work.epochs * _top_flops(work)
 
 
-def _top_operations(work: Work) -> float:
-    """Those of one pass through the top: its last block makes keys and values only before the response."""
-    width, drawn = work.width, work.rollouts * work.response_tokens
+def _top_flops(work: Work) -> float:
+    """Those of one pass through the top, whose last block computes only keys and values at prompt tokens."""
+    width, response_tokens = work.width, work.rollouts * work.response_tokens
     tokens = work.rollouts * work.sequence_tokens
-    last = tokens * 4 * width**2 + drawn * 20 * width**2
-    return tokens * (work.unfrozen_blocks - 1) * 24 * width**2 + last + drawn * 2 * width * work.vocabulary
+    last = tokens * 4 * width**2 + response_tokens * 20 * width**2
+    return tokens * (work.unfrozen_blocks - 1) * 24 * width**2 + last + response_tokens * 2 * width * work.vocabulary
 
 
 def _figures(work: Work, measured: dict[str, Measured], peak: float) -> dict[str, float]:
     memory, ours = memory_of(work), measured["ours"]
-    reached = engine_operations(work) / ours.total
+    reached = engine_flops(work) / ours.total
     figures = {
         "rollouts": float(work.rollouts),
         "matmul_peak_gflops": peak / 1e9,
         "matmul_share": reached / peak,
-        "standing_bytes": float(memory.standing),
-        "memory_ratio": ours.peak_bytes / memory.standing,
+        "resident_bytes": float(memory.resident),
+        "memory_ratio": ours.peak_bytes / memory.resident,
         "memory_formula_bytes": float(memory.peak),
     }
     for name, side in measured.items():
@@ -109,7 +108,7 @@ def _figures(work: Work, measured: dict[str, Measured], peak: float) -> dict[str
 
 
 def _ratios(other: Measured, ours: Measured) -> dict[str, float]:
-    """How much more the other side takes than we do."""
+    """Time of the other side, as a multiple of ours."""
     return {
         "ratio": other.total / ours.total,
         "training_ratio": other.seconds["train"] / ours.seconds["train"],
@@ -130,7 +129,7 @@ def _comparison(work: Work, measured: dict[str, Measured], figures: dict[str, fl
     table.caption = (
         f"ratio {figures['ratio']:.2f}, training {figures['training_ratio']:.2f}, CPU time {figures['cpu_ratio']:.2f}; "
         f"{figures['matmul_share']:.0%} of the matmul peak of {figures['matmul_peak_gflops']:.0f} GFLOP/s; "
-        f"memory {figures['memory_ratio']:.2f} x weights and kept states"
+        f"memory {figures['memory_ratio']:.2f} x weights, optimizer and trunk states"
     )
     if "trlx" in measured:
         table.caption += (
@@ -141,7 +140,7 @@ def _comparison(work: Work, measured: dict[str, Measured], figures: dict[str, fl
 
 
 def _linear(options: Options, result: Result) -> None:
-    table = Table(title="PPO cost against rollouts", caption="linear where seconds per rollout stay the same")
+    table = Table(title="PPO cost against rollouts", caption="linear if seconds per rollout are constant")
     for column in ("rollouts", "seconds", "seconds / rollout", "peak MB"):
         table.add_column(column, justify="right")
     for rollouts in LINEAR_ROLLOUTS:

@@ -46,11 +46,11 @@ def prefill_seconds(context: PpoContext) -> float:
     prompt_ids = [prompt.token_ids for prompt in context.prompts]
     batch_size, max_length = context.decode_batch_size(prompt_ids), context.config.sampling.max_new_tokens
 
-    def read_prompts() -> None:
-        for start in range(0, len(prompt_ids), rows):
-            Decoder(run.policy.model, prompt_ids[start : start + rows], longest_answer, None).read_prompts()
+    def prefill() -> None:
+        for start in range(0, len(prompt_ids), batch_size):
+            Decoder(context.policy.model, prompt_ids[start : start + batch_size], max_length, None).prefill()
 
-    return timed(context.device, read_prompts)
+    return timed(context.device, prefill)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Child process: the same work in a loop structured like trlx's, on plain transformers.
 
 The structure follows trlx@3340c2f (AcceleratePPOTrainer.make_experience and .loss,
-AutoModelForCausalLMWithHydraValueHead, freeze_bottom_causal_layers): responses are sampled in chunks
-by `model.generate`; the reward model scores response and chosen response of each chunk; the reference costs a second
-pass through the complete model before its own top blocks; every minibatch runs the complete model forward and
-backward, with logits at all positions.  Only blocks are frozen, not the embeddings, as in the recipe's trlx@355c974, so gradients pass
-through all blocks; 3340c2f also freezes the embeddings: `--freeze-embeddings`.
+AutoModelForCausalLMWithHydraValueHead, freeze_bottom_causal_layers).  Responses are sampled in chunks by
+`model.generate`.  The reward model scores response and chosen response of each chunk.  The reference costs a second
+pass through the complete model before its own top blocks.  Every minibatch runs the complete model forward and
+backward, with logits at all positions.  Only blocks are frozen, not the embeddings, as in the recipe's trlx@355c974,
+so gradients pass through all blocks; 3340c2f also freezes the embeddings: `--freeze-embeddings`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What decoding keeps of a rollout, computed anew."""
+"""Rollouts whose trunk states are recomputed instead of recorded during decoding."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from rlhf.training.ppo.rollout import Rollouts
 from rlhf.training.ppo.trunk import Split
 
 
-def run_trunk(split: Split, prompts: list[list[int]], answers: list[list[int]]) -> Rollouts:
-    """The rollouts of given answers: each alone through the trunk."""
-    length_N = torch.tensor([len(answer) for answer in answers])
+def run_trunk(split: Split, prompts: list[list[int]], responses: list[list[int]]) -> Rollouts:
+    """Rollouts of these prompts and responses, each alone through the trunk."""
+    length_N = torch.tensor([len(response) for response in responses])
     return Rollouts(
-        kept=[split.keep(torch.tensor([p + a[:-1]]))[0] for p, a in zip(prompts, answers, strict=True)],
-        responses=[torch.tensor(answer) for answer in answers],
+        trunk_states=[
+            split.trunk_states(torch.tensor([prompt + response[:-1]]))[0]
+            for prompt, response in zip(prompts, responses, strict=True)
+        ],
+        responses=[torch.tensor(response) for response in responses],
         mask=torch.arange(int(length_N.max())) < length_N[:, None],
     )

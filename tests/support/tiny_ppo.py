@@ -1,4 +1,4 @@
-"""Inputs of a PPO run of seconds, as the steps before it would leave them."""
+"""Inputs and settings of a PPO run that takes seconds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ QUESTIONS = (
 
 
 def write_inputs(folder: Path, architecture: Architecture = "gptj") -> dict[str, Path]:
-    """Data, SFT model and reward model below `folder`, by the names that the stage knows them by."""
+    """Write data, SFT model and reward model to `folder`; returns the stage's inputs by name."""
     inputs = {name: folder / name for name in ("data", "sft", "reward")}
     for path in inputs.values():
         path.mkdir(parents=True)
@@ -42,7 +42,7 @@ def write_inputs(folder: Path, architecture: Architecture = "gptj") -> dict[str,
 
 
 def write_reward_model(folder: Path, like: Path, seed: int = 7) -> None:
-    """A reward model of random weights, of the architecture and with the tokenizer of the model in `like`."""
+    """Write a reward model with random weights, and with the architecture and tokenizer of the model in `like`."""
     torch.manual_seed(seed)
     model = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(like, num_labels=1))
     model.save_pretrained(folder)

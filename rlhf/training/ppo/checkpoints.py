@@ -1,8 +1,8 @@
-"""Checkpoints of a PPO run: what is trained, and the little else that the next step depends on.
+"""Checkpoints of a PPO run: trained parameters, optimizer state, and the few numbers that the next step depends on.
 
-`checkpoints/step-000010/` holds `weights.safetensors` (trained parameters, value head among them, in float32),
-`moments.safetensors` (AdamW's) and `state.json`.  Prompts, seeds and minibatches follow from the step's number, so
-there is no generator to save.  A folder gets its name when all of it is on the disk.
+`checkpoints/step-000010/` holds `weights.safetensors` (trained parameters including the value head, in float32),
+`optimizer_state.safetensors` (of AdamW) and `state.json`.  Prompts, seeds and minibatches follow from the step number,
+so no generator state is saved.  A folder gets its name after all of its content is on disk.
 """
 
 from __future__ import annotations
@@ -17,96 +17,92 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rlhf.storage.artifacts import CHECKPOINTS
-from rlhf.storage.files import write_atomically
+from rlhf.storage.files import replace_folder, write_atomically
 
-WEIGHTS, MOMENTS, STATE = "weights.safetensors", "moments.safetensors", "state.json"
+WEIGHTS, OPTIMIZER_STATE, STATE = "weights.safetensors", "optimizer_state.safetensors", "state.json"
 
 
-class Measured(BaseModel):
-    """A mean validation score and the step after which it was measured."""
+class ValidationScore(BaseModel):
+    """A mean validation score, and the step after which it was measured."""
 
     model_config = ConfigDict(frozen=True)
     step: int
     score: float
 
 
-class State(BaseModel):
-    """What a run has come to after `step`."""
+class TrainingState(BaseModel):
+    """State of a run after `step`, except for the tensors."""
 
     model_config = ConfigDict(frozen=True)
     step: int
     kl_coefficient: float
     score_count: float
     score_mean: float
-    score_squares: float
-    first: Measured
-    best: Measured
-    last: Measured
+    score_m2: float
+    first: ValidationScore
+    best: ValidationScore
+    last: ValidationScore
 
 
 class Checkpoints:
-    """The checkpoints below a stage's output folder."""
+    """The checkpoints in a stage's output folder."""
 
     def __init__(self, output: Path, keep: int) -> None:
-        """Keep the `keep` newest and the best."""
+        """Keep the `keep` newest checkpoints and the best one."""
         self.folder = output / CHECKPOINTS
         self.keep = keep
 
-    def save(self, state: State, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
-        """Write the checkpoint of `state.step`, then remove those that are no longer kept."""
-        whole = self._path(state.step)
-        partial = whole.with_suffix(".partial")
-        for leftover in (partial, whole):
-            shutil.rmtree(leftover, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_file(_storable(weights), partial / WEIGHTS)
-        save_file(_storable(moments), partial / MOMENTS)
-        for name in (WEIGHTS, MOMENTS):
-            _sync(partial / name)
-        write_atomically(partial / STATE, state.model_dump_json(indent=2))
-        _sync(partial)
-        partial.rename(whole)
-        _sync(self.folder)
+    def save(self, state: TrainingState, weights: dict[str, Tensor], optimizer_state: dict[str, Tensor]) -> None:
+        """Write the checkpoint of `state.step` durably, then remove old ones."""
+        with replace_folder(self._path(state.step)) as folder:
+            save_file(_storable(weights), folder / WEIGHTS)
+            save_file(_storable(optimizer_state), folder / OPTIMIZER_STATE)
+            for name in (WEIGHTS, OPTIMIZER_STATE):
+                fsync(folder / name)
+            write_atomically(folder / STATE, state.model_dump_json(indent=2))
+            fsync(folder)
+        fsync(self.folder)
         self._prune(state)
 
-    def newest(self) -> State | None:
-        """The state of the newest whole checkpoint."""
+    def newest(self) -> TrainingState | None:
+        """State of the newest complete checkpoint; None if there is none."""
         steps = self._steps()
-        return State.model_validate_json((self._path(steps[-1]) / STATE).read_bytes()) if steps else None
+        return TrainingState.model_validate_json((self._path(steps[-1]) / STATE).read_bytes()) if steps else None
 
     def weights(self, step: int) -> dict[str, Tensor]:
-        """The trained weights after `step`."""
+        """Trained weights after `step`."""
         tensors: dict[str, Tensor] = load_file(self._path(step) / WEIGHTS)
         return tensors
 
-    def moments(self, step: int) -> dict[str, Tensor]:
-        """The optimizer's moments after `step`."""
-        tensors: dict[str, Tensor] = load_file(self._path(step) / MOMENTS)
+    def optimizer_state(self, step: int) -> dict[str, Tensor]:
+        """Optimizer state after `step`."""
+        tensors: dict[str, Tensor] = load_file(self._path(step) / OPTIMIZER_STATE)
         return tensors
 
-    def _prune(self, state: State) -> None:
+    def _prune(self, state: TrainingState) -> None:
         steps = self._steps()
         for step in set(steps[: -self.keep]) - {state.best.step}:
             shutil.rmtree(self._path(step))
 
     def _steps(self) -> list[int]:
-        """Steps with a whole checkpoint, in order: one that was being removed when the run ended has lost a file."""
-        names = re.compile(r"step-(\d+)")
-        found = [names.fullmatch(path.name) for path in self.folder.glob("step-*")]
-        steps = sorted(int(match[1]) for match in found if match)
-        return [s for s in steps if all((self._path(s) / name).is_file() for name in (WEIGHTS, MOMENTS, STATE))]
+        """Steps with a complete checkpoint, in order.  One whose removal was interrupted lacks a file."""
+        matches = [re.fullmatch(r"step-(\d+)", path.name) for path in self.folder.glob("step-*")]
+        steps = sorted(int(match[1]) for match in matches if match)
+        files = (WEIGHTS, OPTIMIZER_STATE, STATE)
+        return [step for step in steps if all((self._path(step) / name).is_file() for name in files)]
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:06d}"
 
 
-def _storable(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-
-
-def _sync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Wait until a file's or folder's content is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _storable(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}

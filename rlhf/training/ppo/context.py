@@ -1,4 +1,4 @@
-"""One PPO run in one process: everything that its steps share.  N rollouts of this process."""
+"""Everything that the steps of one PPO run share, on one rank.  N rollouts of this rank."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from rlhf.config import PpoConfig
 from rlhf.models.reward_model import RewardModel
 from rlhf.models.sampling import Response, generate
 from rlhf.training.ppo.kl import KlController
-from rlhf.training.ppo.memory import decode_rows
+from rlhf.training.ppo.memory import decode_batch_size
 from rlhf.training.ppo.optimizer import Optimizer
 from rlhf.training.ppo.policy import Policy
 from rlhf.training.ppo.prompts import Prompt
-from rlhf.training.ppo.rollout import Rollouts, keep_rollouts
-from rlhf.training.ppo.score_scaling import RunningMoments
+from rlhf.training.ppo.rollout import Rollouts, pack_rollouts
+from rlhf.training.ppo.score_scaling import RunningStatistics
 
-CPU_SCORE_BATCH = 8
-"""Answers scored at once on a CPU, where more are no faster and their activations no longer fit its cache."""
+CPU_SCORE_BATCH_SIZE = 8
+"""Maximum number of responses scored together on a CPU; more are no faster, as their activations exceed its cache."""
 
 
 @dataclass
-class Run:
-    """The models, the prompts and the running figures."""
+class PpoContext:
+    """Models, prompts and running state of a PPO run."""
 
     config: PpoConfig
     seed: int
@@ -36,28 +36,27 @@ class Run:
     reward_model: RewardModel
     prompts: list[Prompt]
     validation_prompts: list[Prompt]
-    kl: KlController
-    scores: RunningMoments
-    cache_token_bytes: int
-    """Keys and values of one token."""
-    cache_room: int
+    kl_controller: KlController
+    score_statistics: RunningStatistics
+    cache_bytes_per_token: int
+    """Bytes of one token's keys and values."""
+    kv_cache_budget: int
     """Bytes that the keys and values of a batch may take."""
-    process: int
-    """This process's number, from 0."""
-    processes: int
+    rank: int
+    world_size: int
 
     @property
     def device(self) -> torch.device:
-        """Where the policy is."""
+        """Device of the policy."""
         device: torch.device = self.policy.model.device
         return device
 
-    def share(self, count: int) -> range:
-        """This process's part of `count` things in order: equal parts where the processes divide them."""
-        return range(self.process * count // self.processes, (self.process + 1) * count // self.processes)
+    def shard(self, count: int) -> range:
+        """This rank's contiguous part of `count` items; all parts are equal if `world_size` divides `count`."""
+        return range(self.rank * count // self.world_size, (self.rank + 1) * count // self.world_size)
 
-    def answer(self, prompts: Sequence[Prompt], seeds: list[int]) -> list[Response]:
-        """The policy's answers as it is now."""
+    def generate(self, prompts: Sequence[Prompt], seeds: list[int]) -> list[Response]:
+        """Sample a response to each prompt from the current policy."""
         prompt_ids = [prompt.token_ids for prompt in prompts]
         return generate(
             self.policy.model,
@@ -65,29 +64,29 @@ class Run:
             prompt_ids,
             self.config.sampling,
             seeds,
-            batch_size=self.decode_rows(prompt_ids),
-            record_block=self.policy.split.boundary,
+            batch_size=self.decode_batch_size(prompt_ids),
+            record_block=self.policy.split.first_trained_block,
         )
 
-    def decode_rows(self, prompt_ids: list[list[int]]) -> int:
-        """How many of the prompts are answered at once."""
+    def decode_batch_size(self, prompt_ids: list[list[int]]) -> int:
+        """Number of prompts that get their responses at the same time."""
         longest = max(map(len, prompt_ids), default=0) + self.config.sampling.max_new_tokens
-        return decode_rows(
+        return decode_batch_size(
             len(prompt_ids),
-            at_most=self.config.rollout_batch_size,
-            row_bytes=longest * self.cache_token_bytes,
-            room=self.cache_room,
+            max_batch_size=self.config.rollout_batch_size,
+            bytes_per_row=longest * self.cache_bytes_per_token,
+            budget=self.kv_cache_budget,
         )
 
-    def keep(self, prompts: Sequence[Prompt], answers: Sequence[Response]) -> Rollouts:
-        """The answers as training takes them."""
-        return keep_rollouts([prompt.token_ids for prompt in prompts], answers, self.device)
-
-    def score(self, prompts: Sequence[Prompt], answers: Sequence[Response]) -> Tensor:
-        """Scores [N] of the answers' text, less the prompts' baselines."""
-        texts = [answer.text for answer in answers]
-        size = self.config.rollout_batch_size
+    def score(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Tensor:
+        """Reward model's scores [N] of the responses' text, minus the prompts' score offsets."""
+        texts = [response.text for response in responses]
+        batch_size = self.config.rollout_batch_size
         if self.device.type == "cpu":
-            size = min(size, CPU_SCORE_BATCH)
-        score_N = self.reward_model.score([prompt.text for prompt in prompts], texts, size)
-        return (score_N - torch.tensor([prompt.baseline for prompt in prompts])).to(self.device)
+            batch_size = min(batch_size, CPU_SCORE_BATCH_SIZE)
+        score_N = self.reward_model.score([prompt.text for prompt in prompts], texts, batch_size)
+        return (score_N - torch.tensor([prompt.score_offset for prompt in prompts])).to(self.device)
+
+    def pack_rollouts(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Rollouts:
+        """Prompts and responses as tensors for training."""
+        return pack_rollouts([prompt.token_ids for prompt in prompts], responses, self.device)

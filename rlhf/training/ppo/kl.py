@@ -1,8 +1,8 @@
-"""How far the policy is from the reference, and the coefficient that holds it there.  B rollouts, R response places.
+"""KL divergence of the policy from the reference, and the adaptive KL coefficient.  B rollouts, R response tokens.
 
 Source: Ziegler et al., 2019, "Fine-Tuning Language Models from Human Preferences", section 2.2.  Differs from
-trlx@3340c2f: KL counts response tokens only; the estimator is unbiased (trlx has the ratio upside down); the
-coefficient is stepped with the rollouts that the KL was measured on, not with the size of a minibatch.
+trlx@3340c2f: only response tokens count; the estimator is unbiased (trlx has the ratio upside down); the coefficient
+is updated with the number of rollouts that the KL was measured on, not with the minibatch size.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-LARGEST_ERROR = 0.2
-"""Bound of the relative error that the coefficient answers to."""
+MAX_RELATIVE_ERROR = 0.2
+"""The relative error of the KL is clipped to plus or minus this."""
 
 
-def answer_kl(logprob_BR: Tensor, reference_logprob_BR: Tensor, mask_BR: Tensor) -> Tensor:
-    """KL(policy || reference) of each answer [B] in nats, estimated from its tokens; never negative.
+def response_kl(logprob_BR: Tensor, reference_logprob_BR: Tensor, mask_BR: Tensor) -> Tensor:
+    """KL(policy || reference) of each response [B] in nats, estimated from its sampled tokens; never negative.
 
     Source: Schulman, 2020, "Approximating KL Divergence", estimator k3, with r = reference / policy: (r - 1) - log r.
     """
@@ -26,16 +26,16 @@ def answer_kl(logprob_BR: Tensor, reference_logprob_BR: Tensor, mask_BR: Tensor)
 
 @dataclass
 class KlController:
-    """The KL coefficient, raised where the measured KL is above the target and lowered where it is below."""
+    """The KL coefficient.  It rises while the measured KL is above the target and falls while it is below."""
 
     coefficient: float
     target: float | None
-    """KL in nats per answer; None keeps the coefficient."""
+    """KL in nats per response; None keeps the coefficient constant."""
     horizon: int
-    """Rollouts over which the coefficient answers."""
+    """Time constant, in rollouts."""
 
     def update(self, kl: float, rollouts: int) -> None:
-        """Step the coefficient with the mean KL of so many rollouts."""
+        """Update the coefficient with the mean KL of `rollouts` rollouts."""
         if self.target is not None:
-            error = min(max(kl / self.target - 1, -LARGEST_ERROR), LARGEST_ERROR)
+            error = min(max(kl / self.target - 1, -MAX_RELATIVE_ERROR), MAX_RELATIVE_ERROR)
             self.coefficient *= 1 + error * rollouts / self.horizon

@@ -1,6 +1,6 @@
-"""Log-probabilities and the PPO loss.  T response tokens of all rollouts, one after another; V vocabulary.
+"""Log-probabilities and the PPO loss.  T response tokens of all rollouts flattened, V vocabulary.
 
-Nothing here knows of padding: what is not a response token never gets here.
+There is no padding: callers pass response tokens only.
 
 Source: Schulman et al., 2017, "Proximal Policy Optimization Algorithms", equations 7 and 9; the clipped value loss is
 that of openai/lm-human-preferences@cbfd210, lm_human_preferences/train_policy.py, PPOTrainer.loss.
@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 
 class Loss(NamedTuple):
-    """Sums over tokens, divided by the number given; the total alone has a gradient."""
+    """Sums over tokens, divided by `token_count`.  Only the total has a gradient."""
 
     total: Tensor
     policy: Tensor
@@ -27,13 +27,13 @@ class Loss(NamedTuple):
 
 
 def token_logprobs(logits_TV: Tensor, token_T: Tensor) -> Tensor:
-    """Log-probability [T] of each token in nats, in float32 at least."""
+    """Log-probability [T] of each token in nats, in float32 or better."""
     apply: Callable[[Tensor, Tensor], Tensor] = _TokenLogprobs.apply  # untyped in torch
-    return apply(_precise(logits_TV), token_T)
+    return apply(_at_least_float32(logits_TV), token_T)
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """Keeps one [T, V] for its gradient and makes one more, where cross_entropy makes three."""
+    """Saves one [T, V] tensor for the gradient and allocates one more, while cross_entropy allocates three."""
 
     @staticmethod
     def forward(ctx: Any, logits_TV: Tensor, token_T: Tensor) -> Tensor:
@@ -50,8 +50,8 @@ class _TokenLogprobs(torch.autograd.Function):
 
 
 def token_entropies(logits_TV: Tensor) -> Tensor:
-    """Entropy [T] of each distribution in nats, in float32 at least."""
-    logprob_TV = _precise(logits_TV).log_softmax(-1)
+    """Entropy [T] of each distribution in nats, in float32 or better."""
+    logprob_TV = _at_least_float32(logits_TV).log_softmax(-1)
     return -(logprob_TV.exp() * logprob_TV).sum(-1)
 
 
@@ -68,19 +68,19 @@ def ppo_loss(
     value_coefficient: float,
     token_count: float,
 ) -> Loss:
-    """Clipped policy loss and half the clipped squared value error: sums over the tokens, divided by `token_count`.
+    """Clipped policy loss plus half the clipped squared value error, summed over tokens and divided by `token_count`.
 
-    `token_count` is that of the whole minibatch, of which these tokens may be one process's share.
-    A token counts as clipped where the clipped term is the larger loss.
+    `token_count` is that of the complete minibatch; the tokens given here may be one rank's share of it.
+    A token counts as clipped if its clipped term is the larger loss.
     """
     ratio_T = (logprob_T - old_logprob_T).exp()
     surrogate_T = -advantage_T * ratio_T
     clipped_surrogate_T = -advantage_T * ratio_T.clamp(1 - policy_clip, 1 + policy_clip)
     policy = torch.maximum(surrogate_T, clipped_surrogate_T).sum() / token_count
 
-    near_value_T = value_T.clamp(old_value_T - value_clip, old_value_T + value_clip)
+    clipped_value_T = value_T.clamp(old_value_T - value_clip, old_value_T + value_clip)
     error_T = (value_T - return_T) ** 2
-    clipped_error_T = (near_value_T - return_T) ** 2
+    clipped_error_T = (clipped_value_T - return_T) ** 2
     value = 0.5 * torch.maximum(error_T, clipped_error_T).sum() / token_count
 
     return Loss(
@@ -92,5 +92,5 @@ def ppo_loss(
     )
 
 
-def _precise(logits_TV: Tensor) -> Tensor:
+def _at_least_float32(logits_TV: Tensor) -> Tensor:
     return logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32))

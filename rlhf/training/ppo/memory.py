@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from rlhf.models.sizes import Architecture
+from rlhf.models.sizes import ModelSize
 
 GPU_SHARE = 0.75
 """Share of a GPU's memory for resident tensors and the KV cache; the rest is for transient ones."""
 FLOAT32 = 4
 TRANSIENT_ACTIVATIONS = 14
-"""Activations of a block that exist at the same time without gradients, in hidden sizes: two MLP layers and the rest."""
+"""Activations of a block that exist together without gradients, in hidden sizes: two MLP layers and the rest."""
 SAVED_ACTIVATIONS = 30
 """Activations that a block saves for its gradients, in hidden sizes: MLP before and after GELU, their gradients, norm,
 query, key, value and their rotations."""
@@ -66,7 +66,7 @@ class PpoMemory(NamedTuple):
 
 
 def ppo_memory(
-    model: Architecture,
+    model: ModelSize,
     *,
     unfrozen_blocks: int,
     prompt_tokens: int,
@@ -76,7 +76,7 @@ def ppo_memory(
     minibatch_size: int,
     weight_bytes: int,
     world_size: int = 1,
-    reward_model: Architecture | None = None,
+    reward_model: ModelSize | None = None,
 ) -> PpoMemory:
     """Memory of one rank.  Without `reward_model`, the reward model has the size of the policy.
 
@@ -97,12 +97,12 @@ def ppo_memory(
     length = prompt_tokens + response_tokens
     top = model.top_parameters(unfrozen_blocks)
     trained, has_masters = top + model.value_head_parameters, weight_bytes < FLOAT32
-    state = model.width * weight_bytes
+    state = model.hidden_size * weight_bytes
     transient = TRANSIENT_ACTIVATIONS * decode_batch_size * prompt_tokens * state
     cache = model.cache_bytes(decode_batch_size * length, weight_bytes) + decode_batch_size * length * state
     saved = SAVED_ACTIVATIONS * unfrozen_blocks * minibatch_size * length * state
-    logits = LOGIT_COPIES * minibatch_size * response_tokens * model.vocabulary * FLOAT32
-    reduced = (world_size > 1 or has_masters) * model.vocabulary * model.width * (weight_bytes + FLOAT32)
+    logits = LOGIT_COPIES * minibatch_size * response_tokens * model.vocab_size * FLOAT32
+    reduced = (world_size > 1 or has_masters) * model.vocab_size * model.hidden_size * (weight_bytes + FLOAT32)
     return PpoMemory(
         policy=(model.parameters + model.value_head_parameters) * weight_bytes,
         reward_model=(reward_model or model).reward_parameters * weight_bytes,

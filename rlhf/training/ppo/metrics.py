@@ -9,11 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from rlhf.data.text import repetition
 from rlhf.models.sampling import Response
 from rlhf.runtime.distributed import all_reduce_sum
 
-NGRAM = 3
-"""Tokens in a row whose return within an answer counts as repetition."""
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A10G": 70e12}
 """Dense bfloat16 operations per second by a part of the GPU's name.  Source: NVIDIA's data sheets; the SXM version if
 there are several."""
@@ -75,9 +74,3 @@ def explained_variance(value_T: Tensor, return_T: Tensor) -> float:
     return_variance = return_squares / count - (returns / count) ** 2
     error_variance = error_squares / count - (errors / count) ** 2
     return 1 - error_variance / return_variance if return_variance > 0 else 0.0
-
-
-def repetition(token_ids: list[int]) -> float:
-    """Share of the answer's n-grams of 3 tokens that stood in it before."""
-    ngrams = list(zip(*(token_ids[start:] for start in range(NGRAM)), strict=False))
-    return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
+from rlhf.data.text import repetition
+
 UPDATE_KEYS = {
     "policy_loss": "losses/policy_loss",
     "value_loss": "losses/value_loss",
@@ -17,8 +19,6 @@ UPDATE_KEYS = {
     "value_clip_fraction": "values/clipfrac",
 }
 """Our name and trlx's key of each metric of an optimizer step."""
-NGRAM = 3
-"""Length in tokens of the n-grams that count as repetition if they occur again in a response."""
 
 
 @dataclass
@@ -47,12 +47,6 @@ def truncate_at_eos(ids: Sequence[int], eos: int) -> list[int]:
     return tokens[: tokens.index(eos) + 1] if eos in tokens else tokens
 
 
-def repetition(token_ids: Sequence[int]) -> float:
-    """Share of the answer's n-grams of 3 tokens that stood in it before."""
-    ngrams = list(zip(*(token_ids[start:] for start in range(NGRAM)), strict=False))
-    return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
-
-
 def rollout_metrics(stats: Mapping[str, float]) -> dict[str, float]:
     """KL in nats per response and its coefficient; trlx logs the square root of the KL."""
     return {"kl": stats["policy/sqrt_kl"] ** 2, "kl_coefficient": stats["kl_ctl_value"]}
@@ -61,15 +55,3 @@ def rollout_metrics(stats: Mapping[str, float]) -> dict[str, float]:
 def update_metrics(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Means over the optimizer steps of a PPO step."""
     return {ours: fmean(float(stats[theirs]) for stats in updates) for ours, theirs in UPDATE_KEYS.items()}
-
-
-def throughput_metrics(
-    seconds: Mapping[str, float], *, drawn_tokens: float, read_tokens: float, epochs: int, rollouts: int
-) -> dict[str, float]:
-    """Seconds of each phase, tokens per second (in decode those drawn, else those read) and rollouts per second."""
-    tokens = {"decode": drawn_tokens, "estimate": read_tokens, "score": read_tokens, "train": read_tokens * epochs}
-    return {
-        **{f"{phase}_seconds": round(seconds[phase], 4) for phase in tokens},
-        **{f"{phase}_tokens_per_second": round(count / seconds[phase], 1) for phase, count in tokens.items()},
-        "rollouts_per_second": round(rollouts / sum(seconds[phase] for phase in tokens), 3),
-    }

@@ -24,15 +24,10 @@ from rlhf.config import PpoConfig
 from rlhf.errors import UserError
 from rlhf.runtime.metrics_log import MetricsLog
 from rlhf.runtime.stage import is_main_process, note, progress
+from rlhf.runtime.throughput import throughput_metrics
 from rlhf.training.trlx_trainer.batching import PromptRow, pad_to_full_chunks
 from rlhf.training.trlx_trainer.checkpoints import RunningStatistics, TrlxState
-from rlhf.training.trlx_trainer.metrics import (
-    ResponseBatch,
-    rollout_metrics,
-    throughput_metrics,
-    truncate_at_eos,
-    update_metrics,
-)
+from rlhf.training.trlx_trainer.metrics import ResponseBatch, rollout_metrics, truncate_at_eos, update_metrics
 from rlhf.training.trlx_trainer.trainer_mixin import RecordingMixin, Resumable
 from rlhf.training.trlx_trainer.trlx_config import STOP_SEQUENCES, updates_per_step
 from rlhf.training.trlx_trainer.versions import check_reference_matches
@@ -107,7 +102,7 @@ class PpoTrainer(RecordingMixin, AcceleratePPOTrainer):  # type: ignore[misc]  #
         """Generate responses of a rollout, and record them for the metrics."""
         started = time.monotonic()
         samples = super().generate(input_ids, attention_mask, **options)
-        self.seconds["decode"] = self.seconds.get("decode", 0.0) + time.monotonic() - started
+        self.seconds["generate"] = self.seconds.get("generate", 0.0) + time.monotonic() - started
         self.record_responses(input_ids, attention_mask, samples)
         return samples
 
@@ -145,7 +140,7 @@ class PpoTrainer(RecordingMixin, AcceleratePPOTrainer):  # type: ignore[misc]  #
         total_seconds = time.monotonic() - started
         self.seconds |= {
             "score": self.score_seconds,
-            "estimate": total_seconds - self.seconds["decode"] - self.score_seconds,
+            "evaluate": total_seconds - self.seconds["generate"] - self.score_seconds,
             "train": 0.0,
         }
         self.row["reward"] = fmean(float(rollout.rewards.sum()) for rollout in self.store.history)
@@ -182,8 +177,8 @@ class PpoTrainer(RecordingMixin, AcceleratePPOTrainer):  # type: ignore[misc]  #
             **update_metrics(self.updates),
             **throughput_metrics(
                 self.seconds,
-                drawn_tokens=tokens,
-                read_tokens=self.responses.prompt_tokens + tokens,
+                response_tokens=tokens,
+                sequence_tokens=self.responses.prompt_tokens + tokens,
                 epochs=config.epochs,
                 rollouts=config.rollouts_per_step,
             ),

@@ -17,7 +17,7 @@ from rlhf.planning.ppo_estimates import engine_memory, step_flop
 from rlhf.planning.scenario import HUB_MODELS, make_scenario
 from rlhf.planning.throughput import read_benchmark
 from rlhf.profiles import load_profile
-from tests.benchmarks.ppo import engine_operations, memory_of
+from tests.benchmarks.ppo import engine_flops, memory_of
 from tests.benchmarks.work import Work
 
 GPT_J = 6_050_882_784
@@ -163,7 +163,7 @@ def test_operations_are_those_of_the_benchmark() -> None:
         unfrozen_blocks=work.unfrozen_blocks,
         epochs=work.epochs,
     )
-    assert flop.total == pytest.approx(engine_operations(work))
+    assert flop.total == pytest.approx(engine_flops(work))
 
 
 def test_trlx_takes_the_published_operations() -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not there, and come back to the last bit."""
+"""Checkpoints are complete or missing, and restore the run exactly."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import pytest
 import torch
 from torch import nn
 
-from rlhf.training.ppo.checkpoints import STATE, WEIGHTS, Checkpoints, Measured, State
-from rlhf.training.ppo.optimizer import Optimizer, share_out
+from rlhf.training.ppo.checkpoints import STATE, WEIGHTS, Checkpoints, TrainingState, ValidationScore
+from rlhf.training.ppo.optimizer import Optimizer, assign_owners
 
 WEIGHT = {"weight": torch.tensor([1 / 3, 2.0])}
 
 
-def state(step: int, best_step: int = 0) -> State:
-    measured = Measured(step=best_step, score=0.1 + 0.2)
-    return State(
+def state(step: int, best_step: int = 0) -> TrainingState:
+    score = ValidationScore(step=best_step, score=0.1 + 0.2)
+    return TrainingState(
         step=step,
         kl_coefficient=0.1 + 0.2,
         score_count=3,
         score_mean=1 / 3,
-        score_squares=1e-17,
-        first=measured,
-        best=measured,
-        last=measured,
+        score_m2=1e-17,
+        first=score,
+        best=score,
+        last=score,
     )
 
 
@@ -32,12 +32,12 @@ def saved_steps(output: Path) -> list[str]:
     return sorted(path.name for path in (output / "checkpoints").iterdir())
 
 
-def test_they_come_back_to_the_last_bit(tmp_path: Path) -> None:
+def test_a_checkpoint_restores_every_bit(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(state(7), WEIGHT, {"exp_avg.weight": torch.tensor([0.1])})
     assert checkpoints.newest() == state(7)
     assert torch.equal(checkpoints.weights(7)["weight"], WEIGHT["weight"])
-    assert torch.equal(checkpoints.moments(7)["exp_avg.weight"], torch.tensor([0.1]))
+    assert torch.equal(checkpoints.optimizer_state(7)["exp_avg.weight"], torch.tensor([0.1]))
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
@@ -47,12 +47,12 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     assert saved_steps(tmp_path) == ["step-000020", "step-000030", "step-000040"]
 
 
-def test_nothing_is_there_before_the_first(tmp_path: Path) -> None:
+def test_there_is_no_newest_checkpoint_before_the_first(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path, keep=2).newest() is None
 
 
 @pytest.mark.parametrize("file", [WEIGHTS, STATE])
-def test_one_that_was_being_removed_does_not_count(tmp_path: Path, file: str) -> None:
+def test_a_half_removed_checkpoint_does_not_count(tmp_path: Path, file: str) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
     checkpoints.save(state(1), WEIGHT, {})
     checkpoints.save(state(2), WEIGHT, {})
@@ -60,8 +60,8 @@ def test_one_that_was_being_removed_does_not_count(tmp_path: Path, file: str) ->
     assert checkpoints.newest() == state(1)
 
 
-def test_one_that_was_being_written_does_not_count_and_is_written_again(tmp_path: Path) -> None:
-    partial = tmp_path / "checkpoints" / "step-000003.partial"
+def test_a_half_written_checkpoint_does_not_count_and_is_written_again(tmp_path: Path) -> None:
+    partial = tmp_path / "checkpoints" / ".step-000003.new"
     partial.mkdir(parents=True)
     (partial / WEIGHTS).write_bytes(b"half")
     checkpoints = Checkpoints(tmp_path, keep=2)
@@ -82,7 +82,7 @@ def give_gradient(parameter: nn.Parameter, gradient: list[float]) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_an_optimizer_goes_on_as_if_it_had_not_been_saved(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_a_restored_optimizer_continues_exactly_as_the_saved_one(tmp_path: Path, dtype: torch.dtype) -> None:
     first = nn.Parameter(torch.tensor([1.0, -2.0], dtype=dtype))
     optimizer = optimizer_of(first)
 
@@ -92,30 +92,30 @@ def test_an_optimizer_goes_on_as_if_it_had_not_been_saved(tmp_path: Path, dtype:
 
     take_step(first, optimizer, 0.3)
     checkpoints = Checkpoints(tmp_path, keep=1)
-    checkpoints.save(state(1), optimizer.weights(), optimizer.moments())
+    checkpoints.save(state(1), optimizer.weights(), optimizer.state())
     take_step(first, optimizer, -0.7)
 
     second = nn.Parameter(torch.zeros(2, dtype=dtype))
     resumed = optimizer_of(second)
     resumed.load_weights(checkpoints.weights(1))
-    resumed.load_moments(checkpoints.moments(1))
+    resumed.load_state(checkpoints.optimizer_state(1))
     take_step(second, resumed, -0.7)
     assert torch.equal(first, second)
     assert torch.equal(optimizer.weights()["weight"], resumed.weights()["weight"])
 
 
-def test_a_step_by_hand() -> None:
-    """Gradient 3, 4 has norm 5, clipped to 1: Adam's first step is the learning rate against its sign, after decay."""
+def test_an_optimizer_step_by_hand() -> None:
+    """Gradient 3, 4 has norm 5, clipped to 1: after decay, Adam's first step is minus learning rate times sign."""
     parameter = nn.Parameter(torch.tensor([1.0, -2.0]))
     optimizer = optimizer_of(parameter)
     give_gradient(parameter, [3.0, -4.0])
     assert optimizer.step().item() == pytest.approx(5.0)
     assert parameter.tolist() == pytest.approx([1.0 * 0.99 - 0.1, -2.0 * 0.99 + 0.1], abs=1e-6)
-    assert optimizer.moments()["exp_avg.weight"].tolist() == pytest.approx([0.1 * 0.6, -0.1 * 0.8], abs=1e-6)
+    assert optimizer.state()["exp_avg.weight"].tolist() == pytest.approx([0.1 * 0.6, -0.1 * 0.8], abs=1e-6)
     assert parameter.grad is None
 
 
-def test_parameters_are_shared_out_evenly_the_largest_first() -> None:
-    """7 to the first, 5 and 1 to the second, 4 to the third with 2."""
-    assert share_out({"a": 1, "b": 5, "c": 7, "d": 4, "e": 2}, 3) == {"c": 0, "b": 1, "d": 2, "e": 2, "a": 1}
-    assert share_out({"a": 1, "b": 5}, 1) == {"a": 0, "b": 0}
+def test_parameters_are_assigned_evenly_the_largest_first() -> None:
+    """7 to rank 0, 5 and 1 to rank 1, 4 and 2 to rank 2."""
+    assert assign_owners({"a": 1, "b": 5, "c": 7, "d": 4, "e": 2}, 3) == {"c": 0, "b": 1, "d": 2, "e": 2, "a": 1}
+    assert assign_owners({"a": 1, "b": 5}, 1) == {"a": 0, "b": 0}

@@ -1,6 +1,6 @@
-"""Our maths gives trlx's numbers where the two mean the same; where they differ, a number worked by hand says how.
+"""Our maths reproduces trlx's numbers.  Each deliberate difference is pinned by a number computed by hand.
 
-`TRLX_GOLDEN` names another file of the same layout.
+The environment variable `TRLX_GOLDEN` can name another file of the same layout.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from rlhf.training.ppo.advantages import estimate_advantages, shape_rewards, whiten
-from rlhf.training.ppo.kl import KlController, answer_kl
+from rlhf.training.ppo.kl import KlController, response_kl
 from rlhf.training.ppo.losses import ppo_loss, token_logprobs
-from rlhf.training.ppo.score_scaling import RunningMoments, scale_scores
+from rlhf.training.ppo.score_scaling import RunningStatistics, scale_scores
 from tests.support.paths import GOLDEN
 
 CASES: dict[str, Any] = json.loads(GOLDEN.read_text())["cases"]
@@ -32,7 +32,7 @@ def assert_equal(actual: Tensor, expected: object) -> None:
     torch.testing.assert_close(actual, tensor(expected), rtol=0, atol=1e-9)
 
 
-def test_the_file_has_every_kind_of_case() -> None:
+def test_the_golden_file_has_every_kind_of_case() -> None:
     assert GAE_CASES
     assert LOSS_CASES
     assert {"logprobs_of_labels", "running_moments", "adaptive_kl"} <= set(CASES)
@@ -87,12 +87,12 @@ def test_logprobs() -> None:
     assert_equal(token_logprobs(logits.flatten(0, 1), labels.flatten()).view(labels.shape), case["logprobs"])
 
 
-def test_running_moments() -> None:
-    moments = RunningMoments()
+def test_running_statistics() -> None:
+    statistics = RunningStatistics()
     for step in CASES["running_moments"]["steps"]:
-        moments.update(tensor(step["batch"]))
-        assert moments.mean == pytest.approx(step["running_mean"], abs=1e-9)
-        assert moments.deviation == pytest.approx(step["running_std"], abs=1e-9)
+        statistics.update(tensor(step["batch"]))
+        assert statistics.mean == pytest.approx(step["running_mean"], abs=1e-9)
+        assert statistics.deviation == pytest.approx(step["running_std"], abs=1e-9)
 
 
 def test_kl_controller() -> None:
@@ -103,19 +103,19 @@ def test_kl_controller() -> None:
 
 
 class TestDeliberateDifferences:
-    """Each of them on one answer " a b EOS", padded to four places, unless it says otherwise."""
+    """Deliberate differences from trlx, shown on one response " a b EOS", padded to four positions."""
 
     mask = torch.tensor([[True, True, True, False]])
     logprob = tensor([[-1.0, -2.0, -0.5, -9.0]])
     reference = tensor([[-1.5, -1.0, -0.5, -3.0]])
 
     def test_the_score_lands_on_the_last_response_token(self) -> None:
-        """trlx adds it after the EOS, where 2.0 would stand in the fourth place."""
+        """trlx adds it after the EOS: 2.0 would be in the fourth position."""
         reward = shape_rewards(tensor([2.0]), self.logprob, self.reference, self.mask, kl_coefficient=0.1)
         assert_equal(reward, [[-0.05, 0.1, 2.0, 0.0]])
 
     def test_the_eos_is_an_action_of_the_loss(self) -> None:
-        """The third token, the EOS, has its own term: advantage 3 at ratio 1 is -3 of the sum."""
+        """The third token, the EOS, has its own term: advantage 3 at ratio 1 adds -3 to the sum."""
         loss = ppo_loss(
             self.logprob[self.mask].requires_grad_(),
             tensor([0.0, 0.0, 0.0]),
@@ -130,8 +130,8 @@ class TestDeliberateDifferences:
         )
         assert_equal(loss.total.detach(), -(1.0 + 2.0 + 3.0) / 3)
 
-    def test_padding_is_in_no_statistic(self) -> None:
-        """Whitened over the three tokens: mean 2, variance 1.  With the padding's 0 it would be 1.5 and 5/3."""
+    def test_padding_does_not_enter_whitening(self) -> None:
+        """Whitened over the three tokens: mean 2, variance 1.  With the 0 of the padding these would be 1.5 and 5/3."""
         advantage_BR = tensor([[1.0, 2.0, 3.0, 0.0]])
         torch.testing.assert_close(whiten(advantage_BR[self.mask]), tensor([-1.0, 0.0, 1.0]), rtol=0, atol=1e-7)
 
@@ -140,16 +140,16 @@ class TestDeliberateDifferences:
         expected = [value / math.sqrt(20 / 3) for value in (-3.0, -1.0, 1.0, 3.0)]
         torch.testing.assert_close(whiten(tensor([1.0, 3.0, 5.0, 7.0])), tensor(expected), rtol=0, atol=1e-7)
 
-    def test_kl_counts_response_tokens_only_and_has_the_ratio_the_right_way_up(self) -> None:
+    def test_kl_counts_only_response_tokens_and_is_that_of_policy_to_reference(self) -> None:
         """log(reference / policy) is -0.5, 1, 0: (e^-0.5 - 1 + 0.5) + (e - 1 - 1) = 0.1065 + 0.7183.
 
         trlx takes policy / reference, (e^0.5 - 1 - 0.5) + (1/e - 1 + 1) = 0.5166, and adds the prompt's tokens.
         """
         expected = (math.exp(-0.5) - 0.5) + (math.e - 2.0)
-        assert_equal(answer_kl(self.logprob, self.reference, self.mask), [expected])
+        assert_equal(response_kl(self.logprob, self.reference, self.mask), [expected])
 
-    def test_the_controller_steps_with_the_rollouts_it_measured(self) -> None:
-        """64 rollouts at twice the target: 0.05 * (1 + 0.2 * 64 / 10000).  trlx steps with the minibatch, 4 of 64."""
+    def test_the_kl_controller_counts_rollouts_not_minibatches(self) -> None:
+        """64 rollouts at twice the target: 0.05 * (1 + 0.2 * 64 / 10000).  trlx counts a minibatch, 4 of 64."""
         controller = KlController(coefficient=0.05, target=6.0, horizon=10_000)
         controller.update(12.0, rollouts=64)
         assert controller.coefficient == pytest.approx(0.050064, abs=1e-12)
@@ -159,7 +159,7 @@ class TestDeliberateDifferences:
 
         trlx divides 40 by the deviation with 40 in it, 4.104: 9.747.
         """
-        moments = RunningMoments()
-        scale_scores(tensor([1.0, -1.0] * 50), moments, clip=10, scale=True)
-        scaled = scale_scores(tensor([40.0]), moments, clip=10, scale=True)
+        statistics = RunningStatistics()
+        scale_scores(tensor([1.0, -1.0] * 50), statistics, clip=10, scale=True)
+        scaled = scale_scores(tensor([40.0]), statistics, clip=10, scale=True)
         assert_equal(scaled, [10 / math.sqrt((100 + 100 * 100 / 101) / 100)])

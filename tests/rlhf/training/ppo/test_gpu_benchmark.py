@@ -1,4 +1,4 @@
-"""The benchmark for a GPU runs: here at a tiny size on the CPU, where only the graphs and the numbers differ."""
+"""The GPU benchmark, at a tiny size on the CPU, where only CUDA graphs and numbers differ."""
 
 from __future__ import annotations
 
@@ -16,25 +16,27 @@ from tests.benchmarks.part import Options
 from tests.benchmarks.work import Work
 
 TINY = {"width": 64, "blocks": 3, "heads": 2, "rotary": 16, "vocabulary": 128, "prompt_tokens": 12}
-LESS = {"response_tokens": 8, "rollouts": 8, "epochs": 1, "chunk": 4}
+SMALL = {"response_tokens": 8, "rollouts": 8, "epochs": 1, "chunk": 4}
 
 
 @pytest.mark.slow
 @pytest.mark.exhaustive
 def test_a_tiny_model_on_the_cpu() -> None:
-    result = run_on(GPTJ_6B.model_copy(update=TINY | LESS), CPU, threads=1)
+    result = run_on(GPTJ_6B.model_copy(update=TINY | SMALL), CPU, threads=1)
     assert all(math.isfinite(value) and value > 0 for value in result.figures.values())
-    sides = {f"{side}.{phase}" for side in ("ours", "reference") for phase in ("decode", "estimate", "score", "train")}
+    sides = {
+        f"{side}.{phase}" for side in ("ours", "reference") for phase in ("generate", "score", "evaluate", "train")
+    }
     assert {f"{name}_seconds" for name in sides} | {f"{name}_tokens_per_second" for name in sides} <= set(
         result.figures
     )
     assert {"ratio", "training_ratio", "copy_gigabytes_per_second", "ours.training_mfu"} <= set(result.figures)
-    assert {"ours.peak_bytes", "ours.decode_steps_times_the_limit"} <= set(result.figures)
+    assert {"ours.peak_bytes", "ours.decode_seconds_over_limit"} <= set(result.figures)
     (table,) = result.tables
     assert "MFU" in str(table.caption)
 
 
-def test_the_size_is_that_of_gpt_j_6b() -> None:
+def test_the_model_has_the_size_of_gpt_j_6b() -> None:
     """EleutherAI/gpt-j-6b has 6,050,882,784 parameters."""
     assert GPTJ_6B.parameters == 6_050_882_784
     with torch.device("meta"):
@@ -43,13 +45,13 @@ def test_the_size_is_that_of_gpt_j_6b() -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) == small.parameters
 
 
-def test_bytes_of_decoding_by_hand() -> None:
-    """Two steps after the first token: weights of 62 + 5 x 2 twice; 7 and 8 tokens of 2 rows, keys and values of 2."""
+def test_decode_bytes_by_hand() -> None:
+    """Two tokens after the first: 62 + 5 x 2 weights each; keys and values of size 2 of 7 and 8 tokens in 2 rows."""
     work = Work(width=2, blocks=1, vocabulary=5, prompt_tokens=6, response_tokens=3, rollouts=2, dtype="bfloat16")
     assert decode_bytes(work) == 2 * (2 * (62 + 10) + 2 * (7 + 8) * 4)
 
 
-def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_the_benchmark_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="needs a GPU"):
         gpu.run(Options(quick=False, linear=False, repeats=1, threads=1))

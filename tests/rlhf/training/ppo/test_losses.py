@@ -1,4 +1,4 @@
-"""Losses against numbers worked by hand; each test fails where a sign is flipped."""
+"""Losses equal numbers computed by hand; each test fails if a sign is flipped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rlhf.training.ppo.losses import Loss, ppo_loss, token_entropies, token_logp
 def loss_of(
     ratio: float, advantage: float, value: float = 0.0, old_value: float = 0.0, target: float = 0.0
 ) -> tuple[Loss, Tensor, Tensor]:
-    """The loss of one token, and its gradients by log-probability and value."""
+    """The loss of one token, and its gradients with respect to log-probability and value."""
     logprob_T = torch.tensor([math.log(ratio)], dtype=torch.float64, requires_grad=True)
     value_T = torch.tensor([value], dtype=torch.float64, requires_grad=True)
     loss = ppo_loss(
@@ -36,10 +36,10 @@ def loss_of(
 @pytest.mark.parametrize(
     ("ratio", "advantage", "policy_loss", "gradient", "clipped"),
     [
-        (1.1, 2.0, -2.2, -2.2, 0),  # within the clip: minus ratio times advantage
-        (1.5, 2.0, -2.4, 0.0, 1),  # gone far enough: clipped to 1.2, nothing more to gain
-        (1.5, -2.0, 3.0, 3.0, 0),  # gone the wrong way: not clipped, pulled back
-        (0.5, -2.0, 1.6, 0.0, 1),  # gone far enough down: clipped to 0.8
+        (1.1, 2.0, -2.2, -2.2, 0),  # inside the clip range: minus ratio times advantage
+        (1.5, 2.0, -2.4, 0.0, 1),  # far enough in the right direction: clipped to 1.2, no gradient
+        (1.5, -2.0, 3.0, 3.0, 0),  # wrong direction: not clipped, pulled back
+        (0.5, -2.0, 1.6, 0.0, 1),  # far enough down: clipped to 0.8, no gradient
         (0.5, 2.0, -1.0, -1.0, 0),
     ],
 )
@@ -53,9 +53,9 @@ def test_policy_loss(ratio: float, advantage: float, policy_loss: float, gradien
 @pytest.mark.parametrize(
     ("value", "value_loss", "gradient", "clipped"),
     [
-        (1.1, 0.405, -0.45, 0),  # moved by less than the clip: half of 0.9 squared
-        (1.5, 0.32, 0.0, 1),  # moved by more towards the target: counted as 1.2
-        (0.5, 1.125, -0.75, 0),  # moved away: the larger, unclipped error
+        (1.1, 0.405, -0.45, 0),  # inside the clip range: half of 0.9 squared
+        (1.5, 0.32, 0.0, 1),  # too far towards the target: clipped to 1.2
+        (0.5, 1.125, -0.75, 0),  # away from the target: the unclipped error, which is larger
     ],
 )
 def test_value_loss(value: float, value_loss: float, gradient: float, clipped: float) -> None:
@@ -67,7 +67,7 @@ def test_value_loss(value: float, value_loss: float, gradient: float, clipped: f
     assert loss.value_clip_fraction.item() == clipped
 
 
-def test_parts_of_a_minibatch_add_up_to_it() -> None:
+def test_losses_of_parts_of_a_minibatch_add_up_to_its_loss() -> None:
     generator = torch.Generator().manual_seed(0)
     columns = [torch.randn(6, dtype=torch.float64, generator=generator) for _ in range(6)]
 
@@ -96,7 +96,7 @@ def test_logprobs_and_entropies_of_a_known_distribution() -> None:
     assert token_entropies(logits).tolist() == pytest.approx([1.5 * math.log(2)] * 2, abs=1e-6)
 
 
-def test_bfloat16_logits_are_normalised_in_float32() -> None:
+def test_bfloat16_logits_are_normalized_in_float32() -> None:
     logits = torch.zeros(1, 50_000, dtype=torch.bfloat16)
     assert token_logprobs(logits, torch.tensor([3])).item() == pytest.approx(-math.log(50_000), abs=1e-4)
     assert token_entropies(logits).item() == pytest.approx(math.log(50_000), abs=1e-4)

@@ -7,13 +7,8 @@ import pytest
 import torch
 
 from rlhf.models.sampling import Response
-from rlhf.training.ppo.metrics import (
-    all_reduce_means,
-    explained_variance,
-    model_flops_utilization,
-    repetition,
-    response_metric_sums,
-)
+from rlhf.training.ppo.metrics import all_reduce_means, explained_variance, model_flops_utilization, response_metric_sums
+from rlhf.data.text import repetition
 
 
 def test_repetition_is_the_share_of_ngrams_that_came_before() -> None:

@@ -1,4 +1,4 @@
-"""Running moments against numpy's over everything at once."""
+"""Running statistics equal those that numpy computes from all values."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf.training.ppo.score_scaling import RunningMoments, scale_scores
+from rlhf.training.ppo.score_scaling import RunningStatistics, scale_scores
 
 BATCHES = st.lists(st.lists(st.floats(-100, 100), min_size=1, max_size=6), min_size=1, max_size=6)
 
 
 @settings(max_examples=100, deadline=None)
 @given(batches=BATCHES)
-def test_they_are_those_of_all_values_at_once(batches: list[list[float]]) -> None:
-    moments = RunningMoments()
+def test_running_statistics_equal_those_of_all_values(batches: list[list[float]]) -> None:
+    statistics = RunningStatistics()
     for batch in batches:
-        moments.update(torch.tensor(batch, dtype=torch.float64))
+        statistics.update(torch.tensor(batch, dtype=torch.float64))
     values = np.array([value for batch in batches for value in batch])
-    assert moments.count == len(values)
-    assert moments.mean == pytest.approx(values.mean(), abs=1e-9)
+    assert statistics.count == len(values)
+    assert statistics.mean == pytest.approx(values.mean(), abs=1e-9)
     if len(values) > 1:
-        assert moments.deviation == pytest.approx(values.std(ddof=1), abs=1e-7)
+        assert statistics.deviation == pytest.approx(values.std(ddof=1), abs=1e-7)
 
 
 def test_scores_are_clipped_then_divided_by_the_deviation() -> None:
     """20 is clipped to 10: 10 and 0 have deviation 7.0711."""
     scores = torch.tensor([20.0, 0.0], dtype=torch.float64)
-    scaled = scale_scores(scores, RunningMoments(), clip=10, scale=True)
+    scaled = scale_scores(scores, RunningStatistics(), clip=10, scale=True)
     assert scaled.tolist() == pytest.approx([2**0.5, 0.0], abs=1e-12)
-    assert scale_scores(scores, RunningMoments(), clip=10, scale=False).tolist() == [10.0, 0.0]
+    assert scale_scores(scores, RunningStatistics(), clip=10, scale=False).tolist() == [10.0, 0.0]
 
 
 @pytest.mark.parametrize("scores", [[3.0], [3.0, 3.0, 3.0], [0.1 + 0.2, 0.3]])
 def test_equal_scores_are_not_divided(scores: list[float]) -> None:
-    """Their deviation is 0, or the rounding of their last bit."""
-    scaled = scale_scores(torch.tensor(scores, dtype=torch.float64), RunningMoments(), clip=10, scale=True)
+    """Their deviation is 0, or rounding error in the last bit."""
+    scaled = scale_scores(torch.tensor(scores, dtype=torch.float64), RunningStatistics(), clip=10, scale=True)
     assert scaled.tolist() == pytest.approx(scores, abs=1e-12)

@@ -128,7 +128,7 @@ def test_a_reward_model_with_another_tokenizer_scores_the_text(tmp_path: Path) -
 def test_a_reward_model_of_nan_stops_the_run(tmp_path: Path) -> None:
     context = tiny_context(tmp_path)
     context.reward_model.model.score.weight.data.fill_(math.nan)
-    with pytest.raises(UserError, match=r"reward model .* no finite number"):
+    with pytest.raises(UserError, match=r"reward model .* is nan, not finite"):
         run_step(context, 1)
 
 

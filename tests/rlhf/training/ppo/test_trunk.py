@@ -1,4 +1,4 @@
-"""The parts of a model do together what the whole does, for every supported architecture."""
+"""A split model computes what the unsplit one does, for every supported architecture."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.tiny_models import LAYERS, WIDTH, Architecture, tiny_model
 
 ARCHITECTURES: tuple[Architecture, ...] = ("gptj", "gpt_neox", "llama", "gpt2", "qwen2")
 PROMPTS = [[5, 6, 7, 8], [9], [10, 11, 12, 13, 14, 15]]
-ANSWERS = [[20, 21], [22, 23, 24, 0], [25]]
+RESPONSES = [[20, 21], [22, 23, 24, 0], [25]]
 SIZES = {
     "vocab_size": 64,
     "hidden_size": 32,
@@ -54,57 +54,57 @@ def policy_of(model: PreTrainedModel, unfrozen_blocks: int | Literal["all"]) -> 
     return Policy(model, split_model(model, unfrozen_blocks), make_value_head(WIDTH, 0), 1.0)
 
 
-def logprobs_of_the_whole(model: PreTrainedModel) -> Tensor:
-    """Log-probabilities of the answers' tokens, each rollout alone through the whole model."""
+def unsplit_logprobs(model: PreTrainedModel) -> Tensor:
+    """Log-probabilities of the response tokens, each rollout alone through the unsplit model."""
     parts = []
-    for prompt, answer in zip(PROMPTS, ANSWERS, strict=True):
-        logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
-        parts.append(logits.log_softmax(-1)[range(len(answer)), answer])
+    for prompt, response in zip(PROMPTS, RESPONSES, strict=True):
+        logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
+        parts.append(logits.log_softmax(-1)[range(len(response)), response])
     return torch.cat(parts)
 
 
-def logprobs_of_the_parts(policy: Policy) -> Tensor:
-    batch = run_trunk(policy.split, PROMPTS, ANSWERS).batch([0, 1, 2])
+def split_logprobs(policy: Policy) -> Tensor:
+    batch = run_trunk(policy.split, PROMPTS, RESPONSES).batch([0, 1, 2])
     return token_logprobs(policy.predict(batch)[0], batch.token)
 
 
 def gradients(loss: Tensor, policy: Policy) -> dict[str, Tensor]:
-    found = torch.autograd.grad(loss, list(policy.split.trained.values()))
-    return dict(zip(policy.split.trained, found, strict=True))
+    parameters = policy.split.trained_parameters
+    return dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
 
 
-def assert_parts_are_the_whole(policy: Policy) -> None:
-    parts, whole = logprobs_of_the_parts(policy), logprobs_of_the_whole(policy.model)
-    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-5)
-    weights = torch.linspace(-1, 1, len(parts))
-    expected = gradients((whole * weights).sum(), policy)
-    for name, gradient in gradients((parts * weights).sum(), policy).items():
+def assert_split_equals_unsplit(policy: Policy) -> None:
+    logprob_T, expected_T = split_logprobs(policy), unsplit_logprobs(policy.model)
+    torch.testing.assert_close(logprob_T, expected_T, rtol=0, atol=1e-5)
+    weight_T = torch.linspace(-1, 1, len(logprob_T))
+    expected = gradients((expected_T * weight_T).sum(), policy)
+    for name, gradient in gradients((logprob_T * weight_T).sum(), policy).items():
         torch.testing.assert_close(gradient, expected[name], rtol=0, atol=1e-5, msg=name)
         assert gradient.abs().max() > 0, name
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("unfrozen_blocks", [1, 2, LAYERS, "all"])
-def test_logprobs_and_gradients_are_those_of_the_whole(
+def test_logprobs_and_gradients_equal_those_of_the_unsplit_model(
     tmp_path: Path, architecture: Architecture, unfrozen_blocks: int | Literal["all"]
 ) -> None:
     policy = policy_of(load(tmp_path, architecture), unfrozen_blocks)
     assert (policy.split.trunk is None) == (unfrozen_blocks == "all")
-    assert_parts_are_the_whole(policy)
+    assert_split_equals_unsplit(policy)
 
 
 @pytest.mark.parametrize("unfrozen_blocks", [1, 2, LAYERS])
-def test_the_last_block_runs_at_the_response_alone(tmp_path: Path, unfrozen_blocks: int) -> None:
-    """With the fast kernels; its MLP sees the places that predict, its keys and values all."""
+def test_the_last_block_runs_only_at_the_response(tmp_path: Path, unfrozen_blocks: int) -> None:
+    """With the fast kernels its MLP sees only positions that predict response tokens; keys and values need all."""
     policy = policy_of(load(tmp_path, "gptj"), unfrozen_blocks)
-    assert_parts_are_the_whole(policy)
-    seen: list[tuple[int, ...]] = []
-    assert policy.split.top.end is not None
-    policy.split.top.end.block.get_submodule("mlp").register_forward_pre_hook(
-        lambda _module, inputs: seen.append(inputs[0].shape)
+    assert_split_equals_unsplit(policy)
+    shapes: list[tuple[int, ...]] = []
+    assert policy.split.top.last_block is not None
+    policy.split.top.last_block.block.get_submodule("mlp").register_forward_pre_hook(
+        lambda _module, inputs: shapes.append(inputs[0].shape)
     )
-    logprobs_of_the_parts(policy)
-    assert seen == [(sum(map(len, ANSWERS)), WIDTH)]
+    split_logprobs(policy)
+    assert shapes == [(sum(map(len, RESPONSES)), WIDTH)]
 
 
 @pytest.mark.parametrize(
@@ -117,42 +117,42 @@ def test_the_last_block_runs_at_the_response_alone(tmp_path: Path, unfrozen_bloc
     ],
     ids=["mistral", "qwen3", "qwen2-sliding", "qwen2-tied"],
 )
-def test_relatives_are_taken_apart_too(config: PreTrainedConfig, capsys: pytest.CaptureFixture[str]) -> None:
+def test_related_architectures_are_split_too(config: PreTrainedConfig, capsys: pytest.CaptureFixture[str]) -> None:
     policy = policy_of(make(config), 2)
     assert policy.split.trunk is not None
     assert "@note" not in capsys.readouterr().out
-    assert_parts_are_the_whole(policy)
+    assert_split_equals_unsplit(policy)
 
 
-def test_another_architecture_runs_whole_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_architecture_runs_unsplit_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "ffn_dim": 48}
     policy = policy_of(make(OPTConfig(**sizes, word_embed_proj_dim=32, max_position_embeddings=64)), 1)
     assert policy.split.trunk is None
-    assert "opt models are not taken apart" in capsys.readouterr().out
-    assert_parts_are_the_whole(policy)
-    trained = {name for name in policy.split.trained if "layers.2." not in name}
+    assert "opt models cannot be split" in capsys.readouterr().out
+    assert_split_equals_unsplit(policy)
+    trained = {name for name in policy.split.trained_parameters if "layers.2." not in name}
     assert trained == {"model.decoder.final_layer_norm.weight", "model.decoder.final_layer_norm.bias"}
 
 
-def test_a_model_that_differs_from_its_parts_runs_whole_and_says_so(
+def test_a_model_that_differs_once_it_is_split_runs_unsplit_and_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = load(tmp_path, "llama")
     model.register_forward_hook(lambda _module, _inputs, output: setattr(output, "logits", output.logits * 1.001))
     assert split_model(model, 1).trunk is None
-    assert "llama differs from its parts" in capsys.readouterr().out
+    assert "llama model differs once it is split" in capsys.readouterr().out
 
 
-def test_what_is_trained(tmp_path: Path) -> None:
-    """Top block, final norm, and the output layer, which GPT-2 ties to the embeddings: there it stays frozen."""
-    untied = set(split_model(load(tmp_path / "a", "gptj"), 1).trained)
+def test_trained_parameters(tmp_path: Path) -> None:
+    """Top block, final norm and output layer; GPT-2 ties the latter to the embeddings, so there it is frozen."""
+    untied = set(split_model(load(tmp_path / "a", "gptj"), 1).trained_parameters)
     assert {name for name in untied if not name.startswith("transformer.h.2.")} == {
         "transformer.ln_f.weight",
         "transformer.ln_f.bias",
         "lm_head.weight",
         "lm_head.bias",
     }
-    tied = set(split_model(load(tmp_path / "b", "gpt2"), 1).trained)
+    tied = set(split_model(load(tmp_path / "b", "gpt2"), 1).trained_parameters)
     assert {name for name in tied if not name.startswith("transformer.h.2.")} == {
         "transformer.ln_f.weight",
         "transformer.ln_f.bias",
@@ -160,38 +160,40 @@ def test_what_is_trained(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("unfrozen_blocks", [1, LAYERS, "all"])
-def test_the_reference_stays_where_the_policy_moves(tmp_path: Path, unfrozen_blocks: int | Literal["all"]) -> None:
+def test_the_reference_is_constant_while_the_policy_changes(
+    tmp_path: Path, unfrozen_blocks: int | Literal["all"]
+) -> None:
     policy = policy_of(load(tmp_path, "gptj"), unfrozen_blocks)
 
     def reference() -> Tensor:
-        return policy.predict_reference(run_trunk(policy.split, PROMPTS, ANSWERS).batch([0, 1, 2]))
+        return policy.predict_reference(run_trunk(policy.split, PROMPTS, RESPONSES).batch([0, 1, 2]))
 
-    before, policy_before = reference(), logprobs_of_the_parts(policy).detach()
+    before, policy_before = reference(), split_logprobs(policy).detach()
     with torch.no_grad():
-        for parameter in policy.split.trained.values():
+        for parameter in policy.split.trained_parameters.values():
             parameter.add_(0.1 * torch.randn(parameter.shape))
     assert torch.equal(reference(), before)
-    assert (logprobs_of_the_parts(policy) - policy_before).abs().max() > 0.1
-    torch.testing.assert_close(logprobs_of_the_parts(policy), logprobs_of_the_whole(policy.model), rtol=0, atol=1e-4)
+    assert (split_logprobs(policy) - policy_before).abs().max() > 0.1
+    torch.testing.assert_close(split_logprobs(policy), unsplit_logprobs(policy.model), rtol=0, atol=1e-4)
 
 
-def test_operations_of_training_by_hand(tmp_path: Path) -> None:
-    """GPT-J of width 32: a block has 12 x 32 x 32 weights, the head 328 x 32, the value head 64 x 32 + 64."""
-    policy, ends = policy_of(load(tmp_path, "gptj"), 2), 328 * 32 + 64 * 32 + 64
-    assert policy.training_operations(10, 4) == 6 * (2 * 12 * 32 * 32 * 10 + ends * 4)
-    whole = policy_of(load(tmp_path / "whole", "gptj"), "all")
-    assert whole.training_operations(10, 4) == 6 * (LAYERS * 12 * 32 * 32 * 10 + ends * 4)
+def test_training_flops_by_hand(tmp_path: Path) -> None:
+    """GPT-J of hidden size 32: a block has 12 x 32 x 32 weights, the head 328 x 32, the value head 64 x 32 + 64."""
+    policy, heads = policy_of(load(tmp_path, "gptj"), 2), 328 * 32 + 64 * 32 + 64
+    assert policy.training_flops(10, 4) == 6 * (2 * 12 * 32 * 32 * 10 + heads * 4)
+    unsplit = policy_of(load(tmp_path / "all", "gptj"), "all")
+    assert unsplit.training_flops(10, 4) == 6 * (LAYERS * 12 * 32 * 32 * 10 + heads * 4)
 
 
 def test_only_response_tokens_reach_the_output_layer(tmp_path: Path) -> None:
     policy = policy_of(load(tmp_path, "gptj"), 1)
-    seen: list[int] = []
-    policy.split.head.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].shape[0]))
-    logprobs_of_the_parts(policy)
-    assert seen == [sum(map(len, ANSWERS))]
+    lengths: list[int] = []
+    policy.split.head.register_forward_pre_hook(lambda _module, inputs: lengths.append(inputs[0].shape[0]))
+    split_logprobs(policy)
+    assert lengths == [sum(map(len, RESPONSES))]
 
 
 @pytest.mark.parametrize("unfrozen_blocks", [0, LAYERS + 1])
-def test_more_blocks_than_the_model_has(tmp_path: Path, unfrozen_blocks: int) -> None:
+def test_unfrozen_blocks_out_of_range_are_an_error(tmp_path: Path, unfrozen_blocks: int) -> None:
     with pytest.raises(UserError, match=rf"unfrozen_blocks \({unfrozen_blocks}\) must be all or 1 to 3"):
         split_model(load(tmp_path, "gptj"), unfrozen_blocks)

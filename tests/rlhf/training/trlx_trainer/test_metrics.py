@@ -9,16 +9,10 @@ import pytest
 import torch
 
 from rlhf.runtime.metrics_log import MetricsLog
-from rlhf.training.ppo.metrics import repetition as our_repetition
+from rlhf.data.text import repetition as our_repetition
 from rlhf.training.trlx_trainer.checkpoints import Checkpoints, RunningStatistics, TrlxState
-from rlhf.training.trlx_trainer.metrics import (
-    ResponseBatch,
-    repetition,
-    rollout_metrics,
-    throughput_metrics,
-    truncate_at_eos,
-    update_metrics,
-)
+from rlhf.training.trlx_trainer.metrics import ResponseBatch, rollout_metrics, truncate_at_eos, update_metrics
+from rlhf.data.text import repetition
 
 EOS = 0
 
@@ -51,13 +45,6 @@ def test_training_metrics_are_means_over_updates() -> None:
     ]
     found = update_metrics(updates)
     assert found == {"policy_loss": 2, "value_loss": 1, "policy_clip_fraction": 0.1, "value_clip_fraction": 0.5}
-
-
-def test_speed_by_hand() -> None:
-    seconds = {"decode": 2.0, "estimate": 1.0, "score": 1.0, "train": 4.0}
-    found = throughput_metrics(seconds, drawn_tokens=100, read_tokens=300, epochs=2, rollouts=16)
-    assert (found["decode_tokens_per_second"], found["estimate_tokens_per_second"]) == (50, 300)
-    assert (found["train_tokens_per_second"], found["rollouts_per_second"]) == (150, 2)
 
 
 def test_a_resumed_run_neither_duplicates_nor_loses_a_row(tmp_path: Path) -> None:
