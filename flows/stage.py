@@ -1,4 +1,4 @@
-"""What the GPU pool runs: one stage, on the machine of the worker that takes it."""
+"""The flow that a GPU pool runs: one stage, on the machine of the worker."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tasks.pool import STAGE_FLOW
 
 @flow(name=STAGE_FLOW, flow_run_name="{job.label}")
 def stage(job: StageJob) -> None:
-    """Run one stage of the pipeline here; nothing runs where its artifact is finished and whole.
+    """Run one stage of the pipeline on this worker, unless its artifact is finished and intact.
 
     Args:
-        job: The stage, its inputs and the folder of the artifact that it makes.
+        job: The stage, its inputs and the folder of its artifact.
     """
     with stop_stages_on_error():
         execute_locally(job, ui_callbacks(job.label))

@@ -1,4 +1,4 @@
-"""What a person sees while stages run: progress in the Prefect UI and, where one is attached, in the terminal."""
+"""Progress and notes of running stages, shown in the Prefect UI and in the terminal."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from prefect.logging import get_run_logger
 from tasks.launch import Progress, StageCallbacks
 
 UI_SECONDS = 5.0
-"""Least time between two updates of a progress bar in the Prefect UI."""
+"""Minimum time between two updates of a progress bar in the Prefect UI."""
 
 
 class Display(Protocol):
-    """A terminal, or whatever else wants to hear of the stages of this process."""
+    """Shows the stages of this process, for example in a terminal."""
 
     def progress(self, label: str, progress: Progress) -> None:
-        """A stage told how far it is."""
+        """Show the progress of a stage."""
 
     def note(self, label: str, message: str) -> None:
-        """A stage told something that matters."""
+        """Show a message of a stage."""
 
     def finished(self, label: str, state: str) -> None:
-        """A stage reached its final state, by Prefect's name of it."""
+        """Show the final state of a stage, by Prefect's name of it."""
 
 
-displays: list[Display] = []
-"""Those that are attached to this process."""
+attached_displays: list[Display] = []
+"""Displays that show the stages of this process."""
 
 
 def ui_callbacks(label: str) -> StageCallbacks:
-    """A listener that passes a stage's progress and notes on to the Prefect UI and to every display."""
+    """Callbacks that show the progress and notes of a stage in the Prefect UI and on every attached display."""
     logger = get_run_logger()
     artifacts: dict[str, tuple[UUID | None, float]] = {}
 
     def on_progress(progress: Progress) -> None:
-        for display in displays:
+        for display in attached_displays:
             display.progress(label, progress)
         percent = 100.0 * progress.done / max(1, progress.total)
         now = time.monotonic()
-        artifact, told = artifacts.get(progress.phase, (None, -UI_SECONDS))
-        if now - told < UI_SECONDS and progress.done < progress.total:
+        artifact, updated = artifacts.get(progress.phase, (None, -UI_SECONDS))
+        if now - updated < UI_SECONDS and progress.done < progress.total:
             return
         try:
             if artifact is None:
@@ -56,12 +56,12 @@ def ui_callbacks(label: str) -> StageCallbacks:
             else:
                 update_progress_artifact(artifact, percent)
         except httpx.HTTPError as error:
-            logger.warning("no progress bar for the moment: %s", error)  # a server that is away must not end a stage
+            logger.warning("The progress bar could not be updated: %s", error)  # not a reason to fail the stage
         artifacts[progress.phase] = (artifact, now)
 
     def on_note(message: str) -> None:
         logger.info(message)
-        for display in displays:
+        for display in attached_displays:
             display.note(label, message)
 
     return StageCallbacks(on_progress, on_note)

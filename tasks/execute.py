@@ -1,4 +1,4 @@
-"""A stage on the machine that runs it, where machines share nothing but S3: inputs fetched, artifact published."""
+"""Run a stage on this machine.  With a workspace in S3, download its inputs first and publish its artifact after."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ RECORDS = "records"
 """Prefix of Prefect's records, below the workspace."""
 
 
-class SharedRecords(WritableFileSystem):
-    """Prefect's records of finished stages, in S3 beside their artifacts."""
+class S3ResultStorage(WritableFileSystem):
+    """Prefect's records of finished stages, in S3 next to their artifacts."""
 
     _block_type_name = "RLHF records"
     _block_type_slug = "rlhf-records"
@@ -27,7 +27,7 @@ class SharedRecords(WritableFileSystem):
 
     @sync_compatible
     async def read_path(self, path: str) -> bytes:
-        """A record; raises ValueError, as Prefect expects, where there is none."""
+        """A record.  Raises ValueError, as Prefect expects, if it does not exist."""
         content = open_s3_store(self.uri).bucket.read(f"{RECORDS}/{path}")
         if content is None:
             raise ValueError(f"{self.uri}/{RECORDS}/{path}: no such record")
@@ -35,41 +35,41 @@ class SharedRecords(WritableFileSystem):
 
     @sync_compatible
     async def write_path(self, path: str, content: bytes) -> None:
-        """Put a record in place."""
+        """Write a record."""
         open_s3_store(self.uri).bucket.write(f"{RECORDS}/{path}", content)
 
 
-def shared_records(uri: str) -> SharedRecords:
-    """The records of a workspace in S3, known to the Prefect server as it wants all result storage to be."""
-    records = SharedRecords(uri=uri)
-    records.save(open_s3_store(uri).workspace.name, overwrite=True)
-    return records
+def s3_result_storage(uri: str) -> S3ResultStorage:
+    """The records of a workspace in S3, saved on the Prefect server as it requires of result storage."""
+    storage = S3ResultStorage(uri=uri)
+    storage.save(open_s3_store(uri).workspace.name, overwrite=True)
+    return storage
 
 
-def store_of(job: StageJob) -> Store:
-    """Where the artifact of a job is kept, of which its output folder is, or is to be, this machine's copy."""
+def store_for(job: StageJob) -> Store:
+    """The store of a job's artifact.  Its output folder is this machine's copy of the artifact."""
     return Store(job.output.parent.parent) if job.remote is None else open_s3_store(job.remote.uri)
 
 
-def execute_locally(job: StageJob, listener: StageCallbacks) -> None:
-    """Make the artifact of a job on this machine; nothing runs where it is finished and whole.
+def execute_locally(job: StageJob, callbacks: StageCallbacks) -> None:
+    """Create the artifact of a job on this machine, unless it is finished and intact.
 
-    What is left of a damaged artifact is removed before.  With S3, the inputs are fetched and held and what another
-    machine left unfinished is taken over; then the artifact is published or, on an error, its checkpoints are.
-    Raises what `launch_stage` raises.
+    A damaged artifact is removed first.  With S3, inputs are downloaded and protected from eviction, and the stage
+    resumes from the checkpoints of an interrupted run on another machine; then the artifact is published, or after an
+    error the checkpoints.  Raises what `launch_stage` raises.
     """
     if job.remote is None:
         if _remove_damaged(job.output):
-            launch_stage(job, listener)
+            launch_stage(job, callbacks)
         return
     store, stage, fingerprint = open_s3_store(job.remote.uri), job.request.stage, job.request.fingerprint
-    here = moved(job, job.remote.cache, store.workspace)
-    with store.lease(store.artifact_key(here.output)):
-        if _remove_damaged(here.output):
+    local_job = relocate(job, job.remote.cache, store.workspace)
+    with store.lease(store.artifact_key(local_job.output)):
+        if _remove_damaged(local_job.output):
             store.restore_unfinished(stage, fingerprint)
-            with store.local_copies(given.path for given in here.request.inputs.values()):
+            with store.local_copies(stage_input.path for stage_input in local_job.request.inputs.values()):
                 try:
-                    launch_stage(here, listener)
+                    launch_stage(local_job, callbacks)
                 except BaseException:
                     with suppress(UserError):  # the stage's own error matters more
                         store.save_unfinished(stage, fingerprint)
@@ -77,13 +77,16 @@ def execute_locally(job: StageJob, listener: StageCallbacks) -> None:
         store.publish(stage, fingerprint)
 
 
-def moved(job: StageJob, old: Path, new: Path) -> StageJob:
+def relocate(job: StageJob, old: Path, new: Path) -> StageJob:
     """The job with its paths below `new` instead of `old`."""
 
     def move(path: Path) -> Path:
         return new / path.relative_to(old)
 
-    inputs = {name: given.model_copy(update={"path": move(given.path)}) for name, given in job.request.inputs.items()}
+    inputs = {
+        name: stage_input.model_copy(update={"path": move(stage_input.path)})
+        for name, stage_input in job.request.inputs.items()
+    }
     return job.model_copy(
         update={
             "output": move(job.output),
@@ -94,7 +97,7 @@ def moved(job: StageJob, old: Path, new: Path) -> StageJob:
 
 
 def _remove_damaged(output: Path) -> bool:
-    """Whether there is something to make; a finished artifact that is no longer whole is removed first."""
+    """Whether the stage must run.  A finished artifact that is not intact is removed."""
     if not verify(output):
         return False
     if (output / MANIFEST).exists():

@@ -1,4 +1,4 @@
-"""Start a stage as a child process group and follow it."""
+"""Start a stage as a child process group and follow it to its end."""
 
 from __future__ import annotations
 
@@ -20,143 +20,152 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from deployments import FOLDER
+import deployments
 from rlhf.config import ComputeConfig
 from rlhf.errors import UserError
 from rlhf.runtime.stage import TRACKER, TRACKER_FOLDER, StageRequest
 from rlhf.storage.artifacts import LOG, REQUEST
 from rlhf.storage.files import write_atomically
 from tasks.process_group import kill_after, signal_group, start_group
-from tasks.trlx_environment import ON_GPUS, ROOT, trlx_python
+from tasks.trlx_environment import ACCELERATE_CONFIG_GPU, import_path, trlx_python
 
-ACCELERATE_CONFIGS = FOLDER / "accelerate"
 GRACE_SECONDS = 30.0
-"""Time between TERM and KILL: enough to save a checkpoint."""
-MEETING_PORT = "29500"
-"""Where machine 0 waits for the others, if compute.main_address says nothing else."""
+"""Time between SIGTERM and SIGKILL, for the stage to save a checkpoint."""
+RENDEZVOUS_PORT = "29500"
+"""Port on which machine 0 waits for the others, unless compute.main_address names one."""
 TAIL_LINES = 20
-"""Last lines of the log that an error quotes."""
+"""Number of lines at the end of the log that an error quotes."""
 
 
 class StageFailedError(RuntimeError):
-    """A stage ended without finishing, through no fault of the user's input."""
+    """A stage failed, and not because of the user's input."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a phase of a stage is."""
+    """Progress of one phase of a stage."""
 
     phase: str
     done: int
     total: int
-    figures: dict[str, float]
+    metrics: dict[str, float]
 
 
-class Remote(BaseModel):
-    """Artifacts that machines share by S3."""
+class RemoteWorkspace(BaseModel):
+    """A workspace in S3."""
 
     model_config = ConfigDict(frozen=True)
     uri: str
-    """Where they are kept: s3://bucket/prefix."""
+    """s3://bucket/prefix."""
     cache: Path
-    """The folder that the paths of the job lie below, on the machine that made it."""
+    """Local cache of the machine that created the job.  The job's paths are below it."""
 
 
 class StageJob(BaseModel):
-    """A stage to run, wherever that is."""
+    """A stage to run, on this machine or on a GPU pool."""
 
     model_config = ConfigDict(frozen=True)
     label: str
-    """Name of the stage and, where it runs for each model, which."""
+    """Name of the stage, and its variant if it runs more than once: `score_toxicity[sft]`."""
     module: str
-    """Module whose body runs."""
+    """Entry point of the stage, such as rlhf.stages.train_sft."""
     environment: Literal["own", "trlx"] = "own"
-    """Python environment that it runs in: this one, or that of deployments/trlx."""
-    accelerator: bool
-    """Whether it runs under `accelerate launch`."""
+    """Its Python environment: this one, or that of deployments/trlx."""
+    needs_gpu: bool
+    """Whether it runs under `accelerate launch`, and on the GPU pool if there is one."""
     offline: bool
-    """Whether it must not reach for the hub."""
+    """Whether access to the Hugging Face hub is disabled."""
     request: StageRequest
-    """What it is to do, on which inputs."""
+    """Settings and inputs."""
     output: Path
-    """Folder of the artifact that it makes."""
+    """Folder of its artifact."""
     compute: ComputeConfig
-    """Processes and threads."""
+    """Processes, threads and machines."""
     tracker_folder: Path
-    """Where a tracker's files go, if there is one."""
-    remote: Remote | None = None
-    """Where the artifacts are kept if not in folders that every machine sees."""
+    """Folder of the tracker's files, if compute.tracker is set."""
+    remote: RemoteWorkspace | None = None
+    """The workspace, if it is in S3 instead of a folder that all machines share."""
 
 
 @dataclass(frozen=True)
 class StageCallbacks:
-    """Who wants to hear of a running stage."""
+    """Functions to call with the progress and the notes of a running stage."""
 
     progress: Callable[[Progress], None]
     note: Callable[[str], None]
 
 
+NO_CALLBACKS = StageCallbacks(lambda _progress: None, lambda _note: None)
+
+
 def stage_command(job: StageJob, machine_rank: int = 0) -> list[str]:
-    """The command line of a stage: by the python it needs, under `accelerate launch` where it needs an accelerator.
+    """The command line of a stage, under `accelerate launch` if it needs GPUs.
 
-    `machine_rank` is the number, from 0, of one of the machines that share it; machine 0 writes what it makes.
+    `machine_rank` counts the machines of a stage from 0; machine 0 holds rank 0, which writes the artifact.
+    Raises UserError if the accelerate configuration or the trlx environment is missing.
     """
-    tail = ["-m", job.module, "--config", str(job.output / REQUEST), "--output", str(job.output)]
-    if not job.accelerator:
-        return [sys.executable, *tail]
+    stage_arguments = ["-m", job.module, "--config", str(job.output / REQUEST), "--output", str(job.output)]
+    if not job.needs_gpu:
+        return [sys.executable, *stage_arguments]
     compute = job.compute
-    there = job.environment == "trlx"
-    config = ACCELERATE_CONFIGS / f"{compute.accelerate}.yaml"
-    if not config.is_file():
-        known = ", ".join(sorted(path.stem for path in ACCELERATE_CONFIGS.glob("*.yaml")))
-        raise UserError(f"compute.accelerate ({compute.accelerate}) names no configuration; there are {known}")
+    uses_trlx = job.environment == "trlx"
+    config = _accelerate_config(compute.accelerate)
     settings = yaml.safe_load(config.read_text(encoding="utf-8"))
-    if there and not settings["use_cpu"]:
-        config, settings = ON_GPUS, yaml.safe_load(ON_GPUS.read_text(encoding="utf-8"))
-    python = trlx_python() if there else sys.executable
+    if uses_trlx and not settings["use_cpu"]:
+        config = deployments.path_of(ACCELERATE_CONFIG_GPU)
+        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    python = trlx_python() if uses_trlx else sys.executable
     launcher = [python, "-m", "accelerate.commands.launch", "--config_file", str(config)]
-    # The flag's name says GPU; on CPU too it is what makes accelerate start more than one process.
-    alone = settings["distributed_type"] == "NO"
-    several = ["--multi_gpu"] if alone and compute.processes > 1 else []
-    return [*launcher, "--num_processes", str(compute.processes), *_machines(compute, machine_rank), *several, *tail]
+    # On CPU too, accelerate starts more than one process only with this flag.
+    multi_gpu = ["--multi_gpu"] if settings["distributed_type"] == "NO" and compute.processes > 1 else []
+    processes = ["--num_processes", str(compute.processes)]
+    return [*launcher, *processes, *_machine_arguments(compute, machine_rank), *multi_gpu, *stage_arguments]
 
 
-def _machines(compute: ComputeConfig, rank: int) -> list[str]:
-    """How the launchers of several machines find each other: they meet at machine 0, whose processes come first."""
+def _accelerate_config(name: str) -> Path:
+    folder = deployments.path_of("accelerate")
+    config = folder / f"{name}.yaml"
+    if not config.is_file():
+        known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+        raise UserError(f"compute.accelerate ({name}) names no configuration; there are {known}")
+    return config
+
+
+def _machine_arguments(compute: ComputeConfig, rank: int) -> list[str]:
+    """Options of `accelerate launch` with which the launchers of several machines meet at machine 0."""
     if compute.machines == 1:
         return []
     assert compute.main_address is not None
     host, _, port = compute.main_address.partition(":")
     return [
         *("--num_machines", str(compute.machines), "--machine_rank", str(rank)),
-        *("--main_process_ip", host, "--main_process_port", port or MEETING_PORT, "--rdzv_backend", "static"),
+        *("--main_process_ip", host, "--main_process_port", port or RENDEZVOUS_PORT, "--rdzv_backend", "static"),
     ]
 
 
-def launch_stage(job: StageJob, listener: StageCallbacks) -> None:
-    """Run a stage on this machine to its end, where there is room for one more.
+def launch_stage(job: StageJob, callbacks: StageCallbacks) -> None:
+    """Run a stage on this machine to its end, at most `compute.parallel_stages` of them at once.
 
-    Raises what `run_process` raises.
+    Raises what `stage_command` and `run_process` raise.
     """
     command = stage_command(job)
     job.output.mkdir(parents=True, exist_ok=True)
     write_atomically(job.output / REQUEST, job.request.model_dump_json(indent=2))
-    settings = _environment(job)
-    for rank in range(1, job.compute.machines if job.accelerator else 1):
-        there = ["env", *(f"{name}={value}" for name, value in settings.items()), *stage_command(job, rank)]
-        listener.note(f"{job.label} waits for machine {rank}; start there: {shlex.join(there)}")
-    with _slots(job.compute.parallel_stages):
-        run_process(command, job.output, {**os.environ, **settings}, listener)
+    with _stage_environment(job) as environment:
+        for rank in range(1, job.compute.machines if job.needs_gpu else 1):
+            other = ["env", *(f"{name}={value}" for name, value in environment.items()), *stage_command(job, rank)]
+            callbacks.note(f"{job.label} waits for machine {rank}. Run on machine {rank}: {shlex.join(other)}")
+        with _stage_semaphore(job.compute.parallel_stages):
+            run_process(command, job.output, {**os.environ, **environment}, callbacks)
 
 
-def run_process(command: list[str], output: Path, environment: dict[str, str], listener: StageCallbacks) -> None:
+def run_process(command: list[str], output: Path, environment: dict[str, str], callbacks: StageCallbacks) -> None:
     """Run `command` to its end.
 
-    Its standard output is followed for progress and notes; everything else goes to `output/log.txt`.  The process
-    group gets TERM, and KILL after a grace, when this thread is interrupted; TERM too when this process dies.
+    Progress and notes on its standard output go to the callbacks, all other output to `output/log.txt`.  If this
+    thread is interrupted, the process group gets SIGTERM, and SIGKILL after a grace; if this process dies, SIGTERM.
 
-    Raises UserError where the stage says that the user can mend it, StageFailedError with the end of the log where
-    it fails otherwise.
+    Raises UserError if the stage reports an error that the user can fix, else StageFailedError with the end of the log.
     """
     error: dict[str, str] | None = None
     tail: deque[str] = deque(maxlen=TAIL_LINES)
@@ -165,9 +174,9 @@ def run_process(command: list[str], output: Path, environment: dict[str, str], l
         for line in process.stdout:
             kind, content = _parse(line)
             if kind == "progress":
-                listener.progress(Progress(**content))
+                callbacks.progress(Progress(**content))
             elif kind == "note":
-                listener.note(content)
+                callbacks.note(content)
             elif kind == "error":
                 error = error or content
             else:
@@ -178,19 +187,19 @@ def run_process(command: list[str], output: Path, environment: dict[str, str], l
         raise UserError(error["message"])
     if code != 0 or error is not None:
         reason = error["message"] if error else _exit_reason(code)
-        raise StageFailedError(f"{reason}\n{''.join(tail)}(whole log: {output / 'log.txt'})")
+        raise StageFailedError(f"{reason}\n{''.join(tail)}(full log: {output / LOG})")
 
 
 @contextlib.contextmanager
 def stop_stages_on_error() -> Iterator[None]:
-    """Where the body is left by an error, end every running stage, with a grace to save a checkpoint."""
+    """Stop all running stages if the `with` block raises.  They get time to save a checkpoint."""
     _stopping.clear()
-    interrupted.clear()
+    ctrl_c_pressed.clear()
     try:
         yield
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
-            interrupted.set()
+            ctrl_c_pressed.set()
         with _running_lock:
             _stopping.set()
             running = list(_running)
@@ -202,16 +211,16 @@ def stop_stages_on_error() -> Iterator[None]:
 
 
 @cache
-def _slots(count: int) -> threading.BoundedSemaphore:
-    """Room for `count` stages at once in this process."""
+def _stage_semaphore(count: int) -> threading.BoundedSemaphore:
+    """Lets `count` stages of this process run at once."""
     return threading.BoundedSemaphore(count)
 
 
 _running: set[subprocess.Popen[str]] = set()
 _running_lock = threading.Lock()
 _stopping = threading.Event()
-interrupted = threading.Event()
-"""Whether a person pressed Ctrl-C: what runs elsewhere for this process is to end too."""
+ctrl_c_pressed = threading.Event()
+"""Set if a person pressed Ctrl-C.  Runs on GPU pools are then cancelled too."""
 
 
 @contextlib.contextmanager
@@ -221,7 +230,7 @@ def _started(command: list[str], environment: dict[str, str]) -> Iterator[subpro
             raise StageFailedError("the run is being stopped")
         process = start_group(command, environment, output=subprocess.PIPE)
         _running.add(process)
-    # A rank that outlives its launcher would hold our end of the pipe open for ever.
+    # A rank that outlives its launcher would keep the pipe open, and reading from it would never end.
     reaper = threading.Thread(target=_end_group_with_launcher, args=(process,), daemon=True)
     reaper.start()
     try:
@@ -241,8 +250,9 @@ def _end_group_with_launcher(process: subprocess.Popen[str]) -> None:
     kill_after(process, GRACE_SECONDS)
 
 
-def _environment(job: StageJob) -> dict[str, str]:
-    """What the environment of a stage has beside that of this process."""
+@contextlib.contextmanager
+def _stage_environment(job: StageJob) -> Iterator[dict[str, str]]:
+    """Environment variables of a stage, in addition to those of this process.  Valid inside the `with` block."""
     environment = {
         "OMP_NUM_THREADS": str(job.compute.threads),
         "TOKENIZERS_PARALLELISM": "false",
@@ -251,18 +261,17 @@ def _environment(job: StageJob) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }
-    if job.environment == "trlx":
-        environment["PYTHONPATH"] = str(ROOT)
     if job.compute.tracker != "none":
         environment |= {TRACKER: job.compute.tracker, TRACKER_FOLDER: str(job.tracker_folder)}
     if job.offline:
         environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    return environment
+    with import_path() if job.environment == "trlx" else contextlib.nullcontext() as folder:
+        yield environment if folder is None else environment | {"PYTHONPATH": str(folder)}
 
 
 @contextlib.contextmanager
 def _log(path: Path) -> Iterator[Callable[[str], object]]:
-    """Append to a log that may be lost: a full disk must not hide the stage's own error."""
+    """Append lines to a log.  A failed write is ignored, so that a full disk does not hide the stage's own error."""
     try:
         stream = path.open("a", encoding="utf-8", buffering=1)
     except OSError:

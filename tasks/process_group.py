@@ -1,6 +1,7 @@
-"""Child process groups: started so that they never outlive us, ended with a grace.
+"""Child process groups that do not outlive this process and get time to end.
 
-Linux gives the guarantee that a child gets TERM when we die by KILL; elsewhere a group ends when we end in order.
+On Linux a child gets SIGTERM even if this process is killed with SIGKILL.  On other systems a group is ended only if
+this process exits normally.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ def start_group(
     output: int | IO[bytes],
     folder: Path | None = None,
 ) -> subprocess.Popen[str]:
-    """Start `command` as the leader of a process group of its own, both outputs to `output`."""
-    dies_with_us = ["setpriv", "--pdeathsig", "TERM", "--"] if shutil.which("setpriv") else []
+    """Start `command` in a process group of its own; its standard output and standard error go to `output`."""
+    dies_with_parent = ["setpriv", "--pdeathsig", "TERM", "--"] if shutil.which("setpriv") else []
     return subprocess.Popen(
-        [*dies_with_us, *command],
+        [*dies_with_parent, *command],
         env=environment,
         cwd=folder,
         stdin=subprocess.DEVNULL,
@@ -39,7 +40,7 @@ def start_group(
 
 
 def signal_group(process: subprocess.Popen[str], number: int) -> bool:
-    """Send a signal to every process of the group; whether there was any.  Number 0 only asks."""
+    """Send a signal to every process of the group; returns whether there is any.  Signal 0 only checks that."""
     try:
         os.killpg(process.pid, number)
     except ProcessLookupError:
@@ -48,9 +49,9 @@ def signal_group(process: subprocess.Popen[str], number: int) -> bool:
 
 
 def kill_after(process: subprocess.Popen[str], grace_seconds: float) -> None:
-    """Wait until the group is gone, and send KILL to what is left of it after the grace."""
+    """Wait until all processes of the group have ended; after `grace_seconds`, send SIGKILL to the rest."""
     deadline = time.monotonic() + grace_seconds
     while time.monotonic() < deadline and signal_group(process, 0):
-        process.poll()  # a leader that nobody has waited for still counts as a member
+        process.poll()  # a leader that has ended stays in the group until it is waited for
         time.sleep(POLL_SECONDS)
     signal_group(process, signal.SIGKILL)

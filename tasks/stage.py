@@ -1,20 +1,18 @@
-"""One cache policy for every stage: by fingerprint, and only while the artifact is there and whole.
+"""A pipeline stage as a Prefect task, cached by its fingerprint as long as its artifact is intact.
 
-A stage's fingerprint is known before anything runs, since it depends on settings, sources and the inputs'
-fingerprints alone.  What Prefect stores is a small JSON record of the finished artifact, never a model.
+A stage's fingerprint is known before anything runs, since it depends only on settings, code and the fingerprints of its
+inputs.  Prefect stores a small JSON record of each finished stage, never a model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from prefect import task
-from prefect.cache_policies import CachePolicy
-from prefect.filesystems import WritableFileSystem
+from prefect.context import TaskRunContext
 from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from pydantic import BaseModel, ConfigDict
@@ -22,88 +20,29 @@ from pydantic import BaseModel, ConfigDict
 from rlhf.config import RunConfig, Settings
 from rlhf.runtime.stage import StageInput, StageRequest
 from rlhf.stage_config import part_of
-from rlhf.storage.artifacts import Store
-from rlhf.storage.fingerprints import fingerprint_path, fingerprint_stage
-from rlhf.storage.s3 import S3
-from rlhf.storage.s3_store import S3Store, open_s3_store
-from tasks.callbacks import displays, ui_callbacks
-from tasks.execute import execute_locally, shared_records, store_of
-from tasks.launch import Remote, StageJob
+from rlhf.storage.fingerprints import fingerprint_stage
+from tasks.callbacks import attached_displays, ui_callbacks
+from tasks.execute import execute_locally, store_for
+from tasks.launch import StageJob
 from tasks.pool import run_on_pool
+from tasks.run import Run
 
 
 class StageRecord(BaseModel):
-    """What is known of a finished stage."""
+    """What Prefect stores of a finished stage."""
 
     model_config = ConfigDict(frozen=True)
     stage: str
     fingerprint: str
     uri: str
-    """Where the artifact lies, from the workspace."""
+    """Path of the artifact, relative to the workspace."""
     seconds: float
     metrics: dict[str, float]
 
 
 @dataclass(frozen=True)
-class Run:
-    """One run of the pipeline: its settings and where its artifacts lie."""
-
-    config: RunConfig
-    workspace: Path
-    """On this machine."""
-    shared: S3Store | None = None
-    """Where the artifacts are kept if not there."""
-
-    @classmethod
-    def at(cls, config: RunConfig, workspace: str) -> Run:
-        """A run whose workspace is a folder or s3://bucket/prefix."""
-        if not workspace.startswith(S3):
-            return cls(config, Path(workspace))
-        shared = open_s3_store(workspace)
-        return cls(config, shared.workspace, shared)
-
-    @property
-    def store(self) -> Store:
-        """Artifacts of this workspace, shared by all of its runs."""
-        return self.shared or Store(self.workspace / "artifacts")
-
-    @property
-    def remote(self) -> Remote | None:
-        """What a machine must know that shares them."""
-        return Remote(uri=self.shared.bucket.uri, cache=self.workspace) if self.shared else None
-
-    @cached_property
-    def records(self) -> Path | WritableFileSystem:
-        """Where Prefect keeps the records of finished stages: beside the artifacts."""
-        return shared_records(self.shared.bucket.uri) if self.shared else self.workspace.absolute() / "records"
-
-    def input(self, value: StageFuture | Path) -> StageInput:
-        """An input of stages: what a stage makes, or the user's own file or folder."""
-        if isinstance(value, Path):
-            return self._given(value)
-        return StageInput(
-            fingerprint=value.fingerprint, path=self.store.folder(value.name, value.fingerprint).absolute()
-        )
-
-    @cached_property
-    def _given(self) -> Callable[[Path], StageInput]:
-        @cache  # several stages may read it; it is hashed, and put where they find it, once
-        def given(path: Path) -> StageInput:
-            fingerprint = fingerprint_path(path)
-            found = self.shared.upload_input(path, fingerprint) if self.shared else path.absolute()
-            return StageInput(fingerprint=fingerprint, path=found)
-
-        return given
-
-    @property
-    def folder(self) -> Path:
-        """Where the results of this run are published."""
-        return self.workspace / self.config.run_name
-
-
-@dataclass(frozen=True)
 class StageFuture:
-    """A stage on its way: its fingerprint is known, its record will be."""
+    """A submitted stage: its fingerprint, and a future for its record."""
 
     name: str
     label: str
@@ -113,32 +52,32 @@ class StageFuture:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of the workflow: which stage runs, on which part of the settings."""
+    """A stage of the pipeline: its module and the settings that it reads."""
 
     name: str
     module: str
     config: type[Settings]
-    accelerator: bool = True
-    """Whether the stage runs under accelerate on the GPU machines."""
-    downloads: Callable[[RunConfig], bool] = lambda _config: False
-    """Whether the stage fetches something from the hub."""
+    needs_gpu: bool = True
+    """Whether the stage runs under `accelerate launch`, and on the GPU pool if there is one."""
+    needs_network: Callable[[RunConfig], bool] = lambda _config: False
+    """Whether the stage downloads something from the Hugging Face hub."""
     trlx_module: str | None = None
-    """What runs instead with `trainer: trlx`."""
+    """The module that runs instead if `trainer` is trlx."""
 
     def submit(self, run: Run, *, variant: str = "", **inputs: StageFuture | Path | None) -> StageFuture:
-        """Send the stage to run once its inputs are there; nothing runs where its artifact is finished and whole.
+        """Submit the stage.  It runs once its inputs are finished, unless its artifact is finished and intact.
 
-        `variant` names which of several runs of the stage this is.  Inputs that are None are left out; a path is the
-        user's own file or folder.
+        `variant` distinguishes several runs of the stage within the pipeline.  Inputs are other stages or a user's
+        files; an input of None is ignored.
         """
-        given = {name: run.input(value) for name, value in inputs.items() if value is not None}
+        stage_inputs = {name: _stage_input(run, value) for name, value in inputs.items() if value is not None}
         config = part_of(run.config, self.config)
         environment: Literal["own", "trlx"] = "own"
         module = self.module
         if self.trlx_module and run.config.trainer == "trlx":
             environment, module = "trlx", self.trlx_module
         fingerprint = fingerprint_stage(
-            self.name, config, {name: value.fingerprint for name, value in given.items()}, module
+            self.name, config, {name: value.fingerprint for name, value in stage_inputs.items()}, module
         )
         label = f"{self.name}[{variant}]" if variant else self.name
         folder = run.store.folder(self.name, fingerprint)
@@ -146,15 +85,15 @@ class Stage:
             name=self.name,
             task_run_name=label,
             refresh_cache=bool(run.store.verify(self.name, fingerprint)),
-            result_storage=run.records,
+            result_storage=run.result_storage,
         )
         future = cached_task.submit(
             job=StageJob(
                 label=label,
                 module=module,
                 environment=environment,
-                accelerator=self.accelerator,
-                offline=not self.downloads(run.config),
+                needs_gpu=self.needs_gpu,
+                offline=not self.needs_network(run.config),
                 output=folder.absolute(),
                 compute=run.config.compute,
                 tracker_folder=run.folder.absolute() / "tracker" / label,
@@ -162,42 +101,43 @@ class Stage:
                     stage=self.name,
                     fingerprint=fingerprint,
                     config=config.model_dump(mode="json"),
-                    inputs=given,
+                    inputs=stage_inputs,
                 ),
-                remote=run.remote,
+                remote=run.remote_workspace,
             ),
             workspace=run.workspace.absolute(),
             return_state=False,
             wait_for=[value.future for value in inputs.values() if isinstance(value, StageFuture)],
         )
-        future.add_done_callback(lambda done: _announce(label, done))
+        future.add_done_callback(lambda done: _show_final_state(label, done))
         return StageFuture(self.name, label, fingerprint, future)
 
 
-class ByFingerprint(CachePolicy):
-    """The record of a stage is stored under its fingerprint and nothing else."""
-
-    def compute_key(
-        self, task_ctx: object, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: object
-    ) -> str:
-        """Key of the record of the stage that is about to run."""
-        request: StageRequest = inputs["job"].request
-        return f"{request.stage}-{request.fingerprint}"
+def _stage_input(run: Run, value: StageFuture | Path) -> StageInput:
+    if isinstance(value, Path):
+        return run.user_input(value)
+    return StageInput(fingerprint=value.fingerprint, path=run.store.folder(value.name, value.fingerprint).absolute())
 
 
-@task(persist_result=True, result_serializer="json", cache_policy=ByFingerprint())
+def _cache_key(_context: TaskRunContext, arguments: dict[str, Any]) -> str:
+    """Name of the record of the stage that is about to run."""
+    request: StageRequest = arguments["job"].request
+    return f"{request.stage}-{request.fingerprint}"
+
+
+@task(persist_result=True, result_serializer="json", cache_key_fn=_cache_key)
 def run_stage_task(job: StageJob, workspace: Path) -> StageRecord:
-    """Make the artifact of one stage, or find it finished."""
-    store, stage, fingerprint = store_of(job), job.request.stage, job.request.fingerprint
+    """Create the artifact of one stage, unless it is finished and intact."""
+    store, stage, fingerprint = store_for(job), job.request.stage, job.request.fingerprint
     problems = store.verify(stage, fingerprint)
     if problems and store.manifest(stage, fingerprint) is not None:
-        get_run_logger().warning("%s is made again: %s", job.label, "; ".join(problems))
-    if problems and job.accelerator and job.compute.gpu_pool is not None:
+        get_run_logger().warning("The artifact of %s is damaged and is rebuilt: %s", job.label, "; ".join(problems))
+    if problems and job.needs_gpu and job.compute.gpu_pool is not None:
         run_on_pool(job, job.compute.gpu_pool, ui_callbacks(job.label))
     elif problems:
         execute_locally(job, ui_callbacks(job.label))
     manifest = store.manifest(stage, fingerprint)
-    assert manifest is not None, f"{job.module} ended well without a manifest in {job.output}"
+    assert manifest is not None, f"{job.module} succeeded without writing a manifest in {job.output}"
     return StageRecord(
         stage=stage,
         fingerprint=fingerprint,
@@ -207,7 +147,7 @@ def run_stage_task(job: StageJob, workspace: Path) -> StageRecord:
     )
 
 
-def _announce(label: str, done: PrefectFuture[StageRecord]) -> None:
-    done.wait()  # the future is told of its end a moment before it knows its final state
-    for display in displays:
-        display.finished(label, done.state.name or done.state.type.value)
+def _show_final_state(label: str, future: PrefectFuture[StageRecord]) -> None:
+    future.wait()  # the callback runs a moment before the future knows its final state
+    for display in attached_displays:
+        display.finished(label, future.state.name or future.state.type.value)

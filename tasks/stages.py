@@ -1,4 +1,4 @@
-"""The stages of the workflow, one line of the table in the README each."""
+"""The stages of the pipeline."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ prepare_model = Stage(
     "prepare_model",
     "rlhf.stages.prepare_model",
     stage_config.ModelStage,
-    downloads=lambda run: run.model.path is None and run.model.synthetic is None,
+    needs_network=lambda run: run.model.path is None and run.model.synthetic is None,
 )
 prepare_data = Stage(
     "prepare_data",
     "rlhf.stages.prepare_data",
     stage_config.DataStage,
-    accelerator=False,
-    downloads=lambda run: run.data.source == HUB,
+    needs_gpu=False,
+    needs_network=lambda run: run.data.source == HUB,
 )
 train_sft = Stage("train_sft", "rlhf.stages.train_sft", stage_config.SftStage, trlx_module="rlhf.stages.train_sft_trlx")
 train_reward = Stage("train_reward", "rlhf.stages.train_reward", stage_config.RewardStage)
@@ -32,18 +32,18 @@ score_toxicity = Stage(
     "score_toxicity",
     "rlhf.stages.score_toxicity",
     stage_config.ToxicityStage,
-    downloads=lambda run: run.toxicity.prompts == HUB or _downloads_classifier(run),
+    needs_network=lambda run: run.toxicity.prompts == HUB or _downloads_classifier(run),
 )
 compare_policies = Stage(
     "compare_policies",
     "rlhf.stages.compare_policies",
     stage_config.ComparisonStage,
-    downloads=_downloads_classifier,
+    needs_network=_downloads_classifier,
 )
 export_labeling_manifest = Stage(
-    "export_labeling_manifest", "rlhf.stages.export_labeling_manifest", stage_config.LabelingStage, accelerator=False
+    "export_labeling_manifest", "rlhf.stages.export_labeling_manifest", stage_config.LabelingStage, needs_gpu=False
 )
 aggregate_results = Stage(
-    "aggregate_results", "rlhf.stages.aggregate_results", stage_config.ReportStage, accelerator=False
+    "aggregate_results", "rlhf.stages.aggregate_results", stage_config.ReportStage, needs_gpu=False
 )
-export_model = Stage("export_model", "rlhf.stages.export_model", stage_config.ExportStage, accelerator=False)
+export_model = Stage("export_model", "rlhf.stages.export_model", stage_config.ExportStage, needs_gpu=False)

@@ -1,30 +1,48 @@
-"""The Python environment of `trainer: trlx`: libraries of early 2024, which cannot stand beside this package's."""
+"""The Python environment of `trainer: trlx`: libraries of early 2024 that conflict with those of this package."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from deployments import FOLDER
+import deployments
+import rlhf
 from rlhf.errors import UserError
 
-ROOT = Path(__file__).parent.parent
-BUILT = ROOT / ".trlx-venv" / "bin" / "python"
-"""Where `make trlx-env` puts it."""
-ON_GPUS = FOLDER / "trlx" / "zero2.yaml"
-"""The accelerate configuration of its stages on GPUs, as published: only under DeepSpeed has trlx several processes."""
+DEFAULT_PYTHON = deployments.FOLDER.parent / ".trlx-venv" / "bin" / "python"
+"""The interpreter that `make trlx-env` installs in a checkout."""
+ACCELERATE_CONFIG_GPU = "trlx/zero2.yaml"
+"""The published recipe's accelerate configuration for GPUs.  trlx supports several processes only with DeepSpeed."""
 
 
 def trlx_python() -> str:
-    """The interpreter: the one that TRLX_PYTHON names, else the one that `make trlx-env` built.
+    """The interpreter of the trlx environment: TRLX_PYTHON if it is set, else DEFAULT_PYTHON.
 
-    Raises UserError where there is none.
+    Raises UserError if there is no such file.
     """
-    given = os.environ.get("TRLX_PYTHON")
-    python = Path(given) if given else BUILT
+    configured = os.environ.get("TRLX_PYTHON")
+    python = Path(configured) if configured else DEFAULT_PYTHON
     if not python.is_file():
-        found = f"TRLX_PYTHON ({given}) is no file" if given else "trainer (trlx): there is no environment for it"
+        problem = f"TRLX_PYTHON ({configured}) is not a file" if configured else "trainer (trlx) has no environment"
+        requirements = deployments.path_of("trlx/requirements.txt")
         raise UserError(
-            f"{found}; build one with `make trlx-env`, let TRLX_PYTHON name the python of one, or set trainer to own"
+            f"{problem}; run `make trlx-env` in a checkout, or install {requirements} into an environment with "
+            "Python 3.11 and set TRLX_PYTHON to its python, or set trainer to own"
         )
     return str(python)
+
+
+@contextmanager
+def import_path() -> Iterator[Path]:
+    """A temporary folder for PYTHONPATH from which `rlhf` can be imported, and nothing else.
+
+    The folder that holds the installed `rlhf` will not do: it may be site-packages, whose libraries would then replace
+    those of the trlx environment.
+    """
+    with TemporaryDirectory(prefix="rlhf-trlx-") as folder:
+        package = Path(rlhf.__file__).parent
+        (Path(folder) / package.name).symlink_to(package, target_is_directory=True)
+        yield Path(folder)

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from flows.cli.options import Overrides, Profile, Storage, Workspace
-from flows.server.settings import prepare_prefect
+from flows.server.settings import set_prefect_defaults
 from rlhf.errors import UserError
 
 GpuPoolType = Annotated[
@@ -31,7 +31,7 @@ def deploy(
     from rlhf.profiles import load_profile
 
     config = load_profile(profile, overrides or ())
-    prepare_prefect()
+    set_prefect_defaults()
     from flows.server.deploy import deploy as deploy_to_server
 
     for change in deploy_to_server(config, workspace, gpu_pool):
@@ -46,7 +46,7 @@ def serve(profile: Profile = "quickstart", workspace: Workspace = Path("runs"), 
     _require_free(port)
     address = f"http://127.0.0.1:{port}"
     os.environ["PREFECT_API_URL"] = f"{address}/api"
-    prepare_prefect()
+    set_prefect_defaults()
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     from flows.server.processes import Services
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import Overrides, Profile, Storage, examples
-from flows.server.settings import imports_for_good, prepare_prefect
+from flows.server.settings import gc_paused_import, set_prefect_defaults
 from rlhf.errors import UserError
 
 profiles = typer.Typer(
@@ -29,17 +29,17 @@ def run(profile: Profile, name: Name = None, workspace: Storage = "runs", overri
 
     config = load_profile(profile, overrides or (), run_name=name)
     open_store(workspace).require_writable()
-    prepare_prefect()
-    with imports_for_good():
+    set_prefect_defaults()
+    with gc_paused_import():
         from rich.console import Console
 
         from flows.cli.display import Terminal, results_table
         from flows.pipeline import pipeline
-        from flows.server.processes import server_of_a_run
+        from flows.server.processes import temporary_server
         from rlhf.results.schema import Results
 
     terminal = Terminal(Console(highlight=False))
-    with server_of_a_run() as url:
+    with temporary_server() as url:
         if url is not None:
             terminal.console.print(f"Prefect UI of this run: {url}", soft_wrap=True)
         with terminal.attached():
@@ -47,8 +47,8 @@ def run(profile: Profile, name: Name = None, workspace: Storage = "runs", overri
     results = Results.model_validate_json(summary.results.read_bytes())
     terminal.console.print(results_table(results))
     terminal.console.print(f"report:  {summary.report}\nmetrics: {summary.results}", soft_wrap=True)
-    if summary.shared:
-        terminal.console.print(f"both are also in {summary.shared}", soft_wrap=True)
+    if summary.remote_uri:
+        terminal.console.print(f"both are also in {summary.remote_uri}", soft_wrap=True)
 
 
 @profiles.callback()

@@ -1,1 +1,1 @@
-"""The Prefect server: deploy to it, start one with its workers."""
+"""The Prefect server: deploy to it, or start one with its workers."""

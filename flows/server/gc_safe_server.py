@@ -1,8 +1,8 @@
-"""`prefect server`, safe from a deadlock of Prefect's server on SQLite: `python -m flows.server.gc_safe_server start`.
+"""`prefect server` without a deadlock of Prefect 3.8 on SQLite: `python -m flows.server.gc_safe_server start`.
 
-Prefect 3.8.8 leaves database cursors to the collector of cycles.  Where that runs on the server's event loop and frees
-one whose connection waits for the database in another thread, both stand still until SQLite's timeout of a minute is
-over.  Here a thread of its own collects, for which the event loop need not wait.
+Prefect 3.8.8 leaves database cursors to the garbage collector.  If the collector runs on the server's event loop and
+frees a cursor whose connection another thread is waiting on, both deadlock until SQLite's timeout of 60 s.  This module
+runs the collector in a thread of its own, which the event loop does not wait for.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import time
 
 from prefect.cli import app
 
-STARTED_SECONDS = 30.0
-"""When the server has everything that it keeps for good, which a collection need not look through again."""
+STARTUP_SECONDS = 30.0
+"""Time until the server's permanent objects exist.  They are then excluded from later collections."""
 COLLECT_SECONDS = 10.0
 
 
-def collect_for_ever() -> None:
-    """Free what refers to itself, now and then."""
-    time.sleep(STARTED_SECONDS)
+def collect_in_background() -> None:
+    """Collect garbage every COLLECT_SECONDS.  Never returns."""
+    time.sleep(STARTUP_SECONDS)
     gc.collect()
     gc.freeze()
     while True:
@@ -31,6 +31,6 @@ def collect_for_ever() -> None:
 
 if __name__ == "__main__":
     gc.disable()
-    threading.Thread(target=collect_for_ever, daemon=True).start()
+    threading.Thread(target=collect_in_background, daemon=True).start()
     sys.argv.insert(1, "server")
     app()

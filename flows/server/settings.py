@@ -1,4 +1,4 @@
-"""Prefect as this project wants it: its settings, and how it is imported."""
+"""Defaults for Prefect: its settings, and how it is imported."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-def prepare_prefect() -> None:
-    """Call before the first import of Prefect: quiet, no call home, patience on a busy machine, a heartbeat."""
+def set_prefect_defaults() -> None:
+    """Set environment variables: no console logs, no analytics, long timeouts, a heartbeat.
+
+    Call this before the first import of Prefect.  Variables that are set already stay unchanged.
+    """
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
@@ -18,8 +21,8 @@ def prepare_prefect() -> None:
 
 
 @contextmanager
-def imports_for_good() -> Iterator[None]:
-    """Import within: the collector, which would look through Prefect over and over, leaves alone what stays anyway."""
+def gc_paused_import() -> Iterator[None]:
+    """For slow imports: pause garbage collection, then freeze the imported objects so later collections skip them."""
     gc.disable()
     try:
         yield

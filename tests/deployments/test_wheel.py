@@ -53,7 +53,9 @@ def run(command: Path, folder: Path, *arguments: str) -> str:
     """Standard output of `rlhf ARGUMENTS` in `folder`, where nothing of the repository can be imported."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PREFECT"))}
     environment["PREFECT_HOME"] = str(folder / "prefect")
-    done = subprocess.run([command, *arguments], cwd=folder, env=environment, check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        [command, *arguments], cwd=folder, env=environment, check=False, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

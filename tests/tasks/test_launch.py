@@ -1,4 +1,4 @@
-"""The launcher: follows a stage, tells whose fault a failure is, and leaves no process behind."""
+"""The launcher follows a stage, tells user errors from bugs, and leaves no process running."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rlhf.config import ComputeConfig
 from rlhf.errors import UserError
 from rlhf.runtime.stage import StageRequest
 from tasks.launch import (
+    NO_CALLBACKS,
     Progress,
     StageCallbacks,
     StageFailedError,
@@ -28,43 +29,43 @@ from tasks.launch import (
 )
 
 
-class Heard:
-    """A listener that remembers."""
+class Recorder:
+    """Records the progress and the notes of a stage."""
 
     def __init__(self) -> None:
         self.progress: list[Progress] = []
         self.notes: list[str] = []
 
-    def listener(self) -> StageCallbacks:
+    def callbacks(self) -> StageCallbacks:
         return StageCallbacks(self.progress.append, self.notes.append)
 
 
-def run_code(code: str, output: Path, heard: Heard | None = None) -> None:
-    run_process([sys.executable, "-c", code], output, dict(os.environ), (heard or Heard()).listener())
+def run_code(code: str, output: Path, callbacks: StageCallbacks = NO_CALLBACKS) -> None:
+    run_process([sys.executable, "-c", code], output, dict(os.environ), callbacks)
 
 
-def test_progress_and_notes_are_heard_and_the_rest_is_logged(tmp_path: Path) -> None:
-    heard = Heard()
+def test_progress_and_notes_reach_the_callbacks_and_other_output_is_logged(tmp_path: Path) -> None:
+    recorder = Recorder()
     run_code(
         "import os\n"
         """print('@progress {"phase": "p", "done": 1, "total": 2, "metrics": {"loss": 0.5}}')\n"""
-        """print('@note "half way"')\n"""
+        """print('@note "half done"')\n"""
         "print('@note not json')\n"
         "print('a line')\n",
         tmp_path,
-        heard,
+        recorder.callbacks(),
     )
-    assert heard.progress == [Progress("p", 1, 2, {"loss": 0.5})]
-    assert heard.notes == ["half way"]
+    assert recorder.progress == [Progress("p", 1, 2, {"loss": 0.5})]
+    assert recorder.notes == ["half done"]
     assert (tmp_path / "log.txt").read_text() == "@note not json\na line\n"
 
 
-def test_a_failure_that_the_user_can_mend_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^mend this$"):
-        run_code("""print('@error {"kind": "input", "message": "mend this"}'); raise SystemExit(2)""", tmp_path)
+def test_an_error_that_the_user_can_fix_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^fix this$"):
+        run_code("""print('@error {"kind": "input", "message": "fix this"}'); raise SystemExit(2)""", tmp_path)
 
 
-def test_any_other_failure_quotes_the_end_of_the_log(tmp_path: Path) -> None:
+def test_any_other_error_quotes_the_end_of_the_log(tmp_path: Path) -> None:
     with pytest.raises(StageFailedError) as raised:
         run_code("import sys\nfor i in range(50): print('line', i)\nsys.exit(3)", tmp_path)
     message = str(raised.value)
@@ -74,7 +75,7 @@ def test_any_other_failure_quotes_the_end_of_the_log(tmp_path: Path) -> None:
     assert str(tmp_path / "log.txt") in message
 
 
-def test_a_killed_stage_says_by_what(tmp_path: Path) -> None:
+def test_the_error_of_a_killed_stage_names_the_signal(tmp_path: Path) -> None:
     with pytest.raises(StageFailedError, match="killed by SIGKILL"):
         run_code("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", tmp_path)
 
@@ -103,18 +104,18 @@ GRANDCHILD = (
 
 
 def test_grandchildren_end_with_the_stage(tmp_path: Path) -> None:
-    heard = Heard()
-    run_code(GRANDCHILD + "import os; os._exit(0)", tmp_path, heard)
-    wait_for(lambda: not is_alive(int(heard.notes[0])))
+    recorder = Recorder()
+    run_code(GRANDCHILD + "import os; os._exit(0)", tmp_path, recorder.callbacks())
+    wait_for(lambda: not is_alive(int(recorder.notes[0])))
 
 
-def test_leaving_by_an_error_ends_running_stages(tmp_path: Path) -> None:
-    heard = Heard()
+def test_an_error_in_the_pipeline_ends_running_stages(tmp_path: Path) -> None:
+    recorder = Recorder()
     failures: list[BaseException] = []
 
     def follow() -> None:
         try:
-            run_code(GRANDCHILD + "time.sleep(600)", tmp_path, heard)
+            run_code(GRANDCHILD + "time.sleep(600)", tmp_path, recorder.callbacks())
         except StageFailedError as error:
             failures.append(error)
 
@@ -123,7 +124,7 @@ def test_leaving_by_an_error_ends_running_stages(tmp_path: Path) -> None:
     def interrupted() -> None:
         with stop_stages_on_error():
             thread.start()
-            wait_for(lambda: heard.notes)
+            wait_for(lambda: recorder.notes)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -131,7 +132,7 @@ def test_leaving_by_an_error_ends_running_stages(tmp_path: Path) -> None:
     thread.join(10)
     assert not thread.is_alive()
     assert "SIGTERM" in str(failures[0])
-    wait_for(lambda: not is_alive(int(heard.notes[0])))
+    wait_for(lambda: not is_alive(int(recorder.notes[0])))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="parent-death signals are a feature of Linux")
@@ -165,7 +166,7 @@ print('@note "out"')
 
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StageJob]:
-    """A job whose module only tells what it sees, in a run of its own."""
+    """A job whose module records its environment variables."""
     (tmp_path / "stand_in.py").write_text(STAND_IN)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with stop_stages_on_error():
@@ -182,27 +183,27 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StageJob]:
 
 
 def test_a_job_gets_its_request_and_its_environment(job: StageJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RLHF_TEST_VARIABLE", "kept")
-    launch_stage(job, Heard().listener())
+    monkeypatch.setenv("RLHF_TEST_VARIABLE", "inherited")
+    launch_stage(job, NO_CALLBACKS)
     seen = json.loads((job.output / "seen.json").read_text())
     assert seen == {
         "OMP_NUM_THREADS": "3",
         "HF_HUB_OFFLINE": "1",
-        "RLHF_TEST_VARIABLE": "kept",
+        "RLHF_TEST_VARIABLE": "inherited",
         "RLHF_TRACKER": "tensorboard",
         "RLHF_TRACKER_FOLDER": str(job.tracker_folder),
     }
     assert StageRequest.model_validate_json((job.output / "request.json").read_text()) == job.request
 
 
-def test_jobs_of_this_machine_wait_for_a_free_place(job: StageJob) -> None:
+def test_parallel_stages_limits_the_stages_that_run_at_once(job: StageJob) -> None:
     running: list[int] = []
-    most: list[int] = []
+    counts: list[int] = []
 
     def follow(number: int) -> None:
         def note(message: str) -> None:
             running.append(number) if message == "in" else running.remove(number)
-            most.append(len(running))
+            counts.append(len(running))
 
         launch_stage(job, StageCallbacks(lambda _progress: None, note))
 
@@ -211,11 +212,11 @@ def test_jobs_of_this_machine_wait_for_a_free_place(job: StageJob) -> None:
         thread.start()
     for thread in threads:
         thread.join(30)
-    assert len(most) == 6
-    assert max(most) == 1
+    assert len(counts) == 6
+    assert max(counts) == 1
 
 
-def test_gpu_steps_are_started_by_accelerate(job: StageJob) -> None:
+def test_gpu_stages_are_started_by_accelerate(job: StageJob) -> None:
     on_gpu = job.model_copy(update={"needs_gpu": True, "compute": ComputeConfig(processes=4, threads=1)})
     command = stage_command(on_gpu)
     assert command[:3] == [sys.executable, "-m", "accelerate.commands.launch"]
@@ -223,19 +224,19 @@ def test_gpu_steps_are_started_by_accelerate(job: StageJob) -> None:
     assert Path(command[command.index("--config_file") + 1]).is_file()
     assert "--multi_gpu" in command
     sharded = on_gpu.model_copy(update={"compute": ComputeConfig(accelerate="fsdp", processes=8)})
-    assert "--multi_gpu" not in stage_command(sharded)  # it would overrule the configuration
+    assert "--multi_gpu" not in stage_command(sharded)  # it would override the configuration
     assert stage_command(job)[:3] == [sys.executable, "-m", "stand_in"]
 
 
 @pytest.mark.slow
-def test_accelerate_starts_as_many_processes_as_asked_for(job: StageJob, tmp_path: Path) -> None:
+def test_accelerate_starts_the_configured_number_of_processes(job: StageJob, tmp_path: Path) -> None:
     (tmp_path / "stand_in.py").write_text(
         "import os, sys\noutput = sys.argv[sys.argv.index('--output') + 1]\n"
         "open(output + '/rank' + os.environ['RANK'], 'w').write(os.environ['WORLD_SIZE'])\n"
     )
     launch_stage(
         job.model_copy(update={"needs_gpu": True, "compute": ComputeConfig(processes=2, threads=1)}),
-        Heard().listener(),
+        NO_CALLBACKS,
     )
     assert {path.name: path.read_text() for path in job.output.glob("rank*")} == {"rank0": "2", "rank1": "2"}
 

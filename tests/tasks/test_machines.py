@@ -1,4 +1,4 @@
-"""A stage on several machines: the settings, the command lines, and two launchers that meet on loopback."""
+"""A stage on several machines: settings, command lines, and two launchers on the loopback interface."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rlhf.profiles import load_profile
 from rlhf.runtime.stage import StageInput, StageRequest
 from rlhf.stage_config import ToxicityStage
 from rlhf.storage.artifacts import MANIFEST
-from tasks.launch import StageCallbacks, StageJob, launch_stage, stage_command
+from tasks.launch import NO_CALLBACKS, StageCallbacks, StageJob, launch_stage, stage_command
 from tests.support.cli import free_port
 from tests.support.tiny_models import tiny_model
 
@@ -39,7 +39,7 @@ def toxicity_job(folder: Path, name: str, compute: ComputeConfig) -> StageJob:
     return StageJob(
         label="score_toxicity[sft]",
         module="rlhf.stages.score_toxicity",
-        accelerator=True,
+        needs_gpu=True,
         offline=True,
         request=StageRequest(
             stage="score_toxicity",
@@ -57,7 +57,7 @@ def option(command: list[str], name: str) -> str:
     return command[command.index(name) + 1]
 
 
-def test_the_launchers_are_told_where_they_meet(tmp_path: Path) -> None:
+def test_every_launcher_gets_the_address_of_machine_0(tmp_path: Path) -> None:
     compute = ComputeConfig(processes=16, machines=2, main_address="10.0.0.5", accelerate="fsdp")
     command = stage_command(toxicity_job(tmp_path, "out", compute), machine_rank=1)
     assert [option(command, f"--{name}") for name in ("num_processes", "num_machines", "machine_rank")] == [
@@ -68,8 +68,8 @@ def test_the_launchers_are_told_where_they_meet(tmp_path: Path) -> None:
     assert (option(command, "--main_process_ip"), option(command, "--main_process_port")) == ("10.0.0.5", "29500")
     other_port = compute.model_copy(update={"main_address": "head:1234"})
     assert option(stage_command(toxicity_job(tmp_path, "out", other_port)), "--main_process_port") == "1234"
-    alone = compute.model_copy(update={"machines": 1})
-    assert "--num_machines" not in stage_command(toxicity_job(tmp_path, "out", alone))
+    one_machine = compute.model_copy(update={"machines": 1})
+    assert "--num_machines" not in stage_command(toxicity_job(tmp_path, "out", one_machine))
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_the_launchers_are_told_where_they_meet(tmp_path: Path) -> None:
         ({"machines": 2, "processes": 2, "main_address": "a", "gpu_pool": "p4d"}, r"cannot be combined with gpu_pool"),
     ],
 )
-def test_settings_that_cannot_meet_are_refused(settings: dict[str, object], message: str) -> None:
+def test_settings_that_cannot_work_are_rejected(settings: dict[str, object], message: str) -> None:
     overrides = [f"compute.{name}={value}" for name, value in settings.items()]
     batches = ["ppo.rollouts_per_step=48", "ppo.minibatch_size=48", "sft.batch_size=48", "reward.batch_size=48"]
     with pytest.raises(UserError, match=message):
@@ -89,18 +89,17 @@ def test_settings_that_cannot_meet_are_refused(settings: dict[str, object], mess
 
 @pytest.mark.slow
 @pytest.mark.exhaustive
-def test_two_machines_on_loopback_make_what_one_makes(tmp_path: Path) -> None:
-    ignored = StageCallbacks(lambda _progress: None, lambda _note: None)
+def test_two_machines_write_the_same_bytes_as_one(tmp_path: Path) -> None:
     one = toxicity_job(tmp_path, "one", ComputeConfig(threads=1))
-    launch_stage(one, ignored)
+    launch_stage(one, NO_CALLBACKS)
 
     address = f"127.0.0.1:{free_port()}"
     compute = ComputeConfig(processes=2, machines=2, main_address=address, threads=1)
     others: list[subprocess.Popen[bytes]] = []
 
     def start_the_other(note: str) -> None:
-        assert note.startswith("score_toxicity[sft] waits for machine 1; start there: ")
-        others.append(subprocess.Popen(shlex.split(note.partition("start there: ")[2])))
+        assert note.startswith("score_toxicity[sft] waits for machine 1. Run on machine 1: ")
+        others.append(subprocess.Popen(shlex.split(note.partition("Run on machine 1: ")[2])))
 
     launch_stage(toxicity_job(tmp_path, "two", compute), StageCallbacks(lambda _progress: None, start_the_other))
     [other] = others

@@ -1,4 +1,4 @@
-"""A stage on the GPU pool: followed to its end, found again after a retry, its errors told as if it had run here."""
+"""A stage on the GPU pool: it is followed to its end, found again after a retry, and its errors are passed on."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from rlhf.errors import UserError
 from rlhf.profiles import load_profile
 from rlhf.runtime.stage import StageRequest
 from tasks import pool
-from tasks.launch import StageFailedError, StageJob
-from tasks.pool import NOBODY, run_on_pool
+from tasks.launch import NO_CALLBACKS, StageFailedError, StageJob
+from tasks.pool import get_or_create_run, retry_while_unreachable, run_on_pool
 from tests.support.cli import CommandLine
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undeployed", "deployed")]
@@ -42,7 +42,7 @@ def job(tmp_path: Path) -> StageJob:
     return StageJob(
         label="train_ppo",
         module="rlhf.stages.train_ppo",
-        accelerator=True,
+        needs_gpu=True,
         offline=True,
         request=StageRequest(stage="train_ppo", fingerprint=tmp_path.name, config={}, inputs={}),
         output=tmp_path / "artifact",
@@ -67,16 +67,16 @@ def set_state(run: FlowRun, state: State[object]) -> None:
 
 @contextmanager
 def worker(job: StageJob, *states: State[object]) -> Iterator[None]:
-    """Stands for a worker: each new run of the job gets the next of the states."""
+    """Stands in for a worker: each new run of the job gets the next of the states."""
 
     def work() -> None:
-        done: set[object] = set()
+        finished: set[object] = set()
         for state in states:
-            while not (fresh := [run for run in stage_runs(job) if run.id not in done]):
+            while not (new_runs := [run for run in stage_runs(job) if run.id not in finished]):
                 time.sleep(0.1)
-            set_state(fresh[0], Running())
-            set_state(fresh[0], state)
-            done.add(fresh[0].id)
+            set_state(new_runs[0], Running())
+            set_state(new_runs[0], state)
+            finished.add(new_runs[0].id)
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
@@ -86,13 +86,13 @@ def worker(job: StageJob, *states: State[object]) -> Iterator[None]:
 
 
 def pipeline(job: StageJob, times: int = 1) -> Callable[[], None]:
-    """A flow that runs the job so often, as retries of one run do."""
+    """A flow that runs the job `times` times, like retries of one run of the pipeline."""
 
-    @flow(name="stands-for-the-pipeline")
+    @flow(name="stand-in-pipeline")
     def run() -> None:
         for attempt in range(times):
             try:
-                run_on_pool(job, "p4d", NOBODY)
+                run_on_pool(job, "p4d", NO_CALLBACKS)
             except StageFailedError:
                 if attempt == times - 1:
                     raise
@@ -106,7 +106,7 @@ def test_a_finished_run_is_found_again_and_not_repeated(job: StageJob) -> None:
     assert len(stage_runs(job)) == 1
 
 
-def test_a_failure_tells_which_run_and_why_and_a_retry_starts_the_next(job: StageJob) -> None:
+def test_an_error_names_the_run_and_the_reason_and_a_retry_starts_a_new_run(job: StageJob) -> None:
     failure: State[object] = Failed(message="Flow run encountered an exception: StageFailedError: killed by SIGKILL")
     with (
         worker(job, failure),
@@ -118,7 +118,7 @@ def test_a_failure_tells_which_run_and_why_and_a_retry_starts_the_next(job: Stag
     assert [run.state.name for run in stage_runs(job) if run.state][-2:] == ["Failed", "Completed"]
 
 
-def test_what_the_user_can_mend_stays_so(job: StageJob) -> None:
+def test_an_error_that_the_user_can_fix_stays_one(job: StageJob) -> None:
     failure: State[object] = Failed(
         message="Flow run encountered an exception: UserError: cannot write: No space left on device"
     )
@@ -127,21 +127,21 @@ def test_what_the_user_can_mend_stays_so(job: StageJob) -> None:
 
 
 def finish_cancelling(job: StageJob) -> None:
-    """Stands for a worker that ends the first run once it is told to."""
+    """Stands in for a worker that cancels the first run when asked to."""
     while not ((state := stage_runs(job)[0].state) and state.is_cancelling()):
         time.sleep(0.1)
     time.sleep(1)
     set_state(stage_runs(job)[0], Cancelled())
 
 
-def test_a_run_that_is_being_cancelled_is_not_joined(job: StageJob) -> None:
-    @flow(name="stands-for-the-pipeline")
+def test_a_run_that_is_being_cancelled_is_not_reused(job: StageJob) -> None:
+    @flow(name="stand-in-pipeline")
     def run() -> None:
-        first = pool._numbered(job, "p4d", 0)
+        first = get_or_create_run(job, "p4d", 0)
         set_state(first, Running())
         set_state(first, Cancelling())
         threading.Thread(target=finish_cancelling, args=(job,), daemon=True).start()
-        run_on_pool(job, "p4d", NOBODY)
+        run_on_pool(job, "p4d", NO_CALLBACKS)
 
     def complete_second() -> None:
         while len(runs := stage_runs(job)) < 2:
@@ -153,57 +153,57 @@ def test_a_run_that_is_being_cancelled_is_not_joined(job: StageJob) -> None:
     assert [run.state.name for run in stage_runs(job) if run.state] == ["Cancelled", "Completed"]
 
 
-def test_cancelling_the_pipeline_cancels_its_run(job: StageJob) -> None:
-    @flow(name="stands-for-the-pipeline")
+def test_cancelling_the_pipeline_cancels_its_stage_run(job: StageJob) -> None:
+    @flow(name="stand-in-pipeline")
     def run() -> None:
-        set_state(pool._numbered(job, "p4d", 0), Running())
+        set_state(get_or_create_run(job, "p4d", 0), Running())
         with get_client(sync_client=True) as client:
             client.set_flow_run_state(UUID(flow_run.get_id()), Cancelling())
         threading.Thread(target=finish_cancelling, args=(job,), daemon=True).start()
-        run_on_pool(job, "p4d", NOBODY)
+        run_on_pool(job, "p4d", NO_CALLBACKS)
 
     with pytest.raises(StageFailedError, match="run train_ppo: Cancelled"):
         run()
     assert [run.state.name for run in stage_runs(job) if run.state] == ["Cancelled"]
 
 
-def test_ctrl_c_cancels_what_waits_on_the_pool(prefect_server: str, tmp_path: Path) -> None:
+def test_ctrl_c_cancels_the_stage_run_on_the_pool(prefect_server: str, tmp_path: Path) -> None:
     command = CommandLine(tmp_path / "runs", tmp_path / "prefect", server=prefect_server)
     process = command.start("run", "quickstart", "--workspace", str(command.workspace), "--set=compute.gpu_pool=p4d")
 
-    def sent() -> list[FlowRun]:
+    def created_runs() -> list[FlowRun]:
         with get_client(sync_client=True) as client:
             runs = client.read_flow_runs()
         return [run for run in runs if str(tmp_path) in run.parameters.get("job", {}).get("output", "")]
 
-    while not sent():
+    while not created_runs():
         assert process.poll() is None
         time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert error == "stopped; run the same command again to resume\n"
-    assert [run.state.name for run in sent() if run.state] == ["Cancelled"]
+    assert [run.state.name for run in created_runs() if run.state] == ["Cancelled"]
 
 
-def test_a_pool_without_deployment_is_the_user_s_to_mend(job: StageJob) -> None:
+def test_a_pool_without_a_deployment_is_a_user_error(job: StageJob) -> None:
     with pytest.raises(UserError, match=r"compute\.gpu_pool \(p5\): .*no deployment rlhf-stage/p5; run `rlhf deploy`"):
-        run_on_pool(job, "p5", NOBODY)
+        run_on_pool(job, "p5", NO_CALLBACKS)
 
 
-def test_a_server_that_is_away_for_a_while_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_are_retried_while_the_server_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "POLL_SECONDS", 0.0)
     answers: Iterator[Exception | int] = iter([httpx.ConnectError("refused"), httpx.ReadTimeout("slow"), 7])
 
-    def ask(of: str) -> int:
+    def request(argument: str) -> int:
         answer = next(answers)
         if isinstance(answer, Exception):
             raise answer
-        assert of == "a run"
+        assert argument == "a run"
         return answer
 
-    assert pool._patiently(ask, "a run") == 7
+    assert retry_while_unreachable(request, "a run") == 7
     monkeypatch.setattr(pool, "UNREACHABLE_SECONDS", -1.0)
     answers = iter([httpx.ConnectError("refused")])
     with pytest.raises(httpx.ConnectError):
-        pool._patiently(ask, "a run")
+        retry_while_unreachable(request, "a run")

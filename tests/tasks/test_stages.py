@@ -1,0 +1,27 @@
+"""The stages of the pipeline: their modules exist."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import pytest
+
+from tasks import stages
+from tasks.stage import Stage
+
+MODULES = [
+    module
+    for stage in vars(stages).values()
+    if isinstance(stage, Stage)
+    for module in (stage.module, stage.trlx_module)
+    if module is not None
+]
+
+
+def test_the_pipeline_has_eleven_stages_and_two_for_trlx() -> None:
+    assert len(MODULES) == 13
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_module_of_a_stage_exists(module: str) -> None:
+    assert find_spec(module) is not None
