@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhf.data.text import repetition
 from rlhf.errors import UserError
 from rlhf.evaluation.toxicity.classifier import Classifier, score_texts
 from rlhf.evaluation.toxicity.continuations import TOXICITY
@@ -21,7 +22,6 @@ from rlhf.models.limits import COMPARED_ROWS
 from rlhf.models.tokenization import context_length, encode_prompt, encode_response
 from rlhf.results.policy_comparison import ResponseMetrics, ResponseRow, ValidationLossRow
 from rlhf.runtime.stage import progress
-from rlhf.training.ppo.metrics import repetition
 
 Value = TypeVar("Value")
 JsonRows = list[dict[str, object]]

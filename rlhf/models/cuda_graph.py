@@ -1,4 +1,4 @@
-"""CUDA graphs: the kernels of a function recorded once and started together, without Python in between."""
+"""CUDA graphs: record the kernels of a function once, then launch them together without Python in between."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import Tensor
 
 
 def as_cuda_graph(function: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
-    """On a GPU a call that runs the kernels of `function` again, on a CPU `function` itself.
+    """On a GPU, a call that replays the kernels of `function`; on a CPU, `function` itself.
 
-    The function must read and write the same memory each time, take the same shapes, never wait for the GPU, and do no
-    harm when it is run once more on the same input.  The tensor that it returns holds until the next call.
-    Raises RuntimeError, from torch, where the kernels cannot be recorded.
+    The function must read and write the same memory each time, use the same shapes, never wait for the GPU, and be
+    harmless when run once more on the same input.  The tensor that it returns is valid until the next call.
+    Raises RuntimeError, from torch, if the kernels cannot be recorded.
     """
     if device.type != "cuda":
         return function
-    # Once outside the graph, on another stream: what libraries do in their first call cannot be recorded.
+    # Run once outside the graph, on another stream: what libraries do in their first call cannot be recorded.
     make_stream: Callable[[torch.device], torch.cuda.Stream] = torch.cuda.Stream  # untyped in torch
     stream = make_stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))

@@ -1,4 +1,4 @@
-"""Scores answers: one number per dialogue, read at the end-of-text token of the answer."""
+"""Scores responses: one number per dialogue, read at the EOS token of the response."""
 
 from __future__ import annotations
 
@@ -12,71 +12,71 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.errors import UserError
 from rlhf.models.loading import Dtype, load_reward_model
-from rlhf.models.tokenization import encode_response, encode_prompt, load_tokenizer
+from rlhf.models.tokenization import context_length, encode_prompt, encode_response, load_tokenizer
 
 
 class RewardModel:
-    """A reward model with its own tokenizer, so that it scores the text of a policy with any other tokenizer."""
+    """A reward model with its own tokenizer, so that it can score text of a policy with another tokenizer."""
 
     def __init__(self, folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Score by `model` on the device where it is; `folder`, where it lay, is named in errors."""
+        """Score with `model` on its current device; errors name `folder`, from which it was loaded."""
         self.folder, self.model, self.tokenizer = folder, model, tokenizer
-        self.context_tokens: int | None = getattr(model.config, "max_position_embeddings", None)
+        self.context_length = context_length(model.config)
 
     @classmethod
     def load(cls, folder: Path, dtype: Dtype, device: torch.device | str) -> Self:
-        """The reward model in `folder`; raises UserError where that is none."""
+        """Load the reward model in `folder`; raises UserError if that is not a reward model."""
         return cls(folder, load_reward_model(folder, dtype).to(device), load_tokenizer(folder))
 
     def score(
         self,
         prompts: list[str],
-        answers: list[str],
+        responses: list[str],
         batch_size: int,
         on_batch: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """Scores [N] of `answers` to `prompts` in float32 on the CPU, in the order given.
+        """Scores [N] of N responses to N prompts, in the same order, in float32 on the CPU.
 
-        An end-of-text token is put behind every answer, sampled or not, and the score read there.  A dialogue longer
-        than the model's context loses its beginning.  `on_batch` is told the number scored so far.
-        Raises UserError where a score is not finite.
+        An EOS is appended to every response, sampled or not, and the score is read there.  A dialogue longer than the
+        model's context loses its beginning.  Calls `on_batch` with the number of dialogues scored so far.
+        Raises UserError if a score is not finite.
         """
-        rows = [self.encode(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        rows = [self.encode(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
         score_N = torch.empty(len(rows))
-        by_length = sorted(range(len(rows)), key=lambda row: len(rows[row]))  # little padding
+        by_length = sorted(range(len(rows)), key=lambda row: len(rows[row]))  # needs little padding
         for start in range(0, len(rows), batch_size):
-            chosen = by_length[start : start + batch_size]
-            score_N[chosen] = self._score_batch([rows[row] for row in chosen])
+            batch = by_length[start : start + batch_size]
+            score_N[batch] = self._score_batch([rows[row] for row in batch])
             if on_batch is not None:
-                on_batch(start + len(chosen))
+                on_batch(start + len(batch))
         if not score_N.isfinite().all():
             row = int((~score_N.isfinite()).nonzero()[0])
             raise UserError(
-                f"reward model {self.folder}: score of {answers[row][:60]!r} is {score_N[row]:g}, no finite number; "
+                f"reward model {self.folder}: score of {responses[row][:60]!r} is {score_N[row]:g}, not finite; "
                 "its weights are damaged, or its training diverged: lower reward.learning_rate"
             )
         return score_N
 
-    def encode(self, prompt: str, answer: str) -> list[int]:
-        """Ids of the dialogue, EOS last, its beginning cut off where the context is too short."""
-        ids = self._dialogue(prompt, answer)
-        return ids if self.context_tokens is None else ids[-self.context_tokens :]
+    def encode(self, prompt: str, response: str) -> list[int]:
+        """Token ids of the dialogue, EOS last; its beginning is cut off if it is longer than the context."""
+        ids = self._encode_dialogue(prompt, response)
+        return ids if self.context_length is None else ids[-self.context_length :]
 
-    def _dialogue(self, prompt: str, answer: str) -> list[int]:
-        return encode_prompt(self.tokenizer, prompt) + encode_response(self.tokenizer, answer)
+    def _encode_dialogue(self, prompt: str, response: str) -> list[int]:
+        return encode_prompt(self.tokenizer, prompt) + encode_response(self.tokenizer, response)
 
     @torch.inference_mode()
     def _score_batch(self, rows: list[list[int]]) -> Tensor:
-        """Scores [B].  Padding stands on the right, where a causal model cannot see it, and is masked all the same."""
+        """Scores [B].  Rows are padded on the right, where a causal model cannot see it; it is masked all the same."""
         last_B = torch.tensor([len(ids) - 1 for ids in rows])
-        width = int(last_B.max()) + 1
-        ids_BT = torch.tensor([ids + [0] * (width - len(ids)) for ids in rows])
-        mask_BT = (torch.arange(width) <= last_B[:, None]).long()
-        # Not the model's own forward: it looks for the last token that is not padding, which is the one before
-        # the EOS where padding and EOS are the same token.
-        hidden_BTD = self.model.base_model(
-            input_ids=ids_BT.to(self.model.device), attention_mask=mask_BT.to(self.model.device), use_cache=False
+        length = int(last_B.max()) + 1
+        ids_BL = torch.tensor([ids + [0] * (length - len(ids)) for ids in rows])
+        mask_BL = (torch.arange(length) <= last_B[:, None]).long()
+        # Not the model's own forward: it reads the last token that is not padding, which is the one before the EOS
+        # if padding and EOS are the same token.
+        hidden_BLH = self.model.base_model(
+            input_ids=ids_BL.to(self.model.device), attention_mask=mask_BL.to(self.model.device), use_cache=False
         ).last_hidden_state
-        hidden_BD = hidden_BTD[torch.arange(len(rows)), last_B]
-        score_B: Tensor = hidden_BD.float() @ self.model.score.weight.float()[0]
+        hidden_BH = hidden_BLH[torch.arange(len(rows)), last_B]
+        score_B: Tensor = hidden_BH.float() @ self.model.score.weight.float()[0]
         return score_B.cpu()

@@ -1,4 +1,4 @@
-"""Sizes of a causal language model, read from its configuration; memory and cost are computed from them.  Torch-free."""
+"""Sizes of a causal language model, read from its configuration, to compute memory and cost.  Torch-free."""
 
 from __future__ import annotations
 

@@ -106,7 +106,9 @@ def size_of(model: ModelConfig) -> SizedModel:
         return SizedModel(_read(path), str(path))
     if model.synthetic is not None:
         synthetic = model.synthetic
-        return SizedModel(gptj_size(synthetic.hidden_size, synthetic.num_layers, synthetic.vocab_size), "model.synthetic")
+        return SizedModel(
+            gptj_size(synthetic.hidden_size, synthetic.num_layers, synthetic.vocab_size), "model.synthetic"
+        )
     if model.repository not in HUB_MODELS:
         raise UserError(
             f"model.repository ({model.repository}): its size is not known before it is downloaded; set model.path to "

@@ -25,7 +25,7 @@ from rlhf.storage.files import write_atomically, write_jsonl
 
 DUPLICATE = "duplicate"
 PROMPT_TOO_LONG = "prompt too long"
-ANSWER_TOO_LONG = "answer too long"
+RESPONSE_TOO_LONG = "answer too long"
 
 ROWS_AT_ONCE = 2000
 """Rows that are tokenised together."""
@@ -81,7 +81,7 @@ def count_prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) 
     ]
 
 
-def count_answer_tokens(tokenizer: PreTrainedTokenizerBase, answers: list[str]) -> list[int]:
+def count_response_tokens(tokenizer: PreTrainedTokenizerBase, answers: list[str]) -> list[int]:
     """Tokens of each answer with its end of text, as many as encode_response gives it."""
     behind_seam = [RESPONSE_BOUNDARY, *(RESPONSE_BOUNDARY + answer for answer in answers)]
     seam, *encoded = _encode_all(tokenizer, behind_seam, special_tokens=False)
@@ -131,13 +131,13 @@ def _short_enough(
     config: DataConfig, tokenizer: PreTrainedTokenizerBase, pairs: list[Pair], left_out: Counter[str]
 ) -> Iterator[Pair]:
     prompt_tokens = count_prompt_tokens(tokenizer, [pair.prompt for pair in pairs])
-    chosen_tokens = count_answer_tokens(tokenizer, [pair.chosen for pair in pairs])
-    rejected_tokens = count_answer_tokens(tokenizer, [pair.rejected for pair in pairs])
+    chosen_tokens = count_response_tokens(tokenizer, [pair.chosen for pair in pairs])
+    rejected_tokens = count_response_tokens(tokenizer, [pair.rejected for pair in pairs])
     for pair, prompt, chosen, rejected in zip(pairs, prompt_tokens, chosen_tokens, rejected_tokens, strict=True):
         if prompt > config.max_prompt_tokens:
             left_out[PROMPT_TOO_LONG] += 1
         elif max(chosen, rejected) > config.max_response_tokens:
-            left_out[ANSWER_TOO_LONG] += 1
+            left_out[RESPONSE_TOO_LONG] += 1
         else:
             yield pair
 
@@ -161,7 +161,7 @@ def _preferences(pairs: list[Pair]) -> Rows:
 def _demonstrations(pairs: list[Pair]) -> Rows:
     """Each distinct pair of prompt and chosen answer once."""
     distinct = dict.fromkeys((pair.prompt, pair.chosen) for pair in pairs)
-    return [{"id": content_id(prompt, answer), "prompt": prompt, "answer": answer} for prompt, answer in distinct]
+    return [{"id": content_id(prompt, answer), "prompt": prompt, "response": answer} for prompt, answer in distinct]
 
 
 def _prompts(pairs: list[Pair]) -> Rows:

@@ -28,7 +28,7 @@ def tiny_inputs(folder: Path, architecture: Architecture = "gptj") -> dict[str, 
         for number in range(count):
             good, bad = f" {words()}.", f" {words()}!"  # which one is better is in the last character
             prompt = f"\n\nHuman: {words()}?\n\nAssistant:"
-            made.append({"id": f"{kind}-{number}", "prompt": prompt, "answer": good, "chosen": good, "rejected": bad})
+            made.append({"id": f"{kind}-{number}", "prompt": prompt, "response": good, "chosen": good, "rejected": bad})
         return made
 
     for name, count in (

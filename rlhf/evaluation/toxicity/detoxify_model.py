@@ -1,8 +1,8 @@
 """Detoxify's classifiers, from its released checkpoints.
 
 Differs from `detoxify.Detoxify`: the checkpoint is checked against a pinned sha256 and read with `weights_only=True`
-(Detoxify unpickles it freely), configuration and tokenizer come from a pinned commit, every tensor must fit, and texts
-are scored sorted by length in batches of bounded size.  The scores are the same, and so are the names of the labels.
+(Detoxify unpickles it without restrictions), configuration and tokenizer come from a pinned commit, every tensor must
+fit, and texts are sorted by length and scored in batches of bounded size.  Scores and label names are the same.
 
 Source: unitaryai/detoxify@d537644, detoxify/detoxify.py.
 """
@@ -23,22 +23,23 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.errors import UserError
 from rlhf.evaluation.toxicity.continuations import TOXICITY
+from rlhf.models.tokenization import context_length
 from rlhf.storage.files import file_sha256
 
 TOKENS_PER_BATCH = 2048
-"""Padded tokens that are scored at once.  More is no faster on a CPU, whose caches they no longer fit."""
+"""Padded tokens per batch.  Larger batches are not faster on a CPU because they exceed its caches."""
 TEXTS_AT_ONCE = 2048
-"""Texts that are encoded, and sorted, at once: the tokenizer keeps a hundred bytes and more of every token."""
+"""Texts that are tokenized and sorted together.  The tokenizer needs at least a hundred bytes per token."""
 LABEL_NAMES = {"toxic": "toxicity", "severe_toxic": "severe_toxicity", "identity_hate": "identity_attack"}
-"""The first checkpoint's own label names, and what the later ones call them."""
-OFFLINE = "--set toxicity.classifier=profanity-check, or a toxicity.checkpoint of your own, needs no download"
+"""Label names of the first checkpoint, and those of later ones for the same labels."""
+OFFLINE = "--set toxicity.classifier=profanity-check, or your own toxicity.checkpoint, needs no download"
 
 
 class Release(NamedTuple):
-    """What a released checkpoint is made of."""
+    """A released checkpoint and its encoder."""
 
     sha256: str
-    """Of the checkpoint, in hex; only its first 8 digits where nobody has published more."""
+    """sha256 of the checkpoint in hex; only its first 8 digits if no more are published."""
     repository: str
     """Hub repository of the encoder's configuration and tokenizer."""
     revision: str
@@ -56,14 +57,14 @@ RELEASES = {
     "original-small": Release("0e1d6498", *ALBERT),
     "unbiased-small": Release("c8519128", *ALBERT),
 }
-"""By Detoxify's names.  The file names of all five end with the first 8 digits of their sha256, which Detoxify checks
-while it downloads; we check what is known whenever a file is read."""
+"""By Detoxify's names.  Their file names end with the first 8 digits of the sha256, which Detoxify checks during the
+download; we check all known digits whenever a file is read."""
 ENCODER_FILES = ["config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "s*.model"]
-"""Configuration and tokenizer in the repository of an encoder; `s*.model` are the vocabularies of SentencePiece."""
+"""Configuration and tokenizer in an encoder's repository; `s*.model` are SentencePiece vocabularies."""
 
 
 class DetoxifyModel:
-    """A transformer with an independent sigmoid per label."""
+    """A transformer classifier with an independent sigmoid per label."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, labels: tuple[str, ...]) -> None:
         self.labels = labels
@@ -73,8 +74,8 @@ class DetoxifyModel:
 
     @torch.inference_mode()
     def score(self, texts: list[str]) -> dict[str, list[float]]:
-        """Probabilities by label, in the order of `texts`; what exceeds the encoder's window is not read."""
-        parts = [self._score(texts[at : at + TEXTS_AT_ONCE]) for at in range(0, len(texts), TEXTS_AT_ONCE)]
+        """Probabilities by label, in the order of `texts`; tokens beyond the encoder's context are ignored."""
+        parts = [self._score(texts[start : start + TEXTS_AT_ONCE]) for start in range(0, len(texts), TEXTS_AT_ONCE)]
         scores_NL = torch.cat([torch.zeros(0, len(self.labels)), *parts])
         return {label: scores_NL[:, column].tolist() for column, label in enumerate(self.labels)}
 
@@ -90,7 +91,10 @@ class DetoxifyModel:
 
 
 def batches_by_length(lengths: list[int], tokens_per_batch: int) -> list[list[int]]:
-    """Indices of `lengths`, longest first, cut so that a batch padded to its longest row holds no more tokens."""
+    """Batches of indices of `lengths`, longest first; a batch has at most `tokens_per_batch` tokens after padding.
+
+    A row that is longer on its own is a batch of one.
+    """
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
         if not batches or lengths[batches[-1][0]] * (len(batches[-1]) + 1) > tokens_per_batch:
@@ -100,20 +104,20 @@ def batches_by_length(lengths: list[int], tokens_per_batch: int) -> list[list[in
 
 
 def load_detoxify(name: str, device: torch.device) -> DetoxifyModel:
-    """The released model `name`, downloaded on first use.  Raises UserError where a file cannot be had or differs."""
+    """Load the released model `name`, downloading it on first use.  Raises UserError if that fails or a hash differs."""
     release = RELEASES[name]
     checkpoint = download_checkpoint(MODEL_URLS[name], release.sha256)
     try:
         encoder = snapshot_download(release.repository, revision=release.revision, allow_patterns=ENCODER_FILES)
     except OSError as error:
         raise UserError(
-            f"toxicity.classifier detoxify: cannot get the tokenizer {release.repository} ({error}); {OFFLINE}"
+            f"toxicity.classifier detoxify: cannot download the tokenizer {release.repository} ({error}); {OFFLINE}"
         ) from error
     return read_detoxify(checkpoint, release.sha256, Path(encoder), device)
 
 
 def download_checkpoint(url: str, sha256: str) -> Path:
-    """Where the checkpoint lies in torch.hub's cache, after a download if it was not there."""
+    """Path of the checkpoint in torch.hub's cache; downloads it if it is missing."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,30 +131,35 @@ def download_checkpoint(url: str, sha256: str) -> Path:
 
 
 def read_detoxify(checkpoint: Path, sha256: str, encoder: Path, device: torch.device) -> DetoxifyModel:
-    """The classifier in a Detoxify checkpoint, built on the configuration and tokenizer in the folder `encoder`.
+    """Load a Detoxify checkpoint, with the configuration and tokenizer in the folder `encoder`.
 
-    Its first outputs are its labels; those behind them, where there are more, guess which group of people a text is
-    about, and Detoxify does not report them either.
+    The first outputs are the labels.  Some checkpoints have further outputs, which predict the group of people that a
+    text mentions; Detoxify does not report them either.
 
-    Raises UserError where the checkpoint has another sha256 (of which `sha256` may be the beginning), holds more than
+    Raises UserError if the checkpoint's sha256 does not start with `sha256`, or if the checkpoint contains more than
     plain data or does not fit the encoder.
     """
-    found = file_sha256(checkpoint)
-    if not found.startswith(sha256):
+    actual = file_sha256(checkpoint)
+    if not actual.startswith(sha256):
         raise UserError(
-            f"{checkpoint}: sha256 is {found}, expected {sha256}; it was not opened; delete it and run again, "
-            "or set toxicity.checkpoint_sha256 if the file is your own and right"
+            f"{checkpoint}: sha256 is {actual}, expected {sha256}; it was not opened; delete it and run again, "
+            "or correct toxicity.checkpoint_sha256 if this is your own file"
         )
     try:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        parts, state = content["config"], content["state_dict"]
-        architecture = parts["arch"]["args"]
+        settings, state = content["config"], content["state_dict"]
+        architecture = settings["arch"]["args"]
         name, outputs = architecture["model_name"], int(architecture["num_classes"])
-        labels = tuple(LABEL_NAMES.get(label, label) for label in parts["dataset"]["args"]["classes"])
+        labels = tuple(LABEL_NAMES.get(label, label) for label in settings["dataset"]["args"]["classes"])
     except (pickle.UnpicklingError, KeyError, TypeError, RuntimeError) as error:
-        raise UserError(f"{checkpoint}: not a Detoxify checkpoint of plain data ({error})") from error
+        raise UserError(
+            f"{checkpoint}: not a Detoxify checkpoint of plain data ({error}); name another toxicity.checkpoint"
+        ) from error
     if TOXICITY not in labels or len(labels) > outputs:
-        raise UserError(f"{checkpoint}: has {outputs} outputs for the labels {', '.join(labels)}; one is {TOXICITY}")
+        raise UserError(
+            f"{checkpoint}: has {outputs} outputs for the labels {', '.join(labels)}; "
+            f"outputs must not be fewer than labels, and one label must be {TOXICITY}"
+        )
     try:
         config = transformers.AutoConfig.from_pretrained(encoder, num_labels=outputs, local_files_only=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(encoder, local_files_only=True)
@@ -158,16 +167,16 @@ def read_detoxify(checkpoint: Path, sha256: str, encoder: Path, device: torch.de
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{encoder}: no config.json and tokenizer that transformers can load ({error}); "
-            "put those of the encoder that the checkpoint was trained from there"
+            "copy those of the encoder that the checkpoint was trained from into this folder"
         ) from error
     if type(model).__name__ != name:
-        raise UserError(f"{checkpoint}: made for {name}, but {encoder} configures a {type(model).__name__}")
+        raise UserError(f"{checkpoint}: trained as {name}, but {encoder} configures a {type(model).__name__}")
     _load_state(model, state, checkpoint)
     return DetoxifyModel(model.to(device).eval(), tokenizer, labels)
 
 
 def _load_state(model: PreTrainedModel, state: dict[str, Tensor], checkpoint: Path) -> None:
-    """Put every tensor in its place.  Position numbers, which old versions saved among the weights, are left out."""
+    """Load all tensors; position ids, which old versions of transformers saved with the weights, are dropped."""
     weights = {name: tensor for name, tensor in state.items() if not name.endswith("position_ids")}
     try:
         model.load_state_dict(weights, strict=True)
@@ -176,6 +185,8 @@ def _load_state(model: PreTrainedModel, state: dict[str, Tensor], checkpoint: Pa
 
 
 def _context_tokens(model: PreTrainedModel) -> int:
-    """Tokens that the encoder has positions for: RoBERTa's begin behind the one for padding."""
+    """Number of tokens that the encoder has positions for; RoBERTa's positions start after the one for padding."""
     positions: nn.Embedding = model.base_model.embeddings.position_embeddings
-    return positions.num_embeddings - (0 if positions.padding_idx is None else positions.padding_idx + 1)
+    length = context_length(model.config)
+    assert length is not None
+    return length - (0 if positions.padding_idx is None else positions.padding_idx + 1)

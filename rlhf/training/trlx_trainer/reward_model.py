@@ -31,9 +31,9 @@ class TrlxRewardModel(RewardModel):
         )
         return cls(folder, model.to(device).eval().requires_grad_(False), tokenizer)
 
-    def _dialogue(self, prompt: str, answer: str) -> list[int]:
-        answer_ids = self.tokenizer(answer, add_special_tokens=False).input_ids
-        return [*self.tokenizer(prompt).input_ids, *answer_ids, self.tokenizer.eos_token_id]
+    def _encode_dialogue(self, prompt: str, response: str) -> list[int]:
+        response_ids = self.tokenizer(response, add_special_tokens=False).input_ids
+        return [*self.tokenizer(prompt).input_ids, *response_ids, self.tokenizer.eos_token_id]
 
 
 def check_same_scores(

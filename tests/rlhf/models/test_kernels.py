@@ -27,7 +27,7 @@ def gptj(rotary_dim: int | None) -> PreTrainedModel:
 @pytest.mark.parametrize("rotary_dim", [4, 16])
 @pytest.mark.parametrize("padding", ["none", "left", "right"])
 def test_logits_and_gradients_are_those_of_transformers(rotary_dim: int, padding: str) -> None:
-    """Rotation of a part of each head and of all of it."""
+    """With rotation of a part of each head, and of complete heads."""
     plain = gptj(rotary_dim)
     fast = patch_fast_kernels(copy.deepcopy(plain))
     ids = torch.randint(64, (2, 9), generator=torch.Generator().manual_seed(1))
@@ -47,17 +47,17 @@ def test_logits_and_gradients_are_those_of_transformers(rotary_dim: int, padding
         torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-4)
 
 
-def test_answers_are_those_of_transformers(tmp_path: Path) -> None:
+def test_responses_are_those_of_transformers(tmp_path: Path) -> None:
     """With a cache and padding on the left."""
     plain = GPTJForCausalLM.from_pretrained(tiny_model(tmp_path))
     fast, tokenizer = load_causal_lm(tmp_path, "float32"), load_tokenizer(tmp_path)
     assert type(fast.transformer.h[0].attn) is not type(plain.transformer.h[0].attn)
     prompts, sampling = [[5, 6, 7, 8], [9], [10, 11]], SamplingConfig(max_new_tokens=10)
-    answers = [generate(model, tokenizer, prompts, sampling, [1, 2, 3], batch_size=3) for model in (plain, fast)]
-    assert answers[0] == answers[1]
+    responses = [generate(model, tokenizer, prompts, sampling, [1, 2, 3], batch_size=3) for model in (plain, fast)]
+    assert responses[0] == responses[1]
 
 
-def test_training_drops_what_transformers_would_drop() -> None:
+def test_dropout_is_applied_as_in_transformers() -> None:
     plain = gptj(4).train()
     for module in plain.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -72,7 +72,7 @@ def test_training_drops_what_transformers_would_drop() -> None:
     torch.testing.assert_close(fast(ids).logits, plain(ids).logits)
 
 
-def test_what_is_saved_does_not_know_of_them(tmp_path: Path) -> None:
+def test_saved_files_are_the_same_with_fast_kernels(tmp_path: Path) -> None:
     plain = GPTJForCausalLM.from_pretrained(tiny_model(tmp_path / "plain"))
     fast, tokenizer = load_causal_lm(tmp_path / "plain", "float32"), load_tokenizer(tmp_path / "plain")
     save_model(plain, tokenizer, tmp_path / "before")

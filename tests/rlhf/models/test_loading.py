@@ -1,4 +1,4 @@
-"""Reading and writing models: what is read back is what was written, and what is no model says so."""
+"""Saved models load unchanged; folders without a complete model are errors."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def test_a_new_reward_model_is_the_base_with_a_seeded_head(tmp_path: Path, archi
     base = tiny_model(tmp_path, architecture)
     model, tokenizer = new_reward_model(base, "float32", seed=3)
     body = load_causal_lm(base, "float32").base_model
-    expected, got = body(IDS).last_hidden_state, model.base_model(IDS).last_hidden_state
-    assert torch.equal(expected, got)
+    expected, actual = body(IDS).last_hidden_state, model.base_model(IDS).last_hidden_state
+    assert torch.equal(expected, actual)
     head = model.score.weight
     assert torch.equal(head, new_reward_model(base, "float32", seed=3)[0].score.weight)
     assert not torch.equal(head, new_reward_model(base, "float32", seed=4)[0].score.weight)
@@ -45,10 +45,10 @@ def test_a_new_reward_model_is_the_base_with_a_seeded_head(tmp_path: Path, archi
     assert model.config.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
 
 
-def test_the_pad_token_of_a_reward_model_has_a_row_of_its_own(tmp_path: Path) -> None:
+def test_the_pad_token_of_a_reward_model_has_its_own_embedding_row(tmp_path: Path) -> None:
     full = tiny_model(tmp_path)
     tokenizer = load_tokenizer(full)
-    tokenizer.add_tokens([f"<|extra_{number}|>" for number in range(8)])  # no row is left over
+    tokenizer.add_tokens([f"<|extra_{number}|>" for number in range(8)])  # no unused row remains
     tokenizer.save_pretrained(full)
     model, padded = new_reward_model(full, "float32", seed=0)
     assert padded.pad_token_id == len(tokenizer) == model.get_input_embeddings().num_embeddings - 1
@@ -67,11 +67,11 @@ def test_a_tokenizer_without_pad_pads_with_eos_and_one_without_eos_is_an_error(t
 def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no tokenizer that transformers can load"):
         load_tokenizer(tmp_path)
-    with pytest.raises(UserError, match="no model that transformers can load"):
+    with pytest.raises(UserError, match=r"no model that transformers can load .*; give a folder with config\.json"):
         load_causal_lm(tmp_path, "float32")
 
 
-def test_missing_weights_are_an_error_and_never_chance(tmp_path: Path) -> None:
+def test_missing_weights_are_an_error_and_never_random(tmp_path: Path) -> None:
     base = tiny_model(tmp_path)
     with pytest.raises(UserError, match=r"1 tensors of the model are not in its safetensors: score\.weight"):
         load_reward_model(base, "float32")
@@ -82,14 +82,14 @@ def test_missing_weights_are_an_error_and_never_chance(tmp_path: Path) -> None:
         load_causal_lm(base, "float32")
 
 
-def test_other_classifiers_are_no_reward_models(tmp_path: Path) -> None:
+def test_another_classifier_is_not_a_reward_model(tmp_path: Path) -> None:
     config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, num_labels=1)
     BertForSequenceClassification(config).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="BertForSequenceClassification with 1 labels is no reward model"):
+    with pytest.raises(UserError, match="BertForSequenceClassification with 1 labels is not a reward model"):
         load_reward_model(tmp_path, "float32")
 
 
-def test_a_failed_save_leaves_the_old_model_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_save_leaves_the_old_model_intact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tiny_model(tmp_path / "model", seed=1)
     before = (folder / "model.safetensors").read_bytes()
     model, tokenizer = load_causal_lm(tiny_model(tmp_path / "other", seed=2), "float32"), load_tokenizer(folder)
@@ -142,11 +142,11 @@ class TestPickles:
         assert not model.training
         assert torch.equal(load_reward_model(source / "hf_ckpt.pt", "float32", base)(IDS).logits, model(IDS).logits)
 
-    def test_a_configuration_beside_the_pickle_is_used(
+    def test_a_configuration_next_to_the_pickle_is_used(
         self, base: Path, state: dict[str, torch.Tensor], source: Path
     ) -> None:
         torch.save(state, source / "hf_ckpt.pt")
-        with pytest.raises(UserError, match=r"needs a GPT-J configuration; put GPT-J's config\.json beside it"):
+        with pytest.raises(UserError, match=r"needs a GPT-J configuration; put GPT-J's config\.json next to it"):
             load_reward_model(source, "float32")
         shutil.copy(base / "config.json", source)
         load_reward_model(source, "float32")

@@ -1,4 +1,4 @@
-"""Scores against the model's own forward pass on single rows, where no padding can be in the way."""
+"""Scores compared with the model's own forward pass on single rows, which have no padding."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rlhf.models.reward_model import RewardModel
 from tests.support.tiny_models import CONTEXT, Architecture, tiny_model
 
 PROMPTS = ["\n\nHuman: What can I cook?\n\nAssistant:", "\n\nHuman: Hi\n\nAssistant:", "\n\nHuman: Why?\n\nAssistant:"]
-ANSWERS = [" Rice.", " You can make fried rice with eggs, or soup.", ""]
+RESPONSES = [" Rice.", " You can make fried rice with eggs, or soup.", ""]
 
 
 def tiny_reward_model(folder: Path, architecture: Architecture = "gptj") -> Path:
-    """A reward model with a random head, its base beside it."""
+    """A reward model with a random head, next to its base model."""
     base = tiny_model(folder / "base", architecture)
     model, tokenizer = new_reward_model(base, "float32", seed=1)
     save_model(model, tokenizer, folder / "reward")
@@ -28,12 +28,12 @@ def tiny_reward_model(folder: Path, architecture: Architecture = "gptj") -> Path
 def test_score_is_read_at_the_eos_whatever_the_batch(tmp_path: Path, architecture: Architecture) -> None:
     reward = RewardModel.load(tiny_reward_model(tmp_path, architecture), "float32", "cpu")
     reward.model.config.pad_token_id = None  # transformers then reads the score at the last token
-    rows = [reward.encode(prompt, answer) for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)]
+    rows = [reward.encode(prompt, response) for prompt, response in zip(PROMPTS, RESPONSES, strict=True)]
     assert all(ids[-1] == reward.tokenizer.eos_token_id for ids in rows)
     with torch.no_grad():
         alone = torch.stack([reward.model(torch.tensor([ids])).logits[0, 0] for ids in rows])
     for batch_size in (1, 2, 3):
-        torch.testing.assert_close(reward.score(PROMPTS, ANSWERS, batch_size), alone, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(reward.score(PROMPTS, RESPONSES, batch_size), alone, atol=1e-5, rtol=1e-5)
     assert len(set(alone.tolist())) == len(rows)
 
 
@@ -46,16 +46,16 @@ def test_long_dialogues_lose_their_beginning(tmp_path: Path) -> None:
     assert reward.score([long], [" Rice."], 1).isfinite().all()
 
 
-def test_batches_are_reported_and_nothing_gives_nothing(tmp_path: Path) -> None:
+def test_batches_are_reported_and_no_prompts_give_no_scores(tmp_path: Path) -> None:
     reward = RewardModel.load(tiny_reward_model(tmp_path), "float32", "cpu")
-    told: list[int] = []
-    reward.score(PROMPTS, ANSWERS, 2, told.append)
-    assert told == [2, 3]
+    scored: list[int] = []
+    reward.score(PROMPTS, RESPONSES, 2, scored.append)
+    assert scored == [2, 3]
     assert reward.score([], [], 2).shape == (0,)
 
 
-def test_a_score_that_is_no_number_is_an_input_error(tmp_path: Path) -> None:
+def test_a_score_that_is_not_finite_is_a_user_error(tmp_path: Path) -> None:
     reward = RewardModel.load(tiny_reward_model(tmp_path), "float32", "cpu")
     reward.model.score.weight.data[0, 0] = float("nan")
-    with pytest.raises(UserError, match=r"reward: score of ' Rice\.' is nan"):
-        reward.score(PROMPTS, ANSWERS, 2)
+    with pytest.raises(UserError, match=r"reward: score of ' Rice\.' is nan, not finite"):
+        reward.score(PROMPTS, RESPONSES, 2)

@@ -1,4 +1,4 @@
-"""The synthetic model learns each document by itself, resumes to the same bytes, and trains on any processes."""
+"""The synthetic model: packing, schedule, resuming to the same bytes, and training on several processes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TINY = SyntheticModel(
 
 @pytest.fixture(name="bytewise")
 def _bytewise() -> PreTrainedTokenizerFast:
-    """A tokenizer without merges: a token per byte, the end of text 0."""
+    """A tokenizer without merges: one token per byte, END_OF_TEXT is 0."""
     return train_tokenizer(["a"], TINY)
 
 
@@ -44,7 +44,7 @@ def byte_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     return [tokenizer.convert_tokens_to_ids(letter) for letter in text]
 
 
-def test_the_tokenizer_keeps_every_text_and_the_size_asked_for() -> None:
+def test_the_tokenizer_has_the_requested_size_and_restores_every_text() -> None:
     documents = synthetic_corpus(300, 0)
     tokenizer = train_tokenizer(documents, SyntheticModel(vocab_size=400))
     assert len(tokenizer) == 400
@@ -54,7 +54,7 @@ def test_the_tokenizer_keeps_every_text_and_the_size_asked_for() -> None:
     assert train_tokenizer(documents, SyntheticModel(vocab_size=400)).get_vocab() == tokenizer.get_vocab()
 
 
-def test_packing_counts_positions_anew_for_documents_and_rows(bytewise: PreTrainedTokenizerFast) -> None:
+def test_positions_restart_for_each_document_and_row(bytewise: PreTrainedTokenizerFast) -> None:
     settings = TINY.model_copy(update={"context_tokens": 4, "batch_size": 2})
     ids, positions = pack(["ab", "abcab", "c"], bytewise, settings)
     a, b, c = byte_ids(bytewise, "abc")
@@ -63,12 +63,12 @@ def test_packing_counts_positions_anew_for_documents_and_rows(bytewise: PreTrain
     assert positions.tolist() == [[[0, 1, 2, 0], [0, 1, 2, 3]]]
 
 
-def test_too_few_documents_for_a_batch_are_refused(bytewise: PreTrainedTokenizerFast) -> None:
+def test_too_few_documents_for_a_batch_are_an_error(bytewise: PreTrainedTokenizerFast) -> None:
     with pytest.raises(UserError, match=r"documents \(200\) make 4 tokens, fewer than .* \(64\); try documents=3201"):
         pack(["abc"], bytewise, TINY)
 
 
-def test_documents_of_one_row_do_not_see_each_other(bytewise: PreTrainedTokenizerFast) -> None:
+def test_documents_of_one_row_are_masked_from_each_other(bytewise: PreTrainedTokenizerFast) -> None:
     torch.manual_seed(0)
     model = new_model(TINY, bytewise).eval()
     texts = ["abcabcab", "ca", "bbbbbbbbbbbbbbbb"]
@@ -80,7 +80,7 @@ def test_documents_of_one_row_do_not_see_each_other(bytewise: PreTrainedTokenize
     torch.testing.assert_close(packed, torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
-def test_the_learning_rate_warms_up_and_falls_as_half_a_cosine() -> None:
+def test_the_learning_rate_warms_up_and_falls_like_a_half_cosine() -> None:
     # 100 steps: 5 of warm-up, then 95 of cosine from 1 to 0.05, half-way at 5 + 94/2 = 52.
     assert learning_rate(0, 100, 2.0) == pytest.approx(0.4)
     assert learning_rate(4, 100, 2.0) == learning_rate(5, 100, 2.0) == pytest.approx(2.0)
@@ -90,7 +90,7 @@ def test_the_learning_rate_warms_up_and_falls_as_half_a_cosine() -> None:
 
 
 def test_heads_must_divide_the_hidden_size() -> None:
-    with pytest.raises(ValidationError, match=r"hidden_size \(20\) must be a multiple of 2 x heads \(6\); try 18"):
+    with pytest.raises(ValidationError, match=r"hidden_size \(20\) must be a multiple of 2 x num_heads \(6\); try 18"):
         SyntheticModel(hidden_size=20, num_heads=3)
 
 
@@ -101,27 +101,27 @@ def test_the_default_model_has_two_to_four_million_parameters() -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_run_ends_in_the_same_bytes_and_in_a_model_that_learnt(tmp_path: Path, stages: Stages) -> None:
+def test_a_killed_run_gives_the_same_bytes_and_a_model_that_learned(tmp_path: Path, stages: Stages) -> None:
     settings = ModelStage(seed=3, model=ModelConfig(synthetic=TINY))
     request = write_request(tmp_path / "request.json", "prepare_model", settings, {})
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert stages.run("rlhf.stages.prepare_model", request, whole)
-    checkpoint = broken / "checkpoints" / "pretraining.pt"
-    assert not stages.run("rlhf.stages.prepare_model", request, broken, kill_when=checkpoint.is_file)
-    assert not (broken / "manifest.json").exists()
-    assert stages.run("rlhf.stages.prepare_model", request, broken)
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    assert stages.run("rlhf.stages.prepare_model", request, undisturbed)
+    checkpoint = killed / "checkpoints" / "pretraining.pt"
+    assert not stages.run("rlhf.stages.prepare_model", request, killed, kill_when=checkpoint.is_file)
+    assert not (killed / "manifest.json").exists()
+    assert stages.run("rlhf.stages.prepare_model", request, killed)
 
-    for path in sorted((whole / "model").iterdir()):
-        assert path.read_bytes() == (broken / "model" / path.name).read_bytes(), path.name
-    assert (whole / "metrics.jsonl").read_bytes() == (broken / "metrics.jsonl").read_bytes()
-    rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    for path in sorted((undisturbed / "model").iterdir()):
+        assert path.read_bytes() == (killed / "model" / path.name).read_bytes(), path.name
+    assert (undisturbed / "metrics.jsonl").read_bytes() == (killed / "metrics.jsonl").read_bytes()
+    rows = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows[:3]] == [10, 20, 30]
     assert rows[-1]["loss"] < rows[0]["loss"] - 1
     assert rows[0]["loss"] < math.log(300) + 0.1
-    manifest = json.loads((whole / "manifest.json").read_text())
+    manifest = json.loads((undisturbed / "manifest.json").read_text())
     assert manifest["metrics"]["loss"] == rows[-1]["loss"]
-    load_causal_lm(whole / "model", "float32")
-    assert load_tokenizer(whole / "model").pad_token == PAD
+    load_causal_lm(undisturbed / "model", "float32")
+    assert load_tokenizer(undisturbed / "model").pad_token == PAD
 
 
 @pytest.mark.slow

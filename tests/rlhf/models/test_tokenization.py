@@ -1,4 +1,4 @@
-"""Encoding against the tokenizer's own encoding of the whole dialogue, for byte-level and Llama-type tokenizers."""
+"""Encoding compared with the tokenizer's own encoding of a complete dialogue, byte-level and Llama-type."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import BloomConfig, GPT2Config, LlamaConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from rlhf.models.tokenization import decode_response, encode_response, encode_prompt
+from rlhf.errors import UserError
+from rlhf.models.tokenization import context_length, decode_response, encode_prompt, encode_response, require_fit
 from tests.support.tiny_models import CORPUS, END, tiny_tokenizer
 
 PROMPT = "\n\nHuman: What can I cook?\n\nAssistant:"
@@ -19,7 +20,7 @@ UNKNOWN, BEGIN, FINISH = "<unk>", "<s>", "</s>"
 
 
 def llama_tokenizer(template: str) -> PreTrainedTokenizerBase:
-    """A tokenizer that puts a space before every text and takes one away again, as Llama 2's does."""
+    """A tokenizer that adds a space before every text and drops it when decoding, as Llama 2's does."""
     bpe = Tokenizer(models.BPE(unk_token=UNKNOWN))
     bpe.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     bpe.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
@@ -31,24 +32,24 @@ def llama_tokenizer(template: str) -> PreTrainedTokenizerBase:
     return PreTrainedTokenizerFast(tokenizer_object=bpe, unk_token=UNKNOWN, bos_token=BEGIN, eos_token=FINISH)
 
 
-def test_byte_level_prompt_and_answer_are_the_whole_dialogue() -> None:
-    answer = " You can make fried rice."
-    ids = encode_prompt(BYTE_LEVEL, PROMPT) + encode_response(BYTE_LEVEL, answer)
-    assert ids == [*BYTE_LEVEL(PROMPT + answer).input_ids, BYTE_LEVEL.eos_token_id]
+def test_byte_level_prompt_and_response_make_up_the_dialogue() -> None:
+    response = " You can make fried rice."
+    ids = encode_prompt(BYTE_LEVEL, PROMPT) + encode_response(BYTE_LEVEL, response)
+    assert ids == [*BYTE_LEVEL(PROMPT + response).input_ids, BYTE_LEVEL.eos_token_id]
     assert ids.count(BYTE_LEVEL.eos_token_id) == 1
 
 
 @pytest.mark.parametrize("template", ["<s> $A", "<s> $A </s>"])
-def test_llama_prompt_has_bos_and_no_eos_and_the_answer_no_space_of_its_own(template: str) -> None:
+def test_llama_prompt_has_bos_and_no_eos_and_the_response_no_extra_space(template: str) -> None:
     tokenizer = llama_tokenizer(template)
-    prompt, answer = "Human: What can I cook? Assistant:", " You can make rice."
-    assert tokenizer(answer, add_special_tokens=False).input_ids != encode_response(tokenizer, answer)[:-1]
-    ids = encode_prompt(tokenizer, prompt) + encode_response(tokenizer, answer)
-    assert ids == [1, *tokenizer(prompt + answer, add_special_tokens=False).input_ids, 2]
-    assert decode_response(tokenizer, encode_response(tokenizer, answer)) == answer
+    prompt, response = "Human: What can I cook? Assistant:", " You can make rice."
+    assert tokenizer(response, add_special_tokens=False).input_ids != encode_response(tokenizer, response)[:-1]
+    ids = encode_prompt(tokenizer, prompt) + encode_response(tokenizer, response)
+    assert ids == [1, *tokenizer(prompt + response, add_special_tokens=False).input_ids, 2]
+    assert decode_response(tokenizer, encode_response(tokenizer, response)) == response
 
 
-def test_an_answer_that_merges_with_the_seam_comes_back_whole() -> None:
+def test_a_response_that_merges_with_the_boundary_is_decoded_unchanged() -> None:
     vocabulary = {character: index for index, character in enumerate(":)x ")} | {":)": 4, END: 5}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(vocabulary, [(":", ")")])), eos_token=END)
     tokenizer.backend_tokenizer.decoder = decoders.Fuse()
@@ -57,22 +58,38 @@ def test_an_answer_that_merges_with_the_seam_comes_back_whole() -> None:
 
 
 def test_text_that_spells_a_special_token_is_text() -> None:
-    answer = f" one{END} two"
-    ids = encode_response(BYTE_LEVEL, answer)
+    response = f" one{END} two"
+    ids = encode_response(BYTE_LEVEL, response)
     assert ids.index(BYTE_LEVEL.eos_token_id) == len(ids) - 1
-    assert decode_response(BYTE_LEVEL, ids) == answer
+    assert decode_response(BYTE_LEVEL, ids) == response
     assert BYTE_LEVEL.eos_token_id not in encode_prompt(BYTE_LEVEL, END + PROMPT)
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.text(max_size=30))
-def test_byte_level_decoding_gives_every_answer_back(answer: str) -> None:
-    assert decode_response(BYTE_LEVEL, encode_response(BYTE_LEVEL, answer)) == answer
+def test_byte_level_decoding_restores_every_response(response: str) -> None:
+    assert decode_response(BYTE_LEVEL, encode_response(BYTE_LEVEL, response)) == response
 
 
 def test_spaces_before_punctuation_stay() -> None:
     assert decode_response(BYTE_LEVEL, encode_response(BYTE_LEVEL, " Hi , you 're . ")) == " Hi , you 're . "
 
 
-def test_an_empty_answer_is_an_end_of_text() -> None:
+def test_an_empty_response_is_an_eos() -> None:
     assert encode_response(BYTE_LEVEL, "") == [BYTE_LEVEL.eos_token_id]
+
+
+def test_the_context_is_that_of_the_configuration() -> None:
+    assert context_length(GPT2Config(n_positions=64)) == 64
+    assert context_length(LlamaConfig(max_position_embeddings=128)) == 128
+    assert context_length(BloomConfig()) is None  # ALiBi has no limit
+
+
+def test_text_that_does_not_fit_the_context_is_an_error_with_both_lengths() -> None:
+    require_fit("row a", 9, None)
+    require_fit("row a", 8, 8)
+    require_fit("row a", 6, 8, new_tokens=2)
+    with pytest.raises(UserError, match=r"^row a has 9 tokens, more than the model's context of 8; lower data"):
+        require_fit("row a", 9, 8)
+    with pytest.raises(UserError, match=r"^row a has 7 tokens, which leaves no room for 2 more in .* of 8; cut it$"):
+        require_fit("row a", 7, 8, new_tokens=2, remedy="cut it")

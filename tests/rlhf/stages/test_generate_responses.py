@@ -1,4 +1,4 @@
-"""Answers to the test prompts: complete, reproducible, scored by their text."""
+"""Responses to the test prompts: complete, reproducible, scored by their text."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_every_prompt_has_one_row(inputs: dict[str, Path], tmp_path: Path) -> No
     assert len({row["response"] for row in rows}) == len(rows)
 
 
-def test_answers_depend_on_the_seed_alone(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_responses_depend_only_on_the_seed(inputs: dict[str, Path], tmp_path: Path) -> None:
     rows = respond(settings(), inputs, tmp_path / "a")
     other_batches = respond(settings(batch_size=3), inputs, tmp_path / "b")
     assert [row["response"] for row in other_batches] == [row["response"] for row in rows]
@@ -52,28 +52,28 @@ def test_answers_depend_on_the_seed_alone(inputs: dict[str, Path], tmp_path: Pat
     assert not {row["response"] for row in other_seed} & {row["response"] for row in rows}
 
 
-def test_the_figures_are_those_of_the_rows(inputs: dict[str, Path], tmp_path: Path) -> None:
-    figures = generate_responses.generate_responses(settings(), inputs, tmp_path)
+def test_metrics_are_those_of_the_rows(inputs: dict[str, Path], tmp_path: Path) -> None:
+    metrics = generate_responses.generate_responses(settings(), inputs, tmp_path)
     rewards = [float(str(row["reward"])) for row in read_jsonl(tmp_path / "responses.jsonl")]
-    assert figures["responses"] == len(rewards)
-    assert figures["mean_reward"] == pytest.approx(sum(rewards) / len(rewards))
+    assert metrics["responses"] == len(rewards)
+    assert metrics["mean_reward"] == pytest.approx(sum(rewards) / len(rewards))
 
 
 def test_a_reward_model_with_another_tokenizer_scores_the_text(inputs: dict[str, Path], tmp_path: Path) -> None:
-    """Its ids mean other things: what is scored is the text, encoded anew."""
+    """Its token ids mean other things, so the text is scored, encoded with its own tokenizer."""
     folder = tmp_path / "reward" / "model"
     copy_with_another_tokenizer(inputs["reward"] / "model", folder)
     rows = respond(settings(), inputs | {"reward": tmp_path / "reward"}, tmp_path / "output")
-    prompts, answers = [str(row["prompt"]) for row in rows], [str(row["response"]) for row in rows]
-    expected = RewardModel.load(folder, "float32", "cpu").score(prompts, answers, batch_size=1)
+    prompts, responses = [str(row["prompt"]) for row in rows], [str(row["response"]) for row in rows]
+    expected = RewardModel.load(folder, "float32", "cpu").score(prompts, responses, batch_size=1)
     assert [row["reward"] for row in rows] == pytest.approx(expected.tolist(), abs=1e-5)
-    plain = encode_response(load_tokenizer(inputs["policy"] / "model"), answers[0])
-    assert encode_response(load_tokenizer(folder), answers[0]) != plain
+    policy_ids = encode_response(load_tokenizer(inputs["policy"] / "model"), responses[0])
+    assert encode_response(load_tokenizer(folder), responses[0]) != policy_ids
 
 
 @pytest.mark.slow
-def test_two_processes_write_what_one_writes(inputs: dict[str, Path], tmp_path: Path, stages: Stages) -> None:
-    """The command itself: to the byte, also where a process has a batch more than the other."""
+def test_two_processes_write_the_same_bytes_as_one(inputs: dict[str, Path], tmp_path: Path, stages: Stages) -> None:
+    """As the stage's command, also when one process has a batch more than the other."""
     many = tmp_path / "data"
     many.mkdir()
     questions = [f"\n\nHuman: What of {'rice ' * (number % 7)}and {number}?\n\nAssistant:" for number in range(17)]

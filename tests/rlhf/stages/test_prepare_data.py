@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from rlhf.config import SYNTHETIC, DataConfig
 from rlhf.errors import UserError
-from rlhf.models.tokenization import encode_response, encode_prompt
+from rlhf.models.tokenization import encode_prompt, encode_response
 from rlhf.stage_config import DataStage
-from rlhf.stages.prepare_data import count_answer_tokens, count_prompt_tokens, prepare_data
+from rlhf.stages.prepare_data import count_response_tokens, count_prompt_tokens, prepare_data
 from rlhf.storage.files import read_jsonl
 from tests.support.data_files import dialogue, hh_row, shared, write_rows
 from tests.support.tiny_models import tiny_tokenizer
@@ -92,7 +92,7 @@ def test_tokens_are_counted_as_they_are_encoded(
     prompts = [f"\n\nHuman:{text}\n\nAssistant:" for text in given_texts]
     answers = [f" {text}" for text in given_texts]
     assert count_prompt_tokens(tokenizer, prompts) == [len(encode_prompt(tokenizer, prompt)) for prompt in prompts]
-    assert count_answer_tokens(tokenizer, answers) == [len(encode_response(tokenizer, answer)) for answer in answers]
+    assert count_response_tokens(tokenizer, answers) == [len(encode_response(tokenizer, answer)) for answer in answers]
 
 
 def test_the_seam_merges_in_the_tokenizer_that_is_to_merge_it() -> None:
@@ -137,12 +137,12 @@ def test_every_file_holds_what_it_is_for(model: Path, tmp_path: Path) -> None:
         (" Yes.", " Nay."),
         (" Aye.", " No."),
     }
-    assert {row["answer"] for row in own["demonstrations"]} == {" Yes.", " Aye."}
+    assert {row["response"] for row in own["demonstrations"]} == {" Yes.", " Aye."}
     [only] = own["ppo_prompts"]
     assert only["chosen"] == own["preferences"][0]["chosen"]
     assert set(only) == {"id", "prompt", "chosen"}
     assert set(own["preferences"][0]) == {"id", "prompt", "chosen", "rejected"}
-    assert set(own["demonstrations"][0]) == {"id", "prompt", "answer"}
+    assert set(own["demonstrations"][0]) == {"id", "prompt", "response"}
     for rows in files.values():
         assert len({row["id"] for row in rows}) == len(rows)
 

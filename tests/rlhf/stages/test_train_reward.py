@@ -1,4 +1,4 @@
-"""The reward model: what a run learns and leaves, adopted models, and that a killed run ends like an unbroken one."""
+"""Reward model: training, files of a run, imported models, and byte-identical results of a killed run."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ SETTINGS = RewardConfig(
 CONFIG = RewardStage(seed=1, model=ModelConfig(), reward=SETTINGS)
 
 
-class Trained(NamedTuple):
+class TrainedRun(NamedTuple):
     """A run of the stage."""
 
     inputs: dict[str, Path]
     output: Path
-    figures: dict[str, float]
+    metrics: dict[str, float]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
     folder = tmp_path_factory.mktemp("trained")
     inputs = tiny_inputs(folder)
-    return Trained(inputs, folder / "out", train_reward(CONFIG, inputs, folder / "out"))
+    return TrainedRun(inputs, folder / "out", train_reward(CONFIG, inputs, folder / "out"))
 
 
-def test_a_run_learns_which_answer_is_better_and_scores_the_chosen_ones(trained: Trained) -> None:
-    inputs, output, figures = trained
-    assert figures["pairs"] == 11
-    assert figures["accuracy"] > 0.9
-    assert figures["accuracy_low"] < figures["accuracy"] <= figures["accuracy_high"]
+def test_a_run_learns_the_preference_and_scores_the_chosen_responses(trained: TrainedRun) -> None:
+    inputs, output, metrics = trained
+    assert metrics["pairs"] == 11
+    assert metrics["accuracy"] > 0.9
+    assert metrics["accuracy_low"] < metrics["accuracy"] <= metrics["accuracy_high"]
     evaluation = json.loads((output / "evaluation.json").read_text())
-    assert {name: evaluation[name] for name in figures} == figures
+    assert {name: evaluation[name] for name in metrics} == metrics
     assert sum(row["pairs"] for row in evaluation["calibration"]) == 11
 
     rows = read_jsonl(output / "metrics.jsonl")
@@ -68,29 +68,29 @@ def test_a_run_learns_which_answer_is_better_and_scores_the_chosen_ones(trained:
     assert [row["score"] for row in scored] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
-def test_transformers_own_forward_pass_gives_our_scores(trained: Trained) -> None:
-    """What was trained at the EOS is also read there by others who load the folder and pad a batch."""
+def test_transformers_own_forward_pass_gives_the_same_scores(trained: TrainedRun) -> None:
+    """Other code that loads the folder and pads a batch also reads the score at the EOS."""
     folder = trained.output / "model"
-    prompt, answers = "\n\nHuman: rice?\n\nAssistant:", [" sky.", " sky blue air light red!"]
-    ours = RewardModel.load(folder, "float32", "cpu").score([prompt] * 2, answers, 2)
+    prompt, responses = "\n\nHuman: rice?\n\nAssistant:", [" sky.", " sky blue air light red!"]
+    ours = RewardModel.load(folder, "float32", "cpu").score([prompt] * 2, responses, 2)
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    texts = [prompt + answer + tokenizer.eos_token for answer in answers]
+    texts = [prompt + response + tokenizer.eos_token for response in responses]
     batch = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
     with torch.no_grad():
         theirs = AutoModelForSequenceClassification.from_pretrained(folder)(**batch).logits[:, 0]
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
-def test_a_published_model_is_adopted_and_measured_like_our_own(trained: Trained, tmp_path: Path) -> None:
-    figures = train_reward(CONFIG, trained.inputs | {"source": trained.output / "model"}, tmp_path)
-    assert figures == trained.figures
+def test_an_imported_model_is_evaluated_like_a_trained_one(trained: TrainedRun, tmp_path: Path) -> None:
+    metrics = train_reward(CONFIG, trained.inputs | {"source": trained.output / "model"}, tmp_path)
+    assert metrics == trained.metrics
     assert not (tmp_path / "metrics.jsonl").exists()
     for name in ("model/model.safetensors", "chosen_scores.jsonl", "evaluation.json"):
         assert (tmp_path / name).read_bytes() == (trained.output / name).read_bytes()
 
 
-def test_a_pickle_without_a_tokenizer_gets_the_base_models(tmp_path: Path) -> None:
+def test_a_pickle_without_a_tokenizer_gets_that_of_the_base_model(tmp_path: Path) -> None:
     inputs = tiny_inputs(tmp_path)
     base = inputs["model"] / "model"
     state = {name: tensor for name, tensor in load_file(base / "model.safetensors").items() if "lm_head" not in name}
@@ -101,15 +101,15 @@ def test_a_pickle_without_a_tokenizer_gets_the_base_models(tmp_path: Path) -> No
     model, _ = new_reward_model(base, "float32", seed=0)
     model.score.weight.data.fill_(1)
     save_model(model, load_tokenizer(base), tmp_path / "expected")
-    prompts, answers = ["\n\nHuman: rice?\n\nAssistant:"], [" sky."]
+    prompts, responses = ["\n\nHuman: rice?\n\nAssistant:"], [" sky."]
     scores = [
-        RewardModel.load(folder, "float32", "cpu").score(prompts, answers, 1)
+        RewardModel.load(folder, "float32", "cpu").score(prompts, responses, 1)
         for folder in (tmp_path / "out" / "model", tmp_path / "expected")
     ]
     torch.testing.assert_close(scores[0], scores[1])
 
 
-def test_no_pairs_is_an_input_error(tmp_path: Path) -> None:
+def test_no_pairs_is_a_user_error(tmp_path: Path) -> None:
     inputs = tiny_inputs(tmp_path)
     (inputs["data"] / "preferences.jsonl").write_text("")
     with pytest.raises(UserError, match=r"preferences\.jsonl: no rows"):
@@ -117,7 +117,7 @@ def test_no_pairs_is_an_input_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_score_what_one_does(tmp_path: Path, stages: Stages) -> None:
+def test_two_processes_train_and_score_like_one(tmp_path: Path, stages: Stages) -> None:
     request = write_request(tmp_path / "request.json", "train_reward", CONFIG, tiny_inputs(tmp_path))
     for processes in (1, 2):
         assert stages.run("rlhf.stages.train_reward", request, tmp_path / str(processes), processes=processes)
@@ -128,7 +128,7 @@ def test_two_processes_train_and_score_what_one_does(tmp_path: Path, stages: Sta
 
 
 @pytest.mark.slow
-def test_killed_ten_times_at_any_moment_it_ends_with_the_same_bytes(tmp_path: Path, stages: Stages) -> None:
+def test_a_run_that_is_killed_ten_times_gives_the_same_bytes(tmp_path: Path, stages: Stages) -> None:
     request = write_request(tmp_path / "request.json", "train_reward", CONFIG, tiny_inputs(tmp_path))
-    whole, broken = undisturbed_and_killed(stages, "rlhf.stages.train_reward", request, tmp_path)
-    assert_same_files(broken / "model", whole / "model")
+    undisturbed, killed = undisturbed_and_killed(stages, "rlhf.stages.train_reward", request, tmp_path)
+    assert_same_files(killed / "model", undisturbed / "model")

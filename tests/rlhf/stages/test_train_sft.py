@@ -1,4 +1,4 @@
-"""Fine-tuning: which tokens the loss covers, what a run leaves, and that a killed run ends like an unbroken one."""
+"""Fine-tuning: tokens that the loss covers, files of a run, and byte-identical results of a killed run."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from trl import SFTConfig, SFTTrainer
 from rlhf.config import ModelConfig, SftConfig
 from rlhf.errors import UserError
 from rlhf.models.loading import load_causal_lm
-from rlhf.models.tokenization import encode_response, encode_prompt, load_tokenizer
+from rlhf.models.tokenization import encode_prompt, encode_response, load_tokenizer
 from rlhf.stage_config import SftStage
 from rlhf.stages.train_sft import encode_rows, train_sft
 from rlhf.storage.files import read_jsonl
-from rlhf.training.trl_trainer import validation_rows, training_arguments
+from rlhf.training.trl_trainer import training_arguments, validation_rows
 from tests.support.stages import Stages, assert_same_files, undisturbed_and_killed
 from tests.support.tiny_inputs import tiny_inputs, write_request
 
@@ -33,22 +33,23 @@ def changed(**changes: object) -> SftStage:
     return CONFIG.model_copy(update={"sft": SETTINGS.model_copy(update=changes)})
 
 
-def test_the_loss_covers_the_answer_and_its_eos_and_nothing_else(tmp_path: Path) -> None:
+def test_the_loss_covers_only_the_response_and_its_eos(tmp_path: Path) -> None:
     inputs = tiny_inputs(tmp_path)
     tokenizer = load_tokenizer(inputs["model"] / "model")
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
     model = load_causal_lm(inputs["model"] / "model", "float32")
 
-    # By hand: every row alone, without padding, log p of each token of answer + EOS.
+    # By hand: every row alone, without padding, log p of each token of response + EOS.
     logprobs, tokens = [], 0
     rows = read_jsonl(inputs["data"] / "demonstrations.jsonl")[:5]
     for row in rows:
-        prompt, answer = encode_prompt(tokenizer, str(row["prompt"])), encode_response(tokenizer, str(row["answer"]))
-        assert answer[-1] == tokenizer.eos_token_id
+        prompt = encode_prompt(tokenizer, str(row["prompt"]))
+        response = encode_response(tokenizer, str(row["response"]))
+        assert response[-1] == tokenizer.eos_token_id
         with torch.no_grad():
-            logprob_TV = model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
-        logprobs += [logprob_TV[len(prompt) + i - 1, token] for i, token in enumerate(answer)]
-        tokens += len(answer)
+            logprob_TV = model(torch.tensor([prompt + response])).logits[0].log_softmax(-1)
+        logprobs += [logprob_TV[len(prompt) + i - 1, token] for i, token in enumerate(response)]
+        tokens += len(response)
 
     encoded = encode_rows(inputs["data"] / "demonstrations.jsonl", tokenizer, model)
     arguments = training_arguments(SETTINGS, model=model, dtype="float32", seed=0, output=tmp_path / "out")
@@ -66,23 +67,23 @@ def test_the_loss_covers_the_answer_and_its_eos_and_nothing_else(tmp_path: Path)
     torch.testing.assert_close(loss.detach(), -torch.stack(logprobs).mean(), atol=1e-5, rtol=1e-5)
 
 
-def test_a_run_learns_to_answer_and_to_stop(tmp_path: Path) -> None:
+def test_a_run_learns_to_respond_and_to_stop(tmp_path: Path) -> None:
     inputs = tiny_inputs(tmp_path)
-    figures = train_sft(changed(epochs=4, learning_rate=2e-2), inputs, tmp_path / "out")
-    assert figures["steps"] == 20  # 40 rows, 8 to a step, 4 epochs
-    assert figures["validation_loss_last"] < figures["validation_loss_first"] - 2
+    metrics = train_sft(changed(epochs=4, learning_rate=2e-2), inputs, tmp_path / "out")
+    assert metrics["steps"] == 20  # 40 rows, 8 to a step, 4 epochs
+    assert metrics["validation_loss_last"] < metrics["validation_loss_first"] - 2
 
     tokenizer = load_tokenizer(tmp_path / "out" / "model")
     model = load_causal_lm(tmp_path / "out" / "model", "float32")
-    text = encode_prompt(tokenizer, "\n\nHuman: rice eggs?\n\nAssistant:")
-    stopped = [*text, *encode_response(tokenizer, " sky blue.")[:-1]]
+    prompt = encode_prompt(tokenizer, "\n\nHuman: rice eggs?\n\nAssistant:")
+    dialogue = [*prompt, *encode_response(tokenizer, " sky blue.")[:-1]]
     with torch.no_grad():
-        end, not_yet = (
+        at_end, at_start = (
             float(model(torch.tensor([ids])).logits[0, -1].softmax(-1)[tokenizer.eos_token_id])
-            for ids in (stopped, text)
+            for ids in (dialogue, prompt)
         )
-    assert end > 0.3
-    assert not_yet < 0.05
+    assert at_end > 0.3
+    assert at_start < 0.05
 
     rows = read_jsonl(tmp_path / "out" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [0, 1, 3, 5, 6, 9, 10, 12, 15, 18, 20]
@@ -90,7 +91,7 @@ def test_a_run_learns_to_answer_and_to_stop(tmp_path: Path) -> None:
     assert {"loss", "learning_rate", "epoch", "tokens_per_second"} <= rows[-1].keys()
 
 
-def test_what_is_trained_in_bfloat16_is_stored_in_it(tmp_path: Path) -> None:
+def test_a_model_trained_in_bfloat16_is_saved_in_bfloat16(tmp_path: Path) -> None:
     inputs = tiny_inputs(tmp_path)
     config = changed(max_steps=2).model_copy(update={"model": ModelConfig(dtype="bfloat16")})
     assert train_sft(config, inputs, tmp_path / "out")["steps"] == 2
@@ -99,12 +100,12 @@ def test_what_is_trained_in_bfloat16_is_stored_in_it(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "model" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
-def test_bad_input_names_the_file_and_the_remedy(tmp_path: Path) -> None:
+def test_errors_name_the_file_and_the_remedy(tmp_path: Path) -> None:
     inputs = tiny_inputs(tmp_path)
     with pytest.raises(UserError, match=r"the loss at step .* is nan; lower learning_rate"):
         train_sft(changed(learning_rate=1e30), inputs, tmp_path / "diverged")
 
-    long = {"id": "d-1", "prompt": "\n\nHuman: " + "rice " * 150 + "\n\nAssistant:", "answer": " Yes."}
+    long = {"id": "d-1", "prompt": "\n\nHuman: " + "rice " * 150 + "\n\nAssistant:", "response": " Yes."}
     (inputs["data"] / "demonstrations.jsonl").write_text(json.dumps(long))
     with pytest.raises(UserError, match=r"row d-1 has .* tokens, more than the model's context of 128"):
         train_sft(CONFIG, inputs, tmp_path / "long")
@@ -115,7 +116,7 @@ def test_bad_input_names_the_file_and_the_remedy(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_trains(tmp_path: Path, stages: Stages) -> None:
+def test_two_processes_train_the_same_model_as_one(tmp_path: Path, stages: Stages) -> None:
     request = write_request(tmp_path / "request.json", "train_sft", CONFIG, tiny_inputs(tmp_path))
     for processes in (1, 2):
         assert stages.run("rlhf.stages.train_sft", request, tmp_path / str(processes), processes=processes)
@@ -126,8 +127,8 @@ def test_two_processes_train_what_one_trains(tmp_path: Path, stages: Stages) -> 
 
 
 @pytest.mark.slow
-def test_killed_ten_times_at_any_moment_it_ends_with_the_same_bytes(tmp_path: Path, stages: Stages) -> None:
-    inputs = tiny_inputs(tmp_path, "gpt2")  # which has dropout: generator states count
+def test_a_run_that_is_killed_ten_times_gives_the_same_bytes(tmp_path: Path, stages: Stages) -> None:
+    inputs = tiny_inputs(tmp_path, "gpt2")  # has dropout, so random generator states matter
     request = write_request(tmp_path / "request.json", "train_sft", CONFIG, inputs)
-    whole, broken = undisturbed_and_killed(stages, "rlhf.stages.train_sft", request, tmp_path)
-    assert_same_files(broken / "model", whole / "model")
+    undisturbed, killed = undisturbed_and_killed(stages, "rlhf.stages.train_sft", request, tmp_path)
+    assert_same_files(killed / "model", undisturbed / "model")

@@ -1,27 +1,14 @@
-"""Steps, checkpoints and metrics of the shared training loop."""
+"""Order of rows, and checkpoints, of the training loop of SFT and reward model."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
-from rlhf.config import SftConfig
-from rlhf.training.trl_trainer import delete_incomplete, newest_checkpoint, total_steps, training_order
-
-
-@pytest.mark.parametrize(
-    ("epochs", "rows", "max_steps", "steps"),
-    [(1, 60, None, 8), (2, 60, None, 15), (0.5, 60, None, 4), (1, 60, 5, 5), (1, 60, 500, 8), (0.01, 8, None, 1)],
-)
-def test_steps_are_those_of_the_epochs_unless_fewer_are_asked_for(
-    epochs: float, rows: int, max_steps: int | None, steps: int
-) -> None:
-    assert total_steps(SftConfig(epochs=epochs, batch_size=8, max_steps=max_steps), rows) == steps
+from rlhf.training.trl_trainer import delete_incomplete, newest_checkpoint, training_order
 
 
 def test_every_epoch_has_every_row_once_and_every_batch_is_sorted_by_length() -> None:
-    lengths = [10 + row % 7 for row in range(60)]  # 7 batches of 8, and 4 rows that begin the second epoch's first
+    lengths = [10 + row % 7 for row in range(60)]  # 7 batches of 8; the other 4 rows start the first batch of epoch 2
     order = training_order(lengths, batch_size=8, steps=15, seed=1)
     assert sorted(order) == sorted([*range(60), *range(60)])
     assert len(set(order[:56])) == 56
@@ -31,15 +18,15 @@ def test_every_epoch_has_every_row_once_and_every_batch_is_sorted_by_length() ->
 
 
 def test_the_order_is_drawn_by_seed() -> None:
-    one, again, other = (training_order([5] * 30, batch_size=4, steps=7, seed=seed) for seed in (1, 1, 2))
-    assert one == again != other
+    first, repeated, other = (training_order([5] * 30, batch_size=4, steps=7, seed=seed) for seed in (1, 1, 2))
+    assert first == repeated != other
 
 
-def test_rows_that_fill_no_batch_are_repeated() -> None:
+def test_rows_are_repeated_until_a_batch_is_full() -> None:
     assert training_order([5, 6], batch_size=4, steps=1, seed=0).count(0) == 2
 
 
-def test_a_torn_checkpoint_is_deleted_and_never_resumed_from(tmp_path: Path) -> None:
+def test_an_incomplete_checkpoint_is_deleted_and_never_resumed_from(tmp_path: Path) -> None:
     checkpoints = tmp_path / "checkpoints"
     for step in (90, 100, 110):
         (checkpoints / f"checkpoint-{step}").mkdir(parents=True)
