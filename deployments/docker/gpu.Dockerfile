@@ -1,9 +1,9 @@
-# A GPU step: what a worker of the `p4d` pool runs.  Build from the repository root on a machine with the CUDA wheels:
+# The image of a GPU stage or of a worker of the `p4d` pool.  Build it from the repository root:
 #   docker build -f deployments/docker/gpu.Dockerfile -t rlhf-gpu .
-# Push it and give its digest to the work pool as `image`.
+# Push it, and set the variable `image` of the work pool to its digest.
 FROM nvidia/cuda:13.0.1-runtime-ubuntu22.04
 
-# libfabric and the NCCL plug-in come with the EFA installer of the machine image; rdma-core is the user-space half.
+# rdma-core is the user-space part of EFA.  The machine image has the EFA installer with libfabric and the NCCL plug-in.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends tini util-linux python3.11 python3.11-venv rdma-core libibverbs1 \
     && rm -rf /var/lib/apt/lists/* \
@@ -21,6 +21,6 @@ RUN pip install --no-cache-dir --constraint requirements.lock --editable .
 
 USER rlhf
 ENV PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1 HF_HOME=/workspace/huggingface
-# ECS sends TERM to tini, which passes it on; the flow then gives the ranks time to save a checkpoint.
+# ECS sends SIGTERM to tini, which forwards it; the flow then gives the ranks time to save a checkpoint.
 ENTRYPOINT ["tini", "-g", "--"]
 CMD ["prefect", "worker", "start", "--pool", "p4d"]

@@ -1,10 +1,11 @@
-# Server commands, the `cpu` worker and the ECS worker of the `p4d` pool: no torch.  Build from the repository root:
+# The image of the `cpu` worker, the ECS worker of the `p4d` pool and the commands; without torch.  Build it from the
+# repository root:
 #   docker build -f deployments/docker/orchestrator.Dockerfile -t rlhf-orchestrator .
 # Run a worker:
 #   docker run -e PREFECT_API_URL=... -v /workspace:/workspace rlhf-orchestrator prefect worker start --pool cpu
 FROM python:3.11-slim-bookworm
 
-# setpriv (util-linux) ends a stage with its flow, tini reaps what is left.
+# setpriv (util-linux) ends a stage together with its flow; tini reaps orphaned processes.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends tini util-linux \
     && rm -rf /var/lib/apt/lists/* \
@@ -12,7 +13,7 @@ RUN apt-get update \
 
 WORKDIR /opt/rlhf
 COPY pyproject.toml requirements.lock README.md LICENSE ./
-# The lock is complete, so what the orchestrator never imports can be left out by name.
+# The lock file lists all dependencies, so packages that the orchestrator never imports can be excluded by name.
 RUN grep --invert-match --extended-regexp \
       '^(torch|triton|nvidia-.*|cuda-.*|trl|accelerate|detoxify|alt-profanity-check|scikit-learn|datasets|tensorboard.*|pytest.*|hypothesis|mypy|ruff|moto|playwright)==' \
       requirements.lock > orchestrator.lock \

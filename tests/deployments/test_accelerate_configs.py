@@ -1,4 +1,4 @@
-"""The configurations of accelerate are what accelerate takes, and mean what they say."""
+"""accelerate accepts our configurations and reads them as intended."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from accelerate.utils import DistributedType
 
 from deployments import FOLDER
 
-MEANING = {
+EXPECTED = {
     "cpu": (DistributedType.NO, "no"),
     "gpu": (DistributedType.MULTI_GPU, "no"),
     "fsdp": (DistributedType.FSDP, "bf16"),
@@ -17,20 +17,20 @@ MEANING = {
 }
 
 
-def test_all_are_known() -> None:
-    assert {path.stem for path in (FOLDER / "accelerate").iterdir()} == set(MEANING)
+def test_every_configuration_is_tested() -> None:
+    assert {path.stem for path in (FOLDER / "accelerate").iterdir()} == set(EXPECTED)
 
 
-@pytest.mark.parametrize("name", MEANING)
-def test_accelerate_takes_it(name: str) -> None:
-    """Its loader refuses keys that it does not know."""
+@pytest.mark.parametrize("name", EXPECTED)
+def test_accelerate_loads_it(name: str) -> None:
+    """Its loader rejects unknown keys."""
     config = load_config_from_file(str(FOLDER / "accelerate" / f"{name}.yaml"))
-    assert (config.distributed_type, config.mixed_precision) == MEANING[name]
+    assert (config.distributed_type, config.mixed_precision) == EXPECTED[name]
     assert config.use_cpu == (name == "cpu")
 
 
 @pytest.mark.parametrize(("name", "strategy"), [("fsdp", "FULL_SHARD"), ("zero2", "SHARD_GRAD_OP")])
-def test_what_is_spread_over_the_gpus(name: str, strategy: str) -> None:
+def test_what_is_sharded_over_the_gpus(name: str, strategy: str) -> None:
     config = load_config_from_file(str(FOLDER / "accelerate" / f"{name}.yaml"))
     assert config.fsdp_config["fsdp_sharding_strategy"] == strategy
     known = launch_command_parser().parse_args(["module"])

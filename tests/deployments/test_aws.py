@@ -1,4 +1,4 @@
-"""The CloudFormation template: valid, private, encrypted, of least privilege, and enough for the pool."""
+"""The CloudFormation template: valid, private, encrypted, with least privilege, and complete for the pool."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WITHOUT_RESOURCES = {
     "ecs:DeregisterTaskDefinition",
     "ecs:DescribeTaskDefinition",
 }
-"""Actions that know no resource: the Service Authorization Reference."""
+"""Actions that cannot be restricted to a resource, according to the Service Authorization Reference."""
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +35,11 @@ def template() -> dict[str, Any]:
 
 
 def of_type(template: dict[str, Any], kind: str) -> Iterator[dict[str, Any]]:
-    return (found["Properties"] for found in template["Resources"].values() if found["Type"] == kind)
+    return (resource["Properties"] for resource in template["Resources"].values() if resource["Type"] == kind)
 
 
 def statements(template: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every statement that grants something to a role."""
+    """Every statement that grants permissions to a role."""
     for policy in of_type(template, "AWS::IAM::ManagedPolicy"):
         yield from policy["PolicyDocument"]["Statement"]
     for role in of_type(template, "AWS::IAM::Role"):
@@ -58,22 +58,22 @@ def test_cfn_lint_finds_nothing() -> None:
     assert (linted.returncode, linted.stdout) == (0, ""), linted.stdout + linted.stderr
 
 
-def test_no_role_may_do_everything_or_touch_everything(template: dict[str, Any]) -> None:
-    found = list(statements(template))
-    assert len(found) >= 10
-    for statement in found:
+def test_no_role_has_all_actions_or_all_resources(template: dict[str, Any]) -> None:
+    granted = list(statements(template))
+    assert len(granted) >= 10
+    for statement in granted:
         actions = as_list(statement["Action"])
         assert not any("*" in action for action in actions), statement
         if "*" in as_list(statement["Resource"]):
             assert "Condition" in statement or set(actions) <= WITHOUT_RESOURCES, statement
 
 
-def test_no_role_brings_amazons_own_wide_policies(template: dict[str, Any]) -> None:
+def test_no_role_has_a_managed_policy_of_amazon(template: dict[str, Any]) -> None:
     for role in of_type(template, "AWS::IAM::Role"):
         assert all(policy == {"Ref": "StorageAccess"} for policy in role.get("ManagedPolicyArns", []))
 
 
-def test_objects_are_reached_below_the_one_prefix_only(template: dict[str, Any]) -> None:
+def test_objects_are_accessible_only_below_the_prefix(template: dict[str, Any]) -> None:
     on_objects = [
         statement
         for statement in statements(template)
@@ -82,13 +82,13 @@ def test_objects_are_reached_below_the_one_prefix_only(template: dict[str, Any])
     assert [statement["Resource"] for statement in on_objects] == [{"Fn::Sub": "${Bucket.Arn}/${Prefix}/*"}]
 
 
-def test_the_bucket_is_private_encrypted_and_reached_by_tls_only(template: dict[str, Any]) -> None:
+def test_the_bucket_is_private_encrypted_and_accessible_only_over_tls(template: dict[str, Any]) -> None:
     [bucket] = of_type(template, "AWS::S3::Bucket")
     assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
     assert len(bucket["PublicAccessBlockConfiguration"]) == 4
     [rule] = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
     assert rule["ServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
-    [aborting] = bucket["LifecycleConfiguration"]["Rules"]  # and nothing that removes objects
+    [aborting] = bucket["LifecycleConfiguration"]["Rules"]  # no rule removes objects
     assert set(aborting) == {"Id", "Status", "AbortIncompleteMultipartUpload"}
     [policy] = of_type(template, "AWS::S3::BucketPolicy")
     [deny] = policy["PolicyDocument"]["Statement"]
@@ -98,7 +98,7 @@ def test_the_bucket_is_private_encrypted_and_reached_by_tls_only(template: dict[
 
 
 def test_machines_are_p4d_with_efa_and_encrypted_disks(template: dict[str, Any]) -> None:
-    [machine] = (found["LaunchTemplateData"] for found in of_type(template, "AWS::EC2::LaunchTemplate"))
+    [machine] = (resource["LaunchTemplateData"] for resource in of_type(template, "AWS::EC2::LaunchTemplate"))
     assert machine["InstanceType"] == "p4d.24xlarge"
     assert [interface["NetworkCardIndex"] for interface in machine["NetworkInterfaces"]] == [0, 1, 2, 3]
     assert {interface["InterfaceType"] for interface in machine["NetworkInterfaces"]} == {"efa"}
@@ -114,25 +114,27 @@ def test_outputs_fill_the_variables_of_the_pool(template: dict[str, Any]) -> Non
     outputs = {re.sub("(?<!^)([A-Z])", r"_\1", name).lower() for name in template["Outputs"]}
     assert set(variables["required"]) <= outputs
     assert variables["properties"]["cloudwatch_logs_options"]["default"] == {"awslogs-group": "/rlhf/stage"}
-    [mounted] = (found["LaunchTemplateData"] for found in of_type(template, "AWS::EC2::LaunchTemplate"))
-    script = mounted["UserData"]["Fn::Base64"]["Fn::Sub"]
+    [machine] = (resource["LaunchTemplateData"] for resource in of_type(template, "AWS::EC2::LaunchTemplate"))
+    script = machine["UserData"]["Fn::Base64"]["Fn::Sub"]
     assert f"mount -o noatime /dev/md0 {variables['properties']['workspace']['default']}\n" in script
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::UserWarning")  # moto makes no policies of buckets, placement or capacity
-def test_the_stack_comes_up(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.filterwarnings(
+    "ignore::UserWarning"
+)  # moto has no bucket policies, placement groups or capacity providers
+def test_the_stack_can_be_created(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     with mock_aws():
         subnet = boto3.client("ec2").describe_subnets()["Subnets"][0]
-        given = {"VpcId": subnet["VpcId"], "SubnetId": subnet["SubnetId"], "Prefix": "work", "PrefectPort": "4200"}
+        parameters = {"VpcId": subnet["VpcId"], "SubnetId": subnet["SubnetId"], "Prefix": "work", "PrefectPort": "4200"}
         cloud = boto3.client("cloudformation")
         cloud.create_stack(
             StackName="rlhf",
             TemplateBody=TEMPLATE.read_text(),
-            Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in given.items()],
+            Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
             Capabilities=["CAPABILITY_IAM"],
         )
         [stack] = cloud.describe_stacks(StackName="rlhf")["Stacks"]

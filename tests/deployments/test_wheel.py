@@ -1,4 +1,4 @@
-"""The package installs like any other: a wheel holds all it needs and runs outside the repository."""
+"""The wheel contains all files that the package needs, and runs outside the repository."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def command(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`rlhf`, installed from the wheel into a virtual environment that borrows the libraries of this one."""
+    """`rlhf`, installed from the wheel into a virtual environment that uses the libraries of this one."""
     environment = tmp_path_factory.mktemp("environment")
     venv.create(environment)
     python = environment / "bin" / "python"

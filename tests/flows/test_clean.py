@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.server.deploy import deploy
-from flows.server.undeploy import FLOWS, undeploy
+from flows.server.specs import read_deployments
+from flows.server.undeploy import undeploy
 from rlhf.profiles import load_profile
 
 
@@ -43,7 +44,7 @@ def test_deployed_objects_are_removed_and_others_of_the_same_name_are_kept(tmp_p
         undeploy(remove=True)
         client.delete_work_pool("cpu")  # raises if the pool was removed
         deploy(load_profile("quickstart"), str(tmp_path))
-        names = {f"{flow}/{name}" for name, flow in FLOWS.items()} | {"cpu", "p4d", "rlhf-lost-runs"}
+        names = {spec.full_name for spec in read_deployments()} | {"cpu", "p4d", "rlhf-lost-runs"}
         assert removable() == dict.fromkeys(names, True)
         flow = client.create_flow_from_name("somebodys")
         client.create_deployment(flow_id=flow, name="nightly", work_pool_name="p4d", entrypoint="a.py:b")

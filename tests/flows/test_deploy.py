@@ -1,4 +1,4 @@
-"""`rlhf deploy`: what it puts on a server, and that again it changes nothing."""
+"""`rlhf deploy`: the objects that it creates on a server, and that repeating it changes nothing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def outcomes(changes: list[Change]) -> dict[str, str]:
     return {change.name: change.outcome for change in changes}
 
 
-def test_again_changes_nothing_and_what_was_changed_by_hand_is_set_right(config: RunConfig, tmp_path: Path) -> None:
+def test_repeating_changes_nothing_and_manual_changes_are_reverted(config: RunConfig, tmp_path: Path) -> None:
     names = {"rlhf-lost-runs", "cpu", "p4d", "rlhf-pipeline/pipeline", "collect-labels/labels", "rlhf-stage/p4d"}
     assert outcomes(deploy(config, tmp_path)).keys() == names
     assert outcomes(deploy(config, tmp_path)) == dict.fromkeys(names, "unchanged")
@@ -67,7 +67,7 @@ def test_again_changes_nothing_and_what_was_changed_by_hand_is_set_right(config:
 
 def test_a_pool_of_another_type_is_not_replaced(config: RunConfig, tmp_path: Path) -> None:
     deploy(config, tmp_path)
-    with pytest.raises(UserError, match=r"pool p4d is of type process, wanted ecs; delete it first"):
+    with pytest.raises(UserError, match=r"pool p4d is of type process, but must be ecs; delete it first"):
         deploy(config, tmp_path, "ecs")
 
 
@@ -76,10 +76,10 @@ def test_the_form_shows_every_setting_with_its_description(config: RunConfig, tm
     with get_client(sync_client=True) as client:
         schema = client.read_deployment_by_name("rlhf-pipeline/pipeline").parameter_openapi_schema
     assert schema is not None
-    for name, part in schema["definitions"].items():
-        for field, described in part["properties"].items():
-            nested = "$ref" in json.dumps(described)
-            assert nested or described.get("description"), f"{name}.{field} has no description"
+    for name, model in schema["definitions"].items():
+        for field, field_schema in model["properties"].items():
+            is_nested = "$ref" in json.dumps(field_schema)
+            assert is_nested or field_schema.get("description"), f"{name}.{field} has no description"
     assert "kl_coefficient" in schema["definitions"]["PpoConfig"]["properties"]
 
 
@@ -88,7 +88,7 @@ def test_the_ecs_task_has_eight_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    given = {
+    variables = {
         "image": "123456789012.dkr.ecr.us-east-1.amazonaws.com/rlhf@sha256:" + "0" * 64,
         "cluster": "rlhf",
         "capacity_provider": "p4d",
@@ -97,13 +97,13 @@ def test_the_ecs_task_has_eight_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         "env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"},
     }
     template = yaml.safe_load((FOLDER / "work_pools" / "p4d.ecs.yaml").read_text())["base_job_template"]
-    definition, request = _rendered(ecs, template, given)
+    definition, request = _rendered(ecs, template, variables)
     [container] = definition["containerDefinitions"]
     assert container["resourceRequirements"] == [{"type": "GPU", "value": "8"}]
     assert container["linuxParameters"]["sharedMemorySize"] == 65536
     assert len(container["linuxParameters"]["devices"]) == 4
     assert container["stopTimeout"] == 120
-    assert container["image"] == given["image"]
+    assert container["image"] == variables["image"]
     assert (definition["requiresCompatibilities"], definition["networkMode"]) == (["EC2"], "host")
     assert definition["volumes"][0]["host"]["sourcePath"] == "/workspace"
     assert "launchType" not in request
@@ -112,15 +112,15 @@ def test_the_ecs_task_has_eight_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"name": "PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "value": "30"} in override["environment"]
 
 
-def _rendered(ecs: Any, template: dict[str, Any], given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The task definition as AWS took it, and the request that would run it, by the real worker."""
+def _rendered(ecs: Any, template: dict[str, Any], variables: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The task definition that the real worker registers with (simulated) AWS, and its request to run it."""
     with mock_aws():
         client = boto3.client("ecs")
         worker = ecs.ECSWorker(work_pool_name="p4d")
         run = FlowRun(flow_id=uuid4(), name="train_ppo")
-        settings = asyncio.run(ecs.ECSJobConfiguration.from_template_and_values(template, given))
+        settings = asyncio.run(ecs.ECSJobConfiguration.from_template_and_values(template, variables))
         settings.prepare_for_flow_run(run)
-        wanted = worker._prepare_task_definition(settings, "us-east-1", run)
-        arn = worker._register_task_definition(logging.getLogger(__name__), client, wanted)
-        taken = client.describe_task_definition(taskDefinition=arn)["taskDefinition"]
-        return taken, worker._prepare_task_run_request(settings, taken, arn)
+        definition = worker._prepare_task_definition(settings, "us-east-1", run)
+        arn = worker._register_task_definition(logging.getLogger(__name__), client, definition)
+        registered = client.describe_task_definition(taskDefinition=arn)["taskDefinition"]
+        return registered, worker._prepare_task_run_request(settings, registered, arn)
