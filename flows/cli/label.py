@@ -40,12 +40,12 @@ def serve(
     from contextlib import closing, suppress
 
     from rlhf.labeling.server import serve as serve_page
-    from rlhf.labeling.session import Labels
+    from rlhf.labeling.session import LabelingSession
     from rlhf.runs.published import open_run
 
     with (
         open_run(workspace, run_name) as run,
-        closing(Labels(run.pairs, run.labels)) as session,
+        closing(LabelingSession(run.pairs, run.labels)) as session,
         suppress(KeyboardInterrupt),
     ):
         serve_page(session, host, port, annotator or ())
@@ -86,7 +86,7 @@ def import_(
     typer.echo(f"{evaluation.labeled} of {evaluation.items} pairs labeled, annotators: {len(evaluation.annotators)}")
     for question in evaluation.questions:
         counts = question.items
-        typer.echo(f"{question.question:<13} RLHF better {counts.better}, tie {counts.tie}, SFT better {counts.worse}")
+        typer.echo(f"{question.question:<13} RLHF better {counts.wins}, tie {counts.ties}, SFT better {counts.losses}")
     typer.echo(f"report: {run.folder / 'report.html'}")
 
 
@@ -125,7 +125,7 @@ def send(
     from pydantic import ValidationError
 
     from rlhf.errors import UserError
-    from rlhf.labeling.ground_truth_job import LabelingJob, start_job, uploaded
+    from rlhf.labeling.ground_truth_job import LabelingJob, start_job, uploaded_objects
     from rlhf.runs.cleanup import JOBS, record_objects
     from rlhf.runs.published import open_run
 
@@ -136,7 +136,7 @@ def send(
     with open_run(workspace, run_name) as run:
         run.store.pull(run.folder, [JOBS])
         typer.echo(start_job(run.pairs, job))
-        record_objects(run.folder, uploaded(job))
+        record_objects(run.folder, uploaded_objects(job))
         run.store.push(run.folder, [JOBS])
     done = f"{job.prefix}/{job.name} --workspace {workspace} --run {run.folder.name}"
     typer.echo(f"when the job has finished: rlhf label import {done}")

@@ -1,6 +1,6 @@
-"""Intervals and tests behind every figure of the report.
+"""Confidence intervals and significance tests of all metrics in the report.
 
-All draws are seeded; the same values and seed give the same numbers to the last bit.
+All draws are seeded: the same values and seed give bit-identical results.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from scipy import stats
 
 RESAMPLES = 10_000
 RESAMPLES_AT_ONCE = 500
-"""Resamples held in memory at once; a thousand values make 4 MB of them."""
+"""Resamples in memory at the same time; 4 MB for a thousand values."""
 CONFIDENCE = 0.95
 SIGNIFICANCE = 0.05
 POWER = 0.8
-"""Chance to find a difference that a study is usually planned for."""
-MOST_ITEMS = 16_384
-"""Where the search for a number of items ends: more than anybody compares."""
+"""Probability of detecting a difference that studies are usually planned for."""
+MAX_SAMPLE_SIZE = 16_384
+"""Upper limit of the search for a sample size; nobody labels more."""
 NEGLIGIBLE = 1e-13
 
 
 class PairedDifference(NamedTuple):
-    """Second minus first over pairs: its mean, the interval of the mean and how surprising it is without an effect."""
+    """Mean of second minus first over pairs, its 95 % interval, and the p-value of no difference."""
 
     mean: float
     ci95: tuple[float, float]
@@ -49,7 +49,7 @@ def bootstrap_interval(values: Sequence[float], seed: int) -> tuple[float, float
     """95 % bootstrap interval of the mean of `values`, bias-corrected and accelerated (BCa).
 
     BCa, not percentile: toxicity differences are mostly near zero with a long tail, and percentile intervals of a
-    skewed mean miss more often on the side of the tail.  Where all values are equal the interval is that value.
+    skewed mean miss more often on the side of the tail.  If all values are equal, both ends are that value.
 
     Source: Efron (1987), Better Bootstrap Confidence Intervals, as in scipy.stats.bootstrap.
     """
@@ -68,10 +68,10 @@ def bootstrap_interval(values: Sequence[float], seed: int) -> tuple[float, float
 
 
 def sign_flip_p_value(differences: Sequence[float], seed: int) -> float:
-    """Two-sided p-value of the paired permutation test: how often random signs give a mean as far from zero.
+    """Two-sided p-value of the paired permutation test: how often random signs give a mean at least as far from zero.
 
-    Twice the smaller tail, as in scipy.stats.permutation_test.  Exact where all sign patterns are fewer than the
-    resamples; otherwise a tail counts the observed values too, (count + 1) / (resamples + 1), so that p is never zero.
+    Twice the smaller tail, as in scipy.stats.permutation_test.  Exact if there are fewer sign patterns than resamples;
+    otherwise a tail includes the observed values, (count + 1) / (resamples + 1), so that p is never zero.
     """
     values = np.asarray(differences, dtype=np.float64)
     total, rounding = values.sum(), NEGLIGIBLE * np.abs(values).sum()
@@ -87,7 +87,7 @@ def sign_flip_p_value(differences: Sequence[float], seed: int) -> float:
 
 
 def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
-    """95 % score interval of a share, which keeps its coverage near 0 and 1; a tie may count as half a success.
+    """95 % score interval of a share; its coverage is right near 0 and 1 too.  A tie may count as half a success.
 
     Source: Wilson, 1927, without continuity correction.
     """
@@ -95,48 +95,48 @@ def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
     share = successes / trials
     middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))  # 0 and 1 whatever the rounding
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))  # exactly 0 or 1 despite rounding
 
 
-def sign_test_p_value(better: int, worse: int) -> float:
-    """Exact two-sided p-value of `better` against `worse` without a preference; ties do not count.
+def sign_test_p_value(wins: int, losses: int) -> float:
+    """Exact two-sided p-value of `wins` against `losses` under no preference; ties do not count.
 
-    The published 30 better and 16 worse give 0.054.  Without any untied pair there is no evidence: 1.
+    The published 30 wins and 16 losses give 0.054.  Without any untied pair the p-value is 1.
     """
-    if better + worse == 0:
+    if wins + losses == 0:
         return 1.0
-    return float(stats.binomtest(better, better + worse).pvalue)
+    return float(stats.binomtest(wins, wins + losses).pvalue)
 
 
-def sign_test_power(items: int, better: float, worse: float) -> float:
-    """Chance that the exact sign test over `items` pairs finds p < 0.05, where a pair is so likely better or worse.
+def sign_test_power(pairs: int, win: float, loss: float) -> float:
+    """Power of the exact sign test: probability of p < 0.05 over `pairs` pairs, by the probabilities of win and loss.
 
-    The untied pairs are binomial, and of them the better ones; both are summed over, but for numbers of untied pairs
-    that are less likely than NEGLIGIBLE.
+    The number of untied pairs is binomial, and so is the number of wins among them.  The sum runs over both, without
+    numbers of untied pairs that are less likely than NEGLIGIBLE.
     """
-    fewest, most = stats.binom.ppf([NEGLIGIBLE, 1 - NEGLIGIBLE], items, better + worse)
+    fewest, most = stats.binom.ppf([NEGLIGIBLE, 1 - NEGLIGIBLE], pairs, win + loss)
     untied = np.arange(max(fewest, 0), most + 1)
-    chance = stats.binom.pmf(untied, items, better + worse)
+    probability = stats.binom.pmf(untied, pairs, win + loss)
     critical = stats.binom.isf(SIGNIFICANCE / 2, untied, 0.5) + 1
-    share = better / (better + worse)
+    share = win / (win + loss)
     rejects = stats.binom.sf(critical - 1, untied, share) + stats.binom.cdf(untied - critical, untied, share)
-    return float(chance @ rejects)
+    return float(probability @ rejects)
 
 
-def items_needed(better: float, worse: float, power: float = POWER) -> int | None:
-    """Fewest pairs over which the sign test finds the difference with `power`; None beyond MOST_ITEMS.
+def required_sample_size(win: float, loss: float, power: float = POWER) -> int | None:
+    """Fewest pairs with which the sign test detects the difference with `power`; None if above MAX_SAMPLE_SIZE.
 
-    The power of an exact test dips a little where a whole step of its critical value is due, so a few items less may
-    do by luck; the search takes the power to grow.
+    The search assumes that power grows with the number of pairs.  The power of an exact test dips slightly whenever its
+    critical value steps up, so a few pairs fewer may be enough.
     """
     low, high = 1, 16
-    while sign_test_power(high, better, worse) < power:
+    while sign_test_power(high, win, loss) < power:
         low, high = high + 1, 2 * high
-        if high > MOST_ITEMS:
+        if high > MAX_SAMPLE_SIZE:
             return None
     while low < high:
         middle = (low + high) // 2
-        if sign_test_power(middle, better, worse) >= power:
+        if sign_test_power(middle, win, loss) >= power:
             high = middle
         else:
             low = middle + 1
@@ -144,10 +144,10 @@ def items_needed(better: float, worse: float, power: float = POWER) -> int | Non
 
 
 def krippendorff_alpha(ratings: Sequence[Sequence[float | None]], values: Sequence[float]) -> float | None:
-    """Agreement of annotators (rows) over items (columns) on ordered `values`; None where it is not defined.
+    """Krippendorff's alpha of annotators (rows) over items (columns) on ordered `values`; None if it is undefined.
 
-    1 is full agreement, 0 what chance gives.  It is not defined without an item that two annotators rated, or where
-    nobody ever says anything but one value.
+    1 is full agreement, 0 is chance.  It is undefined if no item was rated by two annotators, or if all ratings are the
+    same.
 
     Source: Krippendorff (2011), Computing Krippendorff's Alpha-Reliability, by the package `krippendorff`.
     """
@@ -159,9 +159,9 @@ def krippendorff_alpha(ratings: Sequence[Sequence[float | None]], values: Sequen
 
 
 def cluster_interval(clusters: Sequence[Sequence[float]], seed: int) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean of all values, drawn by whole clusters.
+    """95 % percentile bootstrap interval of the mean of all values, resampling clusters.
 
-    Answers of several annotators to one item are alike, so the item, with all of its answers, is what is drawn.
+    Different annotators' answers to one item are correlated, so items are resampled together with all their answers.
     """
     sums = np.array([sum(cluster) for cluster in clusters], dtype=np.float64)
     sizes = np.array([len(cluster) for cluster in clusters], dtype=np.float64)
@@ -175,12 +175,12 @@ def cluster_interval(clusters: Sequence[Sequence[float]], seed: int) -> tuple[fl
 
 
 def _all_patterns(length: int) -> Iterator[np.ndarray]:
-    """Every row of zeros and ones, at once."""
+    """All rows of zeros and ones, in one array."""
     yield np.arange(2**length)[:, None] >> np.arange(length) & 1
 
 
 def _random_patterns(length: int, seed: int) -> Iterator[np.ndarray]:
-    """One row of zeros and ones fewer than RESAMPLES, as many at once as memory should hold."""
+    """RESAMPLES - 1 random rows of zeros and ones, in arrays of at most RESAMPLES_AT_ONCE rows."""
     generator = np.random.default_rng(seed)
     for start in range(0, RESAMPLES - 1, RESAMPLES_AT_ONCE):
         rows = min(RESAMPLES_AT_ONCE, RESAMPLES - 1 - start)

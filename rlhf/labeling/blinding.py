@@ -1,11 +1,12 @@
-"""Which answer a person sees first, and under which name an item goes: both decided by secrets.
+"""Secrets that hide which model wrote which answer.
 
-Two coins hide who wrote what.  The first, seeded, decides which model's answer is A in the manifest; only the key
-knows it.  The second, of the labelling page, decides for each pair and annotator which of A and B stands left.
+Two hidden draws blind every pair.  The first, derived from the run's seed, decides which model's response is A in the
+manifest; only the key records it.  The second, derived from the labeling page's own secret, decides for each pair and
+annotator whether A or B is shown on the left.
 
-The seeded secret hashes the seed with both models' answers and rewards.  It is never written beside the items, and
-since the rewards are not in them either, nobody can compute it from the seed and what an annotator sees.  Exchanging
-the two models does not change it.
+The first secret hashes the seed together with both models' responses and scores.  It is never stored with the pairs,
+and the pairs do not contain the scores, so nobody can compute it from the seed and the texts that annotators see.
+Exchanging the two models does not change it.
 """
 
 from __future__ import annotations
@@ -21,33 +22,33 @@ Model = Literal["sft", "rlhf"]
 
 
 def blinding_secret(seed: int, response_files: Iterable[str]) -> str:
-    """The secret of a run from its seed and the sha256 of both files of answers, in any order."""
+    """The secret of a run, from its seed and the sha256 of both response files, in any order."""
     return digest([seed, sorted(response_files)])
 
 
-def item_name(secret: str, prompt_id: str) -> str:
-    """A name of 12 hex digits that tells nothing of the prompt, its place in the data or the coin."""
+def blinded_id(secret: str, prompt_id: str) -> str:
+    """Id of a pair, 12 hex digits, which reveals neither the prompt, nor its position in the data, nor the models."""
     return _hash(secret, "item", prompt_id)[:12]
 
 
-def toss_coin(secret: str, prompt_id: str) -> Model:
-    """The model whose answer to the prompt is shown as A: either with equal chance, each prompt by itself."""
+def model_shown_as_a(secret: str, prompt_id: str) -> Model:
+    """The model whose response to the prompt is A: each has probability 1/2, independently for every prompt."""
     return "sft" if int(_hash(secret, "coin", prompt_id), 16) % 2 else "rlhf"
 
 
 def pseudonym(secret: bytes, name: str) -> str:
-    """Name of an annotator in everything that leaves the page: 16 hex digits that only the secret leads back."""
+    """An annotator's name outside of the page: 16 hex digits, which cannot be traced back without the secret."""
     return _keyed_hash(secret, "annotator", name)[:16]
 
 
-def toss_side(secret: bytes, annotator: str, item: str) -> Literal["a", "b"]:
-    """Which of the manifest's answers this annotator sees on the left: either with equal chance, item by item."""
-    return "a" if int(_keyed_hash(secret, "side", annotator, item), 16) % 2 else "b"
+def answer_shown_left(secret: bytes, annotator: str, pair_id: str) -> Literal["a", "b"]:
+    """The answer that this annotator sees on the left: A and B have probability 1/2, independently for every pair."""
+    return "a" if int(_keyed_hash(secret, "side", annotator, pair_id), 16) % 2 else "b"
 
 
-def place_in_order(secret: bytes, annotator: str, item: str) -> str:
-    """Sorting by this gives each annotator an order of their own, so that tired eyes do not all meet the same pairs."""
-    return _keyed_hash(secret, "place", annotator, item)
+def order_key(secret: bytes, annotator: str, pair_id: str) -> str:
+    """Sort key that gives each annotator a different order, so that fatigue does not affect the same pairs for all."""
+    return _keyed_hash(secret, "place", annotator, pair_id)
 
 
 def _keyed_hash(secret: bytes, *parts: str) -> str:

@@ -1,7 +1,7 @@
-"""Ground Truth for those who have it: a package of files, and a labeling job for a private workforce.
+"""SageMaker Ground Truth: write the labeling package, and create a labeling job for a private work team.
 
-The package is also what a Ground Truth Plus customer hands over.  The key is not in it, and the job's workers see A
-and B as the manifest has them.
+Customers of Ground Truth Plus hand over the same package.  It does not contain the key; the job's workers see A and B
+as they are in the manifest.
 """
 
 from __future__ import annotations
@@ -11,78 +11,95 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+from botocore.exceptions import BotoCoreError, ClientError, NoRegionError
 from pydantic import BaseModel, ConfigDict, Field
 
 from rlhf.errors import UserError
 from rlhf.labeling.ground_truth_output import ATTRIBUTE
-from rlhf.labeling.ground_truth_reader import S3
 from rlhf.labeling.manifest import MANIFEST_FILE
+from rlhf.storage.s3 import Bucket, error_code
 
 TEMPLATE = "template.liquid.html"
 INSTRUCTIONS = "INSTRUCTIONS.md"
 FOLDER = Path(__file__).parent / "static" / "ground_truth"
 TASK_TITLE = "Compare two answers"
 TASK_DESCRIPTION = "Read a conversation and two answers; say which is more helpful, less harmful and better overall."
+SAGEMAKER_HINTS = {
+    "AccessDeniedException": "allow sagemaker:CreateLabelingJob, and iam:PassRole for --role",
+    "ResourceInUse": "choose another --name",
+    "ValidationException": "check --role and --workteam",
+}
+"""Remedies by SageMaker's error codes."""
 
 
 class LabelingJob(BaseModel):
-    """What a labeling job needs that only its owner knows."""
+    """Settings of a labeling job that only its owner knows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}$")
     """Name of the job."""
     prefix: str = Field(pattern=r"^s3://[a-z0-9.\-]{3,63}(/[^/]+)*$")
-    """Where package and labels go: s3://bucket/prefix."""
+    """Location of package and labels: s3://bucket/prefix."""
     role: str
-    """ARN of the role that the job runs as."""
+    """ARN of the role that the job assumes."""
     workteam: str
     """ARN of the private work team."""
     workers: int = Field(default=3, ge=1, le=9)
-    """People per pair."""
+    """Annotators per pair."""
     minutes: int = Field(default=30, ge=1)
-    """Longest time of one person for one pair."""
+    """Time limit of one annotator for one pair."""
+
+    @property
+    def input_folder(self) -> str:
+        """URI of the folder that the package is uploaded to."""
+        return f"{self.prefix}/{self.name}/input"
 
 
-def write_package(pairs: Path, folder: Path) -> list[Path]:
-    """Copy the blinded manifest, the template and the instructions into `folder`; returns the files."""
+def write_package(labeling_task: Path, folder: Path) -> list[Path]:
+    """Copy the blinded manifest, the template and the instructions into `folder`; returns the copies."""
     folder.mkdir(parents=True, exist_ok=True)
-    sources = (pairs / MANIFEST_FILE, FOLDER / TEMPLATE, FOLDER / INSTRUCTIONS)
+    sources = (labeling_task / MANIFEST_FILE, FOLDER / TEMPLATE, FOLDER / INSTRUCTIONS)
     return [Path(shutil.copyfile(source, folder / source.name)) for source in sources]
 
 
-def start_job(pairs: Path, job: LabelingJob) -> str:
-    """Upload the package and create the labeling job; returns its ARN.  Raises UserError with what AWS refuses."""
-    bucket, _, prefix = job.prefix.removeprefix(S3).partition("/")
-    root = f"{prefix}/{job.name}".lstrip("/")
-    storage, sagemaker = boto3.client("s3"), boto3.client("sagemaker")
+def start_job(labeling_task: Path, job: LabelingJob) -> str:
+    """Upload the package, encrypted, and create the labeling job; returns its ARN.
+
+    Raises UserError if AWS refuses one of the requests.
+    """
+    bucket = Bucket(job.input_folder)
     try:
-        for source in (pairs / MANIFEST_FILE, FOLDER / TEMPLATE):
-            storage.put_object(Bucket=bucket, Key=f"{root}/input/{source.name}", Body=source.read_bytes())
-        arn: str = sagemaker.create_labeling_job(**request_of(job))["LabelingJobArn"]
-    except (BotoCoreError, ClientError, ParamValidationError) as error:
-        raise UserError(f"labeling job {job.name}: {error}") from None
+        sagemaker = boto3.client("sagemaker")
+        for source in (labeling_task / MANIFEST_FILE, FOLDER / TEMPLATE):
+            bucket.write(source.name, source.read_bytes())
+        arn: str = sagemaker.create_labeling_job(**create_request(job))["LabelingJobArn"]
+    except UserError as error:
+        raise UserError(f"labeling job {job.name}: {error}") from error
+    except NoRegionError as error:
+        raise UserError(f"labeling job {job.name}: no AWS region; set AWS_DEFAULT_REGION") from error
+    except (BotoCoreError, ClientError) as error:
+        hint = SAGEMAKER_HINTS.get(error_code(error)) if isinstance(error, ClientError) else None
+        raise UserError(f"labeling job {job.name}: {error}" + (f"; {hint}" if hint else "")) from error
     return arn
 
 
-def uploaded(job: LabelingJob) -> list[str]:
-    """The objects that `start_job` puts into S3."""
-    return [f"{job.prefix}/{job.name}/input/{name}" for name in (MANIFEST_FILE, TEMPLATE)]
+def uploaded_objects(job: LabelingJob) -> list[str]:
+    """URIs of the objects that `start_job` uploads."""
+    return [f"{job.input_folder}/{name}" for name in (MANIFEST_FILE, TEMPLATE)]
 
 
-def request_of(job: LabelingJob) -> dict[str, Any]:
-    """The arguments of create_labeling_job.  Without Lambdas: manifest lines go to the template as they are."""
-    uploaded = f"{job.prefix}/{job.name}/input"
+def create_request(job: LabelingJob) -> dict[str, Any]:
+    """The arguments of create_labeling_job.  Without Lambdas, the template receives the manifest's lines unchanged."""
     return {
         "LabelingJobName": job.name,
         "LabelAttributeName": ATTRIBUTE,
-        "InputConfig": {"DataSource": {"S3DataSource": {"ManifestS3Uri": f"{uploaded}/{MANIFEST_FILE}"}}},
+        "InputConfig": {"DataSource": {"S3DataSource": {"ManifestS3Uri": f"{job.input_folder}/{MANIFEST_FILE}"}}},
         "OutputConfig": {"S3OutputPath": f"{job.prefix}/"},
         "RoleArn": job.role,
         "HumanTaskConfig": {
             "WorkteamArn": job.workteam,
-            "UiConfig": {"UiTemplateS3Uri": f"{uploaded}/{TEMPLATE}"},
+            "UiConfig": {"UiTemplateS3Uri": f"{job.input_folder}/{TEMPLATE}"},
             "TaskTitle": TASK_TITLE,
             "TaskDescription": TASK_DESCRIPTION,
             "NumberOfHumanWorkersPerDataObject": job.workers,

@@ -1,7 +1,7 @@
-"""Ground Truth's output layout, written from the page's answers, so that one importer serves both.
+"""Write the page's answers in Ground Truth's output layout, so that both are imported by the same code.
 
-output/manifests/output/output.manifest                               the items, with a reference where answered
-output/annotations/worker-response/iteration-1/ITEM/response.json     everyone's answers to an item
+output/manifests/output/output.manifest                               the pairs, with a reference if answered
+output/annotations/worker-response/iteration-1/PAIR/response.json     all answers to a pair
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from rlhf.labeling.judgements import Judgement
-from rlhf.labeling.manifest import Item
+from rlhf.labeling.manifest import BlindedPair
 from rlhf.storage.files import write_atomically
 
 ATTRIBUTE = "preference"
@@ -22,59 +22,59 @@ RESPONSES = Path("annotations/worker-response/iteration-1")
 
 
 class OutputWriter:
-    """Keeps the output folder equal to the answers, item by item."""
+    """Keeps the output folder up to date with the answers, pair by pair."""
 
-    def __init__(self, folder: Path, items: list[Item]) -> None:
+    def __init__(self, folder: Path, pairs: list[BlindedPair]) -> None:
         self._folder = folder
-        self._items = items
-        self._answered: dict[str, str] = {}
+        self._pairs = pairs
+        self._answered_at: dict[str, str] = {}
 
     def write(self, judgements: Iterable[Judgement]) -> None:
-        """Write the whole folder from everyone's answers; responses of an item that lost its last answer go."""
-        found: dict[str, list[Judgement]] = {item.item: [] for item in self._items}
+        """Write the complete folder from all answers; response files of pairs without an answer are removed."""
+        by_pair: dict[str, list[Judgement]] = {pair.id: [] for pair in self._pairs}
         for judgement in judgements:
-            found[judgement.item].append(judgement)
-        for name, answers in found.items():
-            self._write_responses(name, answers)
+            by_pair[judgement.pair_id].append(judgement)
+        for pair_id, answers in by_pair.items():
+            self._write_responses(pair_id, answers)
         self._write_manifest()
 
-    def update(self, item: str, answers: list[Judgement]) -> None:
-        """Write what changed with everyone's `answers` to one item."""
-        before = item in self._answered
-        self._write_responses(item, answers)
-        if before != (item in self._answered):
+    def update(self, pair_id: str, answers: list[Judgement]) -> None:
+        """Write the files that change when `answers` are all answers to one pair."""
+        was_answered = pair_id in self._answered_at
+        self._write_responses(pair_id, answers)
+        if was_answered != (pair_id in self._answered_at):
             self._write_manifest()
 
-    def _write_responses(self, item: str, answers: list[Judgement]) -> None:
-        path = self._folder / RESPONSES / item / "response.json"
+    def _write_responses(self, pair_id: str, answers: list[Judgement]) -> None:
+        path = self._folder / RESPONSES / pair_id / "response.json"
         if not answers:
             path.unlink(missing_ok=True)
-            self._answered.pop(item, None)
+            self._answered_at.pop(pair_id, None)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         ordered = sorted(answers, key=lambda answer: answer.annotator)
         content = json.dumps({"answers": [_worker_answer(answer) for answer in ordered]})
         if not path.exists() or path.read_text("utf-8") != content:
             write_atomically(path, content)
-        self._answered[item] = max(answer.submitted_at for answer in answers)
+        self._answered_at[pair_id] = max(answer.submitted_at for answer in answers)
 
     def _write_manifest(self) -> None:
         path = self._folder / OUTPUT_MANIFEST
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, "".join(json.dumps(self._line(item)) + "\n" for item in self._items))
+        write_atomically(path, "".join(json.dumps(self._line(pair)) + "\n" for pair in self._pairs))
 
-    def _line(self, item: Item) -> dict[str, object]:
-        if item.item not in self._answered:
-            return item.model_dump()
+    def _line(self, pair: BlindedPair) -> dict[str, object]:
+        if pair.id not in self._answered_at:
+            return pair.model_dump()
         return {
-            **item.model_dump(),
+            **pair.model_dump(),
             ATTRIBUTE: {},
             f"{ATTRIBUTE}-metadata": {
                 "type": "groundtruth/custom",
                 "job-name": "labeling-page",
                 "human-annotated": "yes",
-                "creation-date": self._answered[item.item],
-                "worker-response-ref": (RESPONSES / item.item / "response.json").as_posix(),
+                "creation-date": self._answered_at[pair.id],
+                "worker-response-ref": (RESPONSES / pair.id / "response.json").as_posix(),
             },
         }
 

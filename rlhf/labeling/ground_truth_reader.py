@@ -1,8 +1,8 @@
-"""Read labels in Ground Truth's output layout, from the page or from a labeling job, and name everything wrong in them.
+"""Read answers in Ground Truth's output layout, from the labeling page or from a labeling job, and report every error.
 
-Both spellings of the metadata are read (`worker-response-ref`, `worker_response_ref`), and an answer as the page
-writes it (`"a"`), as radio buttons give it (`{"a": true, "tie": false, "b": false}`) or a classifier
-(`{"label": "a"}`).  Nothing of a worker is kept but a pseudonym.
+Both spellings of the metadata are accepted (`worker-response-ref`, `worker_response_ref`).  A choice may be written as
+the page writes it (`"a"`), as radio buttons do (`{"a": true, "tie": false, "b": false}`) or as a classifier does
+(`{"label": "a"}`).  Workers are stored as pseudonyms only.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import ValidationError
 
@@ -21,47 +20,44 @@ from rlhf.errors import UserError
 from rlhf.labeling.blinding import pseudonym
 from rlhf.labeling.ground_truth_output import OUTPUT_MANIFEST
 from rlhf.labeling.judgements import MAX_COMMENT, MAX_SECONDS, Judgement
-from rlhf.labeling.manifest import Item
+from rlhf.labeling.manifest import BlindedPair
 from rlhf.results.human_evaluation import QUESTIONS
+from rlhf.storage.s3 import S3, Bucket, parse_uri
 
-S3 = "s3://"
 CHOICES = ("a", "tie", "b")
 
 
-class Labels(NamedTuple):
-    """What an output holds."""
+class ImportedAnswers(NamedTuple):
+    """Content of a label output."""
 
     judgements: list[Judgement]
     problems: list[str]
-    """Everything that is not as it should be, a line each."""
+    """One line per error."""
     missing: list[str]
-    """Items without any answer, in the manifest's order."""
+    """Ids of pairs without a valid answer, in the manifest's order."""
 
 
-class Place(Protocol):
-    """Where an output lies."""
-
-    name: str
+class LabelOutput(Protocol):
+    """A label output on this machine or in S3."""
 
     def manifest(self) -> bytes:
         """The output manifest."""
         ...
 
     def read(self, reference: str) -> bytes:
-        """The file behind a reference of the manifest; raises UserError where it is not there or outside."""
+        """The file that the manifest refers to; raises UserError if it does not exist or is outside of the output."""
         ...
 
 
-class Folder:
-    """An output on this machine, its references relative or still those of the bucket that it was copied from."""
+class LocalOutput:
+    """A label output on this machine; references are relative, or those of the bucket that it was copied from."""
 
     def __init__(self, path: Path) -> None:
-        found = [path] if path.is_file() else [path / OUTPUT_MANIFEST, *path.glob(f"*/{OUTPUT_MANIFEST}")]
-        manifests = [candidate for candidate in found if candidate.is_file()]
+        candidates = [path] if path.is_file() else [path / OUTPUT_MANIFEST, *path.glob(f"*/{OUTPUT_MANIFEST}")]
+        manifests = [candidate for candidate in candidates if candidate.is_file()]
         if len(manifests) != 1:
-            what = "no" if not manifests else f"{len(manifests)} times"
-            raise UserError(f"{path}: {what} {OUTPUT_MANIFEST}; name the output manifest or the folder of one job")
-        self.name = str(manifests[0])
+            count = f"{len(manifests)} of" if manifests else "no"
+            raise UserError(f"{path}: {count} {OUTPUT_MANIFEST}; name the output manifest or the folder of one job")
         self._manifest = manifests[0]
         in_layout = self._manifest.match(str(OUTPUT_MANIFEST))
         self._root = (self._manifest.parents[2] if in_layout else self._manifest.parent).resolve()
@@ -71,85 +67,89 @@ class Folder:
         return self._manifest.read_bytes()
 
     def read(self, reference: str) -> bytes:
-        """The file behind a reference, which must lie beside the manifest."""
+        """The file that the manifest refers to, which must be inside of the output's folder."""
         relative = reference
         if reference.startswith(S3):
             relative = "annotations/" + reference.partition("/annotations/")[2]
         path = (self._root / relative).resolve()
         if not path.is_relative_to(self._root):
-            raise UserError(f"{reference} lies outside of {self._root}")
+            raise UserError(f"{reference} is outside of {self._root}")
         try:
             return path.read_bytes()
         except OSError as error:
-            raise UserError(f"{reference}: {error.strerror}") from None
+            raise UserError(f"{reference}: {error.strerror}") from error
 
 
-class Bucket:
-    """An output in S3."""
+class S3Output:
+    """A label output in S3."""
 
     def __init__(self, uri: str) -> None:
-        self._bucket, _, key = uri.removeprefix(S3).partition("/")
+        name, key = parse_uri(uri)
         layout = OUTPUT_MANIFEST.as_posix()
-        self._key = key if key.endswith(".manifest") else f"{key.rstrip('/')}/{layout}".lstrip("/")
+        self._bucket = Bucket(f"{S3}{name}")
+        self._key = key if key.endswith(".manifest") else f"{key}/{layout}".lstrip("/")
         self._root = self._key.removesuffix(layout)
-        self.name = f"{S3}{self._bucket}/{self._key}"
-        self._client = boto3.client("s3")
 
     def manifest(self) -> bytes:
         """The output manifest."""
         return self._get(self._key)
 
     def read(self, reference: str) -> bytes:
-        """The object behind a reference, which must be in the same bucket."""
-        own = f"{S3}{self._bucket}/"
+        """The object that the manifest refers to, which must be in the same bucket."""
+        own = f"{self._bucket.uri}/"
         if reference.startswith(S3) and not reference.startswith(own):
-            raise UserError(f"{reference} lies outside of {own}")
+            raise UserError(f"{reference} is outside of {own}")
         return self._get(reference.removeprefix(own) if reference.startswith(S3) else self._root + reference)
 
     def _get(self, key: str) -> bytes:
         try:
-            content: bytes = self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read()
+            content = self._bucket.read(key)
         except (BotoCoreError, ClientError) as error:
-            raise UserError(f"{S3}{self._bucket}/{key}: {error}") from None
+            raise UserError(f"{self._bucket.uri}/{key}: {error}") from error
+        if content is None:
+            raise UserError(f"{self._bucket.uri}/{key}: no such object; name the output manifest or the job's folder")
         return content
 
 
-def read_output(source: str, items: list[Item], comparison: str) -> Labels:
-    """The labels at `source` (output manifest, its folder, or s3://…) for these items; changes nothing."""
-    place: Place = Bucket(source) if source.startswith(S3) else Folder(Path(source))
-    expected = {item.item: item for item in items}
+def read_label_output(source: str, pairs: list[BlindedPair], labeling_task: str) -> ImportedAnswers:
+    """The answers to these pairs at `source` (output manifest, its folder, or s3://...); changes nothing.
+
+    `labeling_task`, the fingerprint of the pairs, makes the workers' pseudonyms differ between tasks.
+    """
+    output: LabelOutput = S3Output(source) if source.startswith(S3) else LocalOutput(Path(source))
+    expected = {pair.id: pair for pair in pairs}
     problems: list[str] = []
     lines: list[tuple[int, dict[str, Any]]] = []
-    for number, raw in enumerate(place.manifest().splitlines(), start=1):
+    for number, raw in enumerate(output.manifest().splitlines(), start=1):
         try:
             line = json.loads(raw.decode("utf-8"))
-            known = isinstance(line, dict) and line.get("item") in expected
+            known = isinstance(line, dict) and line.get("id") in expected
         except (UnicodeDecodeError, ValueError, TypeError) as error:
-            problems.append(f"line {number}: no JSON in UTF-8 ({error})")
+            problems.append(f"line {number}: not JSON in UTF-8 ({error})")
             continue
         if known:
             lines.append((number, line))
         else:
-            problems.append(f"line {number}: unknown item {_short(line)}")
+            problems.append(f"line {number}: unknown pair {_short(line)}")
 
-    times = Counter(line["item"] for _, line in lines)
+    occurrences = Counter(line["id"] for _, line in lines)
     judgements: list[Judgement] = []
     for number, line in lines:
-        name = line["item"]
-        if times[name] > 1:
-            problems.append(f"line {number}: item {name} is there {times[name]} times")
-        elif changed := [key for key, text in expected[name].model_dump().items() if line.get(key) != text]:
-            problems.append(f"line {number}: item {name} was tampered with: {', '.join(changed)} differ from the run's")
+        pair_id = line["id"]
+        if occurrences[pair_id] > 1:
+            problems.append(f"line {number}: pair {pair_id} occurs {occurrences[pair_id]} times")
+        elif changed := [key for key, text in expected[pair_id].model_dump().items() if line.get(key) != text]:
+            problems.append(f"line {number}: pair {pair_id} was changed: {', '.join(changed)} differ from the run's")
         else:
-            found, wrong = _read_answers(place, line, comparison)
-            judgements += found
-            problems += [f"line {number}: item {name}: {problem}" for problem in wrong]
-    answered = {judgement.item for judgement in judgements}
-    return Labels(judgements, problems, [item.item for item in items if item.item not in answered])
+            answers, errors = _read_answers(output, line, labeling_task)
+            judgements += answers
+            problems += [f"line {number}: pair {pair_id}: {error}" for error in errors]
+    answered = {judgement.pair_id for judgement in judgements}
+    return ImportedAnswers(judgements, problems, [pair.id for pair in pairs if pair.id not in answered])
 
 
-def _read_answers(place: Place, line: dict[str, Any], comparison: str) -> tuple[list[Judgement], list[str]]:
-    """The answers behind one line; none where the line is not labelled."""
+def _read_answers(output: LabelOutput, line: dict[str, Any], labeling_task: str) -> tuple[list[Judgement], list[str]]:
+    """The answers that a line refers to, and their errors; no answers if there is an error or no reference."""
     references = [
         str(content)
         for key, metadata in line.items()
@@ -157,34 +157,34 @@ def _read_answers(place: Place, line: dict[str, Any], comparison: str) -> tuple[
         for spelling, content in metadata.items()
         if spelling.replace("_", "-") == "worker-response-ref"
     ]
-    found: list[Judgement] = []
+    judgements: list[Judgement] = []
     problems: list[str] = []
     for reference in references:
         try:
-            answers = json.loads(place.read(reference).decode("utf-8"))["answers"]
+            answers = json.loads(output.read(reference).decode("utf-8"))["answers"]
         except UserError as error:
             problems.append(str(error))
             continue
         except (UnicodeDecodeError, ValueError, KeyError, TypeError):
-            problems.append(f"{reference}: no worker response")
+            problems.append(f"{reference}: not a worker response")
             continue
         for answer in answers if isinstance(answers, list) else [answers]:
             try:
-                found.append(_judgement(line["item"], answer, comparison))
+                judgements.append(_judgement(line["id"], answer, labeling_task))
             except (ValidationError, ValueError, KeyError, TypeError, AttributeError) as error:
                 problems.append(f"{reference}: {_reason(error)}")
-    for worker, times in Counter(judgement.annotator for judgement in found).items():
-        if times > 1:
-            problems.append(f"{times} answers of one worker ({worker})")
-    return ([] if problems else found), problems
+    for worker, count in Counter(judgement.annotator for judgement in judgements).items():
+        if count > 1:
+            problems.append(f"{count} answers of one worker ({worker})")
+    return ([] if problems else judgements), problems
 
 
-def _judgement(item: str, answer: dict[str, Any], comparison: str) -> Judgement:
+def _judgement(pair_id: str, answer: dict[str, Any], labeling_task: str) -> Judgement:
     content = answer["answerContent"]
     comment = content.get("comment") or ""
     return Judgement(
-        item=item,
-        annotator=pseudonym(comparison.encode(), str(answer["workerId"])),
+        pair_id=pair_id,
+        annotator=pseudonym(labeling_task.encode(), str(answer["workerId"])),
         choices={question: _choice(content.get(question), question) for question in QUESTIONS},
         left=content.get("left", "a"),  # a labeling job shows A first
         seconds=min(float(answer.get("timeSpentInSeconds", 0.0)), MAX_SECONDS),
@@ -197,8 +197,8 @@ def _choice(value: object, question: str) -> str:
     if isinstance(value, dict) and "label" in value:
         value = value["label"]
     elif isinstance(value, dict):
-        taken = [name for name, on in value.items() if on is True]
-        value = taken[0] if len(taken) == 1 else value
+        selected = [name for name, is_selected in value.items() if is_selected is True]
+        value = selected[0] if len(selected) == 1 else value
     if value not in CHOICES:
         raise UserError(f"{question} is {_short(value)}, not one of {', '.join(CHOICES)}")
     return str(value)

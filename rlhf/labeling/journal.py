@@ -1,13 +1,12 @@
-"""Answers on disk: one file per annotator, one line per revision, on the disk before anybody is told so.
+"""Answers on disk: one file per annotator, one line per revision, written to disk before the page confirms it.
 
-A line is never changed.  Changing one's mind appends the next revision, undoing appends one without choices.  The
-latest revision of an item counts.
+Lines are never changed.  A changed answer appends the next revision; an undone answer appends a revision without
+choices.  The latest revision of a pair counts.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from threading import Lock
 from typing import Literal
@@ -15,29 +14,30 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from rlhf.labeling.judgements import MAX_COMMENT, MAX_SECONDS, Choices, Judgement
+from rlhf.storage.files import append_durably
 
 
 class Entry(BaseModel):
-    """One line: what one annotator says of one item now."""
+    """One line: a revision of one annotator's answer to one pair."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    item: str
+    pair_id: str
     revision: int = Field(ge=1)
-    """1 for the first answer to the item, then counting."""
+    """1 for the first answer to the pair, then counting up."""
     choices: Choices | None
-    """None: taken back."""
+    """None: the answer was undone."""
     left: Literal["a", "b"]
-    """Which answer stood left."""
+    """Answer that was shown on the left."""
     seconds: float = Field(ge=0, le=MAX_SECONDS)
     comment: str = Field(default="", max_length=MAX_COMMENT)
     submitted_at: str
-    """When the server took it, ISO 8601."""
+    """When the server received it, ISO 8601."""
 
-    def says_the_same(self, other: Entry) -> bool:
-        """Whether both are one answer, sent twice because a response was lost."""
-        return (self.item, self.revision, self.choices, self.comment) == (
-            other.item,
+    def is_retry_of(self, other: Entry) -> bool:
+        """Whether this is the same answer as `other`, sent again because the server's response was lost."""
+        return (self.pair_id, self.revision, self.choices, self.comment) == (
+            other.pair_id,
             other.revision,
             other.choices,
             other.comment,
@@ -45,7 +45,7 @@ class Entry(BaseModel):
 
 
 class RevisionError(Exception):
-    """An answer that builds on another state than the one on disk: a second window was faster."""
+    """The answer is based on an outdated revision, because another window changed the pair first."""
 
 
 class Journal:
@@ -61,7 +61,7 @@ class Journal:
         if path.exists():
             self._recover()
         else:
-            _append(path, json.dumps({"annotator": name}))
+            self._append_header()
 
     @classmethod
     def open(cls, path: Path) -> Journal:
@@ -71,17 +71,17 @@ class Journal:
         return cls(path, header["annotator"], path.stem)
 
     def latest(self) -> dict[str, Entry]:
-        """The latest revision of every item that was ever answered, by item."""
+        """The latest revision of every pair that was ever answered, by id of the pair."""
         with self._lock:
             return dict(self._latest)
 
-    def judgement(self, item: str) -> Judgement | None:
-        """What counts for an item: its latest revision, or nothing where that one took the answer back."""
-        entry = self._latest.get(item)
+    def judgement(self, pair_id: str) -> Judgement | None:
+        """The current answer to a pair, or None if there is none or it was undone."""
+        entry = self._latest.get(pair_id)
         if entry is None or entry.choices is None:
             return None
         return Judgement(
-            item=item,
+            pair_id=pair_id,
             annotator=self.pseudonym,
             choices=entry.choices,
             left=entry.left,
@@ -91,48 +91,37 @@ class Journal:
         )
 
     def judgements(self) -> list[Judgement]:
-        """What counts for every item that has an answer."""
-        found = [self.judgement(item) for item in self.latest()]
-        return [judgement for judgement in found if judgement is not None]
+        """The current answers to all pairs that have one."""
+        judgements = [self.judgement(pair_id) for pair_id in self.latest()]
+        return [judgement for judgement in judgements if judgement is not None]
 
     def add(self, entry: Entry) -> Entry:
-        """Put `entry` on disk and return what is there now; an entry that is there already is not added again.
+        """Write `entry` to disk and return the pair's latest revision; a retry is not written again.
 
-        Raises RevisionError where `entry` is neither the next revision of its item nor a repetition of the latest.
+        Raises RevisionError if `entry` is neither the next revision of its pair nor a retry of the latest one.
         """
         with self._lock:
-            latest = self._latest.get(entry.item)
-            if latest is not None and latest.says_the_same(entry):
+            latest = self._latest.get(entry.pair_id)
+            if latest is not None and entry.is_retry_of(latest):
                 return latest
             expected = 1 if latest is None else latest.revision + 1
             if entry.revision != expected:
-                raise RevisionError(f"revision {entry.revision} where {expected} comes next")
-            _append(self._path, entry.model_dump_json(ensure_ascii=True))
-            self._latest[entry.item] = entry
+                raise RevisionError(f"revision is {entry.revision}, expected {expected}")
+            append_durably(self._path, entry.model_dump_json(ensure_ascii=True) + "\n")
+            self._latest[entry.pair_id] = entry
             return entry
 
     def _recover(self) -> None:
-        """Read the file; half a line at its end, which nobody was told of, is cut off."""
+        """Read the file.  An incomplete last line is removed: the page never confirmed it."""
         content = self._path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            with self._path.open("r+b") as stream:
-                stream.truncate(len(whole))
-                os.fsync(stream.fileno())
-        if not whole:
-            _append(self._path, json.dumps({"annotator": self.name}))
-        for line in whole.splitlines()[1:]:
+        complete = content[: content.rfind(b"\n") + 1]
+        if len(complete) < len(content):
+            append_durably(self._path, b"", truncate_to=len(complete))
+        if not complete:
+            self._append_header()
+        for line in complete.splitlines()[1:]:
             entry = Entry.model_validate_json(line)
-            self._latest[entry.item] = entry
+            self._latest[entry.pair_id] = entry
 
-
-def _append(path: Path, line: str) -> None:
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(line + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    def _append_header(self) -> None:
+        append_durably(self._path, json.dumps({"annotator": self.name}) + "\n")

@@ -1,4 +1,4 @@
-"""What a person says of one pair: three questions, each answered with A, B or a tie."""
+"""One person's answers about a pair: three questions, each answered with A, B or a tie."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Choice = Literal["a", "tie", "b"]
 MAX_COMMENT = 2000
 """Characters of a comment."""
 MAX_SECONDS = 86_400.0
-"""Longest time that one pair may take; more is a clock gone wrong."""
+"""Longest time for one pair; a longer one is a wrong clock."""
 
 
 class Choices(BaseModel):
-    """An answer to every question: `a` and `b` are the manifest's answers, wherever they stood on the screen."""
+    """A choice for every question; `a` and `b` are the manifest's answers, independent of their side on the screen."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,19 +31,19 @@ class Choices(BaseModel):
 
 
 class Judgement(BaseModel):
-    """One person's finished answer for one pair."""
+    """One person's final answer to one pair."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    item: str
-    """Name of the pair in the manifest."""
+    pair_id: str
+    """Id of the pair in the manifest."""
     annotator: str
-    """Pseudonym: it tells people apart, not who they are."""
+    """Pseudonym: it distinguishes people without identifying them."""
     choices: Choices
     left: Literal["a", "b"]
-    """Which answer stood first on this person's screen."""
+    """Answer that was shown first on this person's screen."""
     seconds: float = Field(ge=0, le=MAX_SECONDS)
-    """Time that the pair was in view."""
+    """Time for which the pair was visible."""
     comment: str = Field(default="", max_length=MAX_COMMENT)
     submitted_at: str
-    """When it was sent, ISO 8601."""
+    """When the answer was submitted, ISO 8601."""

@@ -1,4 +1,4 @@
-"""What stands between the labelling page and the rest of the web: host, origin, size, tokens, headers."""
+"""Security of the labeling page: checks of host, origin and body size, signed tokens, strict response headers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itsdangerous import BadSignature, URLSafeSerializer
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY = 65_536
-"""Bytes of a request's body; a long comment is an eighth of it."""
+"""Largest request body in bytes, eight times that of an answer with a long comment."""
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -21,22 +21,22 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "x-robots-tag": "noindex",
 }
-READING = ("GET", "HEAD")
+SAFE_METHODS = ("GET", "HEAD")
 
 
-class Tokens:
-    """Signed names of annotators: what a link and a cookie hold, and what a changing request must repeat."""
+class AnnotatorTokens:
+    """Signed tokens of annotators: one for links and cookies, one that every answer must carry."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
         self._serializer = URLSafeSerializer(secret, salt="annotator")
 
     def sign(self, annotator: str) -> str:
-        """Token of an annotator, fit for an address."""
+        """URL-safe token of an annotator."""
         return str(self._serializer.dumps(annotator))
 
     def read(self, token: str) -> str | None:
-        """The annotator whose token it is; None where we did not sign it."""
+        """The annotator that the token was signed for, or None if the signature is invalid."""
         try:
             annotator = self._serializer.loads(token)
         except BadSignature:
@@ -44,20 +44,22 @@ class Tokens:
         return annotator if isinstance(annotator, str) else None
 
     def request_token(self, annotator: str) -> str:
-        """What the page sends with every answer and another site cannot know."""
+        """Token that the page sends with every answer, and that another site cannot know."""
         return hmac.new(self._secret, f"request\0{annotator}".encode(), "sha256").hexdigest()
 
-    def is_request_token(self, annotator: str, given: str) -> bool:
-        """Whether `given` is the annotator's request token."""
-        return hmac.compare_digest(self.request_token(annotator).encode(), given.encode("utf-8", "replace"))
+    def is_request_token(self, annotator: str, token: str) -> bool:
+        """Whether `token` is the annotator's request token."""
+        return hmac.compare_digest(self.request_token(annotator).encode(), token.encode("utf-8", "replace"))
 
 
-class Guard:
-    """ASGI middleware: refuses what no page of ours sends, and adds the headers that tie the browser's hands.
+class SecurityMiddleware:
+    """ASGI middleware that rejects requests that our page would not send, and adds strict security headers.
 
-    A host that is none of `hosts` is refused (DNS rebinding); empty `hosts` takes any, for addresses where everybody
-    needs a token.  A request that changes something must come from a page of this origin.
+    Host and port must be one of `hosts`, which prevents DNS rebinding; if `hosts` is empty, any host is accepted, for
+    addresses at which everybody needs a token.  Requests that change something must come from the page's own origin.
     """
+
+    # Starlette's TrustedHostMiddleware compares host names without the port, so it would accept any port.
 
     def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
         self._app = app
@@ -71,14 +73,14 @@ class Guard:
         if scope["type"] != "http":
             return
 
-        async def send_guarded(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                guarded = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-                message = {**message, "headers": [*message["headers"], *guarded]}
+                security = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                message = {**message, "headers": [*message["headers"], *security]}
             await send(message)
 
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        problem = self._problem(scope["method"], headers)
+        problem = self._find_problem(scope["method"], headers)
         body = b""
         more = problem is None
         while more:
@@ -90,7 +92,7 @@ class Guard:
             if len(body) > MAX_BODY:
                 problem, more = (413, f"a request has at most {MAX_BODY} bytes"), False
         if problem is not None:
-            await refuse(send_guarded, *problem)
+            await reject(send_with_headers, *problem)
             return
 
         delivered = False
@@ -102,22 +104,23 @@ class Guard:
             delivered = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        await self._app(scope, receive_body, send_guarded)
+        await self._app(scope, receive_body, send_with_headers)
 
-    def _problem(self, method: str, headers: dict[str, str]) -> tuple[int, str] | None:
+    def _find_problem(self, method: str, headers: dict[str, str]) -> tuple[int, str] | None:
+        """HTTP status and reason if the headers are not acceptable."""
         host = headers.get("host", "")
         if self._hosts and host not in self._hosts:
             return 421, "this address is not the page's own"
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > MAX_BODY:
             return 413, f"a request has at most {MAX_BODY} bytes"
-        if method not in READING and urlsplit(headers.get("origin", "")).netloc != host:
+        if method not in SAFE_METHODS and urlsplit(headers.get("origin", "")).netloc != host:
             return 403, "the request does not come from the page itself"
         return None
 
 
-async def refuse(send: Send, status: int, reason: str) -> None:
-    """Answer with a status and its reason, and end the connection, whose body may still be on its way."""
+async def reject(send: Send, status: int, reason: str) -> None:
+    """Respond with a status and its reason, and close the connection, which may still be sending its body."""
     content = json.dumps({"detail": reason}).encode()
     start = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": [*start, (b"connection", b"close")]})

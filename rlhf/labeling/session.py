@@ -1,119 +1,113 @@
-"""The folder of one comparison's labels: the page's secret, the journals and the output that is imported.
+"""The folder of one labeling task's answers: the page's secret, the journals and the output that is imported.
 
-Nothing in it, and nothing that this module opens, knows the key.
+Neither the folder nor this module contains or opens the key.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
 from typing import Literal
 
 from rlhf.errors import UserError
-from rlhf.labeling.blinding import place_in_order, pseudonym, toss_side
+from rlhf.labeling.blinding import answer_shown_left, order_key, pseudonym
 from rlhf.labeling.ground_truth_output import OutputWriter
 from rlhf.labeling.journal import Entry, Journal
 from rlhf.labeling.judgements import Choices
-from rlhf.labeling.manifest import Item, read_items
+from rlhf.labeling.manifest import BlindedPair, read_blinded_pairs
+from rlhf.storage.files import locked
 
 SIGNING_FILE = "page.signing"
 ANSWERS = "answers"
 OUTPUT = "output"
 
 
-class LabelsInUseError(UserError):
-    """Another page has the labels open, and keeps the output up to date."""
+class SessionInUseError(UserError):
+    """Another labeling page has the folder open and keeps its output up to date."""
 
 
-class Labels:
-    """Answers of all annotators to the items of one comparison."""
+class LabelingSession:
+    """Answers of all annotators to the pairs of one labeling task."""
 
-    def __init__(self, comparison: Path, folder: Path) -> None:
-        """Open the labels in `folder` for the manifest in `comparison`; what a stopped page left is made whole.
+    def __init__(self, labeling_task: Path, folder: Path) -> None:
+        """Open the answers in `folder` to the manifest in `labeling_task`, and recover those of a killed page.
 
-        Raises LabelsInUseError where another page has them open.
+        Raises SessionInUseError if another page has them open.
         """
         (folder / ANSWERS).mkdir(parents=True, exist_ok=True)
-        self._held = _hold(folder)
-        self.items = {item.item: item for item in read_items(comparison)}
+        self._open_lock = ExitStack()
+        try:
+            self._open_lock.enter_context(locked(folder / ".lock", wait=False))
+        except BlockingIOError as error:
+            raise SessionInUseError(f"{folder} is open in another labeling page; use that one or stop it") from error
+        self.pairs = {pair.id: pair for pair in read_blinded_pairs(labeling_task)}
         self.secret = _read_secret(folder / SIGNING_FILE)
         self._folder = folder
         self._lock = Lock()
         self._journals = {
             path.stem: Journal.open(path) for path in sorted((folder / ANSWERS).glob("*.jsonl")) if _has_header(path)
         }
-        self._writer = OutputWriter(folder / OUTPUT, list(self.items.values()))
-        self._writer.write(answer for journal in self._journals.values() for answer in journal.judgements())
+        self._writer = OutputWriter(folder / OUTPUT, list(self.pairs.values()))
+        self._writer.write(judgement for journal in self._journals.values() for judgement in journal.judgements())
 
     @property
     def output(self) -> Path:
-        """Folder in Ground Truth's layout with everything answered so far."""
+        """Folder with all answers so far in Ground Truth's output layout."""
         return self._folder / OUTPUT
 
     def close(self) -> None:
-        """Let others open the labels."""
-        os.close(self._held)
+        """Let another page open the answers."""
+        self._open_lock.close()
 
     def journal(self, annotator: str) -> Journal:
-        """The answers of `annotator`; a new file where there is none yet."""
+        """The answers of `annotator`; a new file if there is none yet."""
         name = pseudonym(self.secret, annotator)
         with self._lock:
             if name not in self._journals:
                 self._journals[name] = Journal(self._folder / ANSWERS / f"{name}.jsonl", annotator, name)
             return self._journals[name]
 
-    def in_order(self, annotator: str) -> list[Item]:
-        """All items in the order of this annotator."""
-        return sorted(self.items.values(), key=lambda item: place_in_order(self.secret, annotator, item.item))
+    def pairs_for(self, annotator: str) -> list[BlindedPair]:
+        """All pairs in this annotator's order."""
+        return sorted(self.pairs.values(), key=lambda pair: order_key(self.secret, annotator, pair.id))
 
-    def left(self, annotator: str, item: str) -> Literal["a", "b"]:
-        """Which answer stands left for this annotator."""
-        return toss_side(self.secret, annotator, item)
+    def left(self, annotator: str, pair_id: str) -> Literal["a", "b"]:
+        """The answer that this annotator sees on the left."""
+        return answer_shown_left(self.secret, annotator, pair_id)
 
     def answer(
         self,
         annotator: str,
-        item: str,
+        pair_id: str,
         revision: int,
         choices: Choices | None,
         *,
         seconds: float,
         comment: str,
     ) -> Entry:
-        """Put an answer on disk, or take one back with None for `choices`; raises RevisionError and KeyError."""
+        """Save an answer on disk, or undo one if `choices` is None; raises RevisionError and KeyError."""
         entry = Entry(
-            item=self.items[item].item,
+            pair_id=self.pairs[pair_id].id,
             revision=revision,
             choices=choices,
-            left=self.left(annotator, item),
+            left=self.left(annotator, pair_id),
             seconds=seconds,
             comment=comment,
             submitted_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )
-        kept = self.journal(annotator).add(entry)
+        saved = self.journal(annotator).add(entry)
         with self._lock:
-            answers = [journal.judgement(item) for journal in self._journals.values()]
-            self._writer.update(item, [answer for answer in answers if answer is not None])
-        return kept
-
-
-def _hold(folder: Path) -> int:
-    """Hold the folder against a second page; the operating system lets go when the process ends, however it ends."""
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise LabelsInUseError(f"{folder} is open in another labelling page; use that one or stop it") from None
-    return descriptor
+            judgements = [journal.judgement(pair_id) for journal in self._journals.values()]
+            self._writer.update(pair_id, [judgement for judgement in judgements if judgement is not None])
+        return saved
 
 
 def _read_secret(path: Path) -> bytes:
-    """The secret of the page, drawn once and readable by its owner alone."""
+    """The page's secret, drawn once and readable by its owner only."""
     if not path.exists():
         temporary = path.with_suffix(".new")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -126,5 +120,5 @@ def _read_secret(path: Path) -> bytes:
 
 
 def _has_header(path: Path) -> bool:
-    """Whether the first line is whole; without it nobody was told that anything is saved."""
+    """Whether the first line is complete; otherwise the page has not confirmed any answer in the file."""
     return b"\n" in path.read_bytes()

@@ -169,8 +169,8 @@ def reward_model_results(reward: Path) -> RewardModelResults:
 
 def data_results(data: Path) -> DataResults:
     """Row counts from the prepare_data artifact."""
-    counts = json.loads((data / "left_out.json").read_bytes())
-    return DataResults(read=counts["read"], kept=counts["kept"], dropped=counts["left_out"])
+    counts = json.loads((data / "dropped.json").read_bytes())
+    return DataResults(read=counts["read"], kept=counts["kept"], dropped=counts["dropped"])
 
 
 def stage_row(name: str, manifest: Manifest) -> StageRow:

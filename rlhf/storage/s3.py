@@ -260,7 +260,7 @@ def user_hint(error: Exception, bucket: str) -> str | None:
 def _hint_for_status(error: ClientError, bucket: str) -> str | None:
     code, status = error_code(error), int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     hints = {
-        "NoSuchBucket": f"there is no bucket {bucket}; create it, or name another with --workspace",
+        "NoSuchBucket": f"there is no bucket {bucket}; create it or use another one",
         **dict.fromkeys(BAD_CREDENTIALS, f"AWS does not accept the credentials ({code}); sign in again"),
         **dict.fromkeys(ACCESS_DENIED, f"access denied ({error.operation_name}); {REQUIRED_PERMISSIONS}"),
         **dict.fromkeys(

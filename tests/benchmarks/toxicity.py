@@ -1,7 +1,7 @@
-"""Toxicity: texts scored by our DetoxifyModel beside plain `Detoxify.predict` in batches of 32 in file order.
+"""Toxicity: our DetoxifyModel compared with `Detoxify.predict` in batches of 32 in file order.
 
-`mixed` are the texts that a run scores: continuations of toxicity prompts and, for the comparison of both models,
-answers to dialogues.  `continuations` are those alone, whose lengths differ little; there is less to gain.
+`mixed` are the texts that a run scores: continuations of toxicity prompts and responses to dialogues.  `continuations`
+are only the former, whose lengths differ little, so that sorting by length gains less.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from rich.table import Table
 from transformers import BertTokenizer
 
-from tests.benchmarks.lengths import ANSWERS, CONTINUATIONS, draw_lengths, make_texts
+from tests.benchmarks.lengths import CONTINUATIONS, RESPONSES, draw_lengths, make_texts
 from tests.benchmarks.measure import Measured, best, run_child
 from tests.benchmarks.part import Options, Result
 from tests.support.detoxify_checkpoints import ORIGINAL, Size, make_checkpoint
@@ -23,13 +23,13 @@ from tests.support.detoxify_checkpoints import ORIGINAL, Size, make_checkpoint
 SIDE = "tests.benchmarks.toxicity_side"
 TEXTS, QUICK_TEXTS = 2000, 500
 LARGER = 4
-"""Times as many texts for the second measurement of memory."""
+"""Factor on the number of texts for the second measurement of memory."""
 SIZE = Size(width=256, layers=4, heads=4, tokens=512)
 MEGABYTE = 1e6
 
 
 def run(options: Options) -> Result:
-    """Both sides in turn on both kinds of texts; the best of each counts."""
+    """Measure both sides alternately on both kinds of texts; report the best run of each."""
     count = QUICK_TEXTS if options.quick else TEXTS
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -42,7 +42,7 @@ def run(options: Options) -> Result:
         larger = _score(folder, "ours", "larger", options.threads)
         gap = max(_largest_gap(folder, kind) for kind in kinds)
     measured = {key: best(runs) for key, runs in sides.items()}
-    figures = {
+    metrics = {
         "texts": float(count),
         "largest_score_gap": gap,
         "peak_bytes": float(measured["mixed.ours"].peak_bytes),
@@ -53,23 +53,23 @@ def run(options: Options) -> Result:
         "cpu_ratio": _cpu_ratio(measured, "mixed"),
         "continuations_cpu_ratio": _cpu_ratio(measured, "continuations"),
     }
-    for key, found in measured.items():
-        figures[f"{key}.seconds"] = found.total
-        figures[f"{key}.texts_per_second"] = count / found.total
-    return Result(figures=figures, tables=[_table(count, measured, figures)])
+    for key, best_run in measured.items():
+        metrics[f"{key}.seconds"] = best_run.total
+        metrics[f"{key}.texts_per_second"] = count / best_run.total
+    return Result(metrics=metrics, tables=[_table(count, measured, metrics)])
 
 
 def make_inputs(folder: Path, count: int) -> tuple[str, ...]:
-    """Write a checkpoint and the texts, a file for each kind; returns the kinds that both sides score."""
+    """Write a checkpoint, and one file of texts per kind; returns the kinds that both sides score."""
     continuations = draw_lengths(count, CONTINUATIONS, seed=0)
-    answers = draw_lengths(LARGER * count, ANSWERS, seed=1)
+    answers = draw_lengths(LARGER * count, RESPONSES, seed=1)
     mixed = continuations[: count // 2] + answers[: count - count // 2]
     Random(2).shuffle(mixed)
     for kind, lengths in (("mixed", mixed), ("continuations", continuations), ("larger", LARGER * mixed)):
         (folder / f"{kind}.json").write_text(json.dumps(make_texts(lengths, seed=3)))
     words = sorted(set(re.findall(r"\w+|[^\w\s]", (folder / "larger.json").read_text().lower())))
     entries = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
-    tokenizer = BertTokenizer(vocab={word: place for place, word in enumerate(entries)}, model_max_length=SIZE.tokens)
+    tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(entries)}, model_max_length=SIZE.tokens)
     make_checkpoint(folder, "bert", ORIGINAL, len(ORIGINAL), size=SIZE, tokenizer=tokenizer)
     return ("mixed", "continuations")
 
@@ -96,7 +96,7 @@ def _cpu_ratio(measured: dict[str, Measured], kind: str) -> float:
     return measured[f"{kind}.detoxify"].cpu_seconds / measured[f"{kind}.ours"].cpu_seconds
 
 
-def _table(count: int, measured: dict[str, Measured], figures: dict[str, float]) -> Table:
+def _table(count: int, measured: dict[str, Measured], metrics: dict[str, float]) -> Table:
     table = Table(title=f"Toxicity, {count} texts, BERT of {SIZE.layers} blocks, width {SIZE.width}")
     for column in ("", "seconds", "CPU seconds", "texts / s", "peak MB"):
         table.add_column(column, justify="left" if not column else "right")
@@ -110,9 +110,9 @@ def _table(count: int, measured: dict[str, Measured], figures: dict[str, float])
             f"{side.peak_bytes / MEGABYTE:.0f}",
         )
     table.caption = (
-        f"ratio {figures['ratio']:.2f}, of continuations alone {figures['continuations_ratio']:.2f}, "
-        f"CPU time {figures['cpu_ratio']:.2f} and {figures['continuations_cpu_ratio']:.2f}; "
-        f"scores differ by {figures['largest_score_gap']:.0e} at most; "
-        f"{figures['larger_peak_bytes'] / MEGABYTE:.0f} MB for {LARGER} times the texts"
+        f"ratio {metrics['ratio']:.2f}, of continuations alone {metrics['continuations_ratio']:.2f}, "
+        f"CPU time {metrics['cpu_ratio']:.2f} and {metrics['continuations_cpu_ratio']:.2f}; "
+        f"scores differ by {metrics['largest_score_gap']:.0e} at most; "
+        f"{metrics['larger_peak_bytes'] / MEGABYTE:.0f} MB for {LARGER} times the texts"
     )
     return table

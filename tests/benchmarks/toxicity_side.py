@@ -1,4 +1,4 @@
-"""Child process: the texts in a folder scored by our DetoxifyModel or by Detoxify itself, on the same weights."""
+"""Child process: scores the texts in a file with our DetoxifyModel or with Detoxify itself, on the same weights."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from detoxify import Detoxify
 
 from rlhf.evaluation.toxicity.detoxify_model import read_detoxify
 from rlhf.storage.files import file_sha256
-from tests.benchmarks.measure import Gauge, Measured, tell
+from tests.benchmarks.measure import Gauge, Measured, print_measured
 
 BATCH = 32
 Score = Callable[[list[str]], list[float]]
 
 
 def ours(checkpoint: Path) -> Score:
-    """Our reading and scoring."""
+    """Our loading and scoring."""
     model = read_detoxify(checkpoint, file_sha256(checkpoint), checkpoint.parent, torch.device("cpu"))
     return lambda texts: model.score(texts)["toxicity"]
 
 
 def detoxify(checkpoint: Path) -> Score:
-    """Detoxify's, in batches of 32 in the order of the file."""
+    """Detoxify's loading and scoring, in batches of 32 in file order."""
     model = Detoxify(checkpoint=str(checkpoint), huggingface_config_path=str(checkpoint.parent))
 
     def score(texts: list[str]) -> list[float]:
@@ -40,7 +40,7 @@ SIDES = {"ours": ours, "detoxify": detoxify}
 
 
 def main() -> None:
-    """Score, keep the scores, tell what it took."""
+    """Score texts, save the scores and report the measurements."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("side", choices=SIDES)
     parser.add_argument("checkpoint", type=Path)
@@ -50,13 +50,13 @@ def main() -> None:
     gauge = Gauge()
     score = SIDES[options.side](options.checkpoint)
     texts = json.loads(options.texts.read_text())
-    score(texts[:BATCH])  # what happens once: memory of threads and kernels
+    score(texts[:BATCH])  # warm-up: memory of threads and kernels
     gauge.begin()
     started, cpu_started = time.perf_counter(), time.process_time()
     scores = score(texts)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
     options.scores.write_text(json.dumps(scores))
-    tell(Measured(seconds={"score": seconds}, cpu_seconds=cpu_seconds, peak_bytes=gauge.peak_bytes()))
+    print_measured(Measured(seconds={"score": seconds}, cpu_seconds=cpu_seconds, peak_bytes=gauge.peak_bytes()))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Two people label 100 pairs in Chromium by keyboard, while things go wrong; the import counts what they pressed."""
+"""Two people label 100 pairs in Chromium by keyboard, despite failures; the import must count what they pressed."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from typing import TYPE_CHECKING
 import pytest
 import uvicorn
 
-from rlhf.data.text import valid_unicode, visible
-from rlhf.labeling.manifest import Pair
-from rlhf.labeling.middleware import Tokens
+from rlhf.data.text import escape_invisible, valid_unicode
+from rlhf.labeling.manifest import PromptResponses
+from rlhf.labeling.middleware import AnnotatorTokens
 from rlhf.labeling.server import create_app
-from rlhf.labeling.session import Labels
+from rlhf.labeling.session import LabelingSession
 from rlhf.runs.published import FinishedRun
 from tests.rlhf.labeling.test_server import AWKWARD
 from tests.support.cli import CommandLine, free_port
 from tests.support.finished_run import finished_run
-from tests.support.page_client import comparison
+from tests.support.page_client import labeling_task
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page, Route
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 PAIRS = 100
 MODELS = {"sft_responses": "sft", "rlhf_responses": "rlhf"}
-"""What the made-up answers say of their author, so that the counts expected here need no key."""
+"""Words in the fake answers that name their model, so that the expected counts need no key."""
 
 
 @dataclass
 class Server:
-    """`rlhf label serve` as a user starts it, on one port over its restarts."""
+    """`rlhf label serve` as a user starts it, always on the same port."""
 
     run: FinishedRun
     port: int
@@ -51,7 +51,7 @@ class Server:
     links: dict[str, str] = field(default_factory=dict)
 
     def start(self) -> None:
-        """Start it and read the links that it prints."""
+        """Start the server and read the links that it prints."""
         command = ["label", "serve", "--workspace", str(self.run.folder.parent), "--port", str(self.port)]
         self.process = subprocess.Popen(
             [str(Path(sys.executable).with_name("rlhf")), *command, "--annotator", "Ada", "--annotator", "Grace"],
@@ -65,13 +65,13 @@ class Server:
             self.links[name] = link
 
     def kill(self) -> None:
-        """End it without a word."""
+        """Kill it without warning."""
         assert self.process is not None
         os.kill(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def stop(self) -> None:
-        """End it as Ctrl-C does."""
+        """Stop it as Ctrl-C does."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
             assert self.process.wait(20) == 0
@@ -92,21 +92,21 @@ def server(run: FinishedRun) -> Iterator[Server]:
 
 @dataclass
 class Person:
-    """Somebody at a keyboard, and what they mean."""
+    """An annotator at a keyboard, and the answers that they intend to give."""
 
     name: str
     context: BrowserContext
     page: Page
     link: str
     draw: random.Random = field(default_factory=lambda: random.Random(0))
-    meant: dict[str, str] = field(default_factory=dict)
+    intended: dict[str, str] = field(default_factory=dict)
     """Model preferred overall, or tie, by the title of the pair."""
-    complaints: list[str] = field(default_factory=list)
+    page_errors: list[str] = field(default_factory=list)
 
     def open(self) -> None:
-        """Open the link in a new tab and begin, or go on."""
+        """Open the link in a new tab and start or continue."""
         self.page = self.context.new_page()
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("pageerror", lambda error: self.page_errors.append(str(error)))
         self.page.goto(self.link)
         self.page.locator("#count:not(:empty)").wait_for()
         if self.page.locator("#start").is_visible():
@@ -116,21 +116,21 @@ class Person:
 
     @property
     def title(self) -> str:
-        """Heading of the pair in view, or of the end."""
+        """Heading of the current pair, or of the final view."""
         return str(self.page.locator("main:not([hidden]) h1").text_content())
 
     def press(self) -> None:
-        """Answer the three questions of the pair in view; two at random, the last as is meant."""
+        """Answer the three questions of the current pair: two at random, the last as intended."""
         title = self.title
         sides = [str(self.page.locator(f"#{side}-answer .text").text_content()) for side in ("left", "right")]
         authors = [next((model for word, model in MODELS.items() if word in text), None) for text in sides]
         key = self.draw.choice("123") if None not in authors else "2"
-        self.meant[title] = {"1": authors[0], "2": "tie", "3": authors[1]}[key] or ""
-        for pressed in (self.draw.choice("123"), self.draw.choice("123"), key):
-            self.page.keyboard.press(pressed)
+        self.intended[title] = {"1": authors[0], "2": "tie", "3": authors[1]}[key] or ""
+        for digit in (self.draw.choice("123"), self.draw.choice("123"), key):
+            self.page.keyboard.press(digit)
 
     def answer(self) -> None:
-        """Answer the pair in view and wait until the page has gone on."""
+        """Answer the current pair and wait for the next view."""
         before = self.title
         self.press()
         self.page.wait_for_function(
@@ -138,8 +138,8 @@ class Person:
         )
 
     def answer_until(self, done: int) -> None:
-        """Answer until so many pairs are done."""
-        while len(self.meant) < done:
+        """Answer until `done` pairs are answered."""
+        while len(self.intended) < done:
             self.answer()
         assert self.page.locator("#count").text_content() == f"{done} of {PAIRS}"
 
@@ -147,9 +147,9 @@ class Person:
 def person(browser: Browser, server: Server, name: str, seed: int) -> Person:
     context = browser.new_context()
     context.set_default_timeout(15_000)
-    found = Person(name, context, context.new_page(), server.links[name], random.Random(seed))
-    found.open()
-    return found
+    person = Person(name, context, context.new_page(), server.links[name], random.Random(seed))
+    person.open()
+    return person
 
 
 def test_no_answer_is_lost_or_doubled(run: FinishedRun, server: Server, browser: Browser) -> None:
@@ -185,9 +185,9 @@ def test_no_answer_is_lost_or_doubled(run: FinishedRun, server: Server, browser:
     grace.page.unroute("**/api/answers")
     grace.page.keyboard.press("Enter")
     grace.page.locator("#pair h1", has_text="Pair 12 of 100").wait_for()
-    for _ in range(2):  # two answers are taken back and given anew
+    for _ in range(2):  # two answers are undone and answered again
         grace.page.keyboard.press("u")
-        grace.page.locator("#status", has_text="taken back").wait_for()
+        grace.page.locator("#status", has_text="undone").wait_for()
     assert grace.title == "Pair 10 of 100"
     grace.answer()
     grace.answer()
@@ -200,7 +200,7 @@ def test_no_answer_is_lost_or_doubled(run: FinishedRun, server: Server, browser:
     for someone in (ada, grace):
         someone.answer_until(PAIRS)
         assert someone.title == "All pairs are compared"
-        assert someone.complaints == []
+        assert someone.page_errors == []
         assert someone.page.title() == "Compare answers"  # a script in an answer would have changed it
         someone.context.close()
 
@@ -208,23 +208,24 @@ def test_no_answer_is_lost_or_doubled(run: FinishedRun, server: Server, browser:
     outcome = rlhf("label", "import", "--workspace", str(rlhf.workspace))
     assert outcome.code == 0, outcome.error
     people = rlhf.results("fake")["human_evaluation"]
-    assert (people["status"], people["labelled"]) == ("complete", PAIRS)
+    assert (people["status"], people["labeled"]) == ("complete", PAIRS)
     expected = Counter(
-        (meant["rlhf"], meant["tie"], meant["sft"]) for meant in (Counter(one.meant.values()) for one in (ada, grace))
+        (counts["rlhf"], counts["tie"], counts["sft"])
+        for counts in (Counter(someone.intended.values()) for someone in (ada, grace))
     )
     counted = [person["answers"]["overall"] for person in people["annotators"]]
-    assert Counter((row["better"], row["tie"], row["worse"]) for row in counted) == expected
+    assert Counter((row["wins"], row["ties"], row["losses"]) for row in counted) == expected
     answers = people["questions"][2]["answers"]
     assert sum(answers.values()) == 2 * PAIRS
-    kept = json.loads((run.folder / "human_evaluation.json").read_text())["judgements"]
-    assert sum(row["comment"] == "Keys 1, 2, 3 and u are words here" for row in kept) == 1
-    assert all(row["seconds"] < 60 for row in kept)
-    assert max(row["seconds"] for row in kept) > 0
+    imported = json.loads((run.folder / "human_evaluation.json").read_text())["judgements"]
+    assert sum(row["comment"] == "Keys 1, 2, 3 and u are words here" for row in imported) == 1
+    assert all(row["seconds"] < 60 for row in imported)
+    assert max(row["seconds"] for row in imported) > 0
     assert not re.search(r"\b(Ada|Grace)\b", (run.folder / "human_evaluation.json").read_text())
 
 
 def test_mouse_phone_and_screen_reader(server: Server, browser: Browser) -> None:
-    """Under a name of one's own, with buttons alone, on a phone: labelled, reachable, nothing wider than the screen."""
+    """Sign-in by name and buttons only, on a phone: everything has a label, and nothing is wider than the screen."""
     context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark", has_touch=True)
     page = context.new_page()
     page.goto(f"http://127.0.0.1:{server.port}")
@@ -250,17 +251,19 @@ def test_mouse_phone_and_screen_reader(server: Server, browser: Browser) -> None
 
 
 def test_awkward_text_is_shown_as_text(browser: Browser, tmp_path: Path) -> None:
-    """Scripts, Liquid, direction marks, 10,000 characters, nothing, broken Unicode: shown, and nothing runs."""
-    pairs = [Pair(name, f"\n\nHuman: {text}\n\nAssistant:", text, " fine") for name, text in AWKWARD.items()]
-    labels = Labels(comparison(tmp_path / "pairs", pairs), tmp_path / "labels")
-    with socket.create_server(("127.0.0.1", 0)) as listener, closing(labels):
+    """Scripts, Liquid, direction marks, 10,000 characters, an empty answer, broken Unicode: shown, never run."""
+    pairs = [PromptResponses(name, f"\n\nHuman: {text}\n\nAssistant:", text, " fine") for name, text in AWKWARD.items()]
+    session = LabelingSession(labeling_task(tmp_path / "pairs", pairs), tmp_path / "labels")
+    with socket.create_server(("127.0.0.1", 0)) as listener, closing(session):
         address = f"127.0.0.1:{listener.getsockname()[1]}"
-        app = create_app(labels, hosts=frozenset({address}), names_allowed=True)
+        app = create_app(session, hosts=frozenset({address}), names_allowed=True)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
         thread = Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         context = browser.new_context(viewport={"width": 390, "height": 844})
-        ada = Person("Ada", context, context.new_page(), f"http://{address}/open/{Tokens(labels.secret).sign('Ada')}")
+        ada = Person(
+            "Ada", context, context.new_page(), f"http://{address}/open/{AnnotatorTokens(session.secret).sign('Ada')}"
+        )
         requested: list[str] = []
         context.on("request", lambda request: requested.append(request.url))
         ada.open()
@@ -270,9 +273,9 @@ def test_awkward_text_is_shown_as_text(browser: Browser, tmp_path: Path) -> None
             assert ada.page.evaluate("document.documentElement.scrollWidth") == 390
             assert ada.page.locator("main script, main img").count() == 0
             ada.answer()
-        assert shown == {visible(valid_unicode(text.strip())) or "empty answer" for text in AWKWARD.values()}
+        assert shown == {escape_invisible(valid_unicode(text.strip())) or "empty answer" for text in AWKWARD.values()}
         assert ada.page.title() == "Compare answers"
-        assert ada.complaints == []
+        assert ada.page_errors == []
         assert all(url.startswith((f"http://{address}/", "data:")) for url in requested)
         context.close()
         server.should_exit = True

@@ -1,4 +1,4 @@
-"""Labels and reports of runs that lie in S3: on machines that never saw them, and for all of them."""
+"""Labels and reports of runs in S3, from machines that did not create them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.human_labels import collect_labels
 from rlhf.errors import UserError
-from rlhf.labeling.ground_truth_job import request_of, uploaded
-from rlhf.labeling.manifest import read_items
+from rlhf.labeling.ground_truth_job import create_request, uploaded_objects
+from rlhf.labeling.manifest import read_blinded_pairs
 from rlhf.results.schema import CONFIG, REPORT, RESULTS
 from rlhf.runs.published import FinishedRun
 from rlhf.storage.s3 import Bucket
@@ -28,13 +28,13 @@ from tests.support.s3_server import shared_workspace
 
 @pytest.fixture
 def uri() -> Iterator[str]:
-    with shared_workspace() as made:
-        yield made
+    with shared_workspace() as workspace:
+        yield workspace
 
 
 @pytest.fixture
 def machine(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], S3Store]:
-    """Be the machine of that name from now on, with a cache of its own."""
+    """Switches to the named machine, which has a cache of its own."""
 
     def become(name: str) -> S3Store:
         monkeypatch.setenv("RLHF_CACHE", str(tmp_path / "caches" / name))
@@ -45,11 +45,11 @@ def machine(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
 
 
 def upload(workspace: Path, store: S3Store) -> None:
-    """Bring the finished runs of a folder to S3, as `rlhf run` does."""
+    """Upload the finished runs of a folder to S3, as `rlhf run` does."""
     for folder in (workspace / "artifacts").glob("*/*"):
-        here = store.folder(folder.parent.name, folder.name)
-        here.parent.mkdir(parents=True, exist_ok=True)
-        here.symlink_to(folder)
+        cached = store.folder(folder.parent.name, folder.name)
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        cached.symlink_to(folder)
         store.publish(folder.parent.name, folder.name)
     for results in workspace.glob(f"*/{RESULTS}"):
         names = [name for name in (REPORT, RESULTS, CONFIG) if results.with_name(name).exists()]
@@ -58,7 +58,7 @@ def upload(workspace: Path, store: S3Store) -> None:
 
 @pytest.fixture
 def run(machine: Callable[[str], S3Store], tmp_path: Path) -> FinishedRun:
-    """A run in S3 that nobody has labeled, made on this machine."""
+    """A run in S3 that nobody has labeled."""
     run = finished_run(tmp_path, prompts=4)
     upload(run.folder.parent, machine("maker"))
     return run
@@ -66,16 +66,16 @@ def run(machine: Callable[[str], S3Store], tmp_path: Path) -> FinishedRun:
 
 @pytest.fixture
 def labels(run: FinishedRun, tmp_path: Path) -> Path:
-    """All pairs labeled, in Ground Truth's layout."""
-    return write_output(run, tmp_path / "output", [judgement(item.item) for item in read_items(run.pairs)])
+    """Labels of all pairs, as Ground Truth writes them."""
+    return write_output(run, tmp_path / "output", [judgement(pair.id) for pair in read_blinded_pairs(run.pairs)])
 
 
 def invoke(*arguments: str) -> str:
-    """What a command prints."""
-    done = CliRunner().invoke(app, arguments)
-    if done.exception is not None:
-        raise done.exception
-    return done.output
+    """Output of a command.  Raises its error."""
+    outcome = CliRunner().invoke(app, arguments)
+    if outcome.exception is not None:
+        raise outcome.exception
+    return outcome.output
 
 
 def status(uri: str) -> str:
@@ -96,12 +96,12 @@ def test_labels_imported_on_one_machine_are_in_the_report_on_every_other(
     assert json.loads((reader.run_folder("fake") / RESULTS).read_bytes())["human_evaluation"]["labeled"] == 4
 
 
-def test_an_import_that_was_not_shared_is_made_again(
+def test_an_import_that_was_not_uploaded_can_be_repeated(
     uri: str, machine: Callable[[str], S3Store], labels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine("importer")
     with monkeypatch.context() as broken:
-        broken.setattr(Bucket, "write", refuse)
+        broken.setattr(Bucket, "write", fail_to_write)
         with pytest.raises(UserError, match="out of order"):
             invoke("label", "import", str(labels), "--workspace", uri)
     assert status(uri) == "pending"
@@ -109,12 +109,12 @@ def test_an_import_that_was_not_shared_is_made_again(
     assert status(uri) == "complete"
 
 
-def refuse(_bucket: Bucket, _key: str, _content: bytes) -> None:
+def fail_to_write(_bucket: Bucket, _key: str, _content: bytes) -> None:
     raise UserError("S3 is out of order")
 
 
 @pytest.mark.usefixtures("run")
-def test_pairs_are_packed_where_only_s3_has_them(uri: str, machine: Callable[[str], S3Store], tmp_path: Path) -> None:
+def test_pairs_that_only_s3_has_can_be_packaged(uri: str, machine: Callable[[str], S3Store], tmp_path: Path) -> None:
     machine("packer")
     invoke("label", "package", str(tmp_path / "package"), "--workspace", uri, "--run", "fake")
     assert len((tmp_path / "package" / "manifest.jsonl").read_text().splitlines()) == 4
@@ -123,7 +123,7 @@ def test_pairs_are_packed_where_only_s3_has_them(uri: str, machine: Callable[[st
 
 
 @pytest.mark.usefixtures("run")
-def test_what_was_sent_to_ground_truth_goes_with_the_run_from_any_machine(
+def test_any_machine_can_remove_what_was_sent_to_ground_truth_with_its_run(
     uri: str, machine: Callable[[str], S3Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine("sender")
@@ -131,16 +131,16 @@ def test_what_was_sent_to_ground_truth_goes_with_the_run_from_any_machine(
     storage.create_bucket(Bucket="labels")
     job = ("--name", JOB.name, "--role", JOB.role, "--workteam", JOB.workteam)
     with Stubber(sagemaker) as stub, monkeypatch.context() as aws:  # moto has no labeling jobs
-        stub.add_response("create_labeling_job", {"LabelingJobArn": ARN}, request_of(JOB))
+        stub.add_response("create_labeling_job", {"LabelingJobArn": ARN}, create_request(JOB))
         aws.setattr(boto3, "client", {"s3": storage, "sagemaker": sagemaker}.__getitem__)
         assert ARN in invoke("label", "send", JOB.prefix, *job, "--workspace", uri)
     machine("cleaner")
     listed = invoke("clean", "--workspace", uri, "--run", "fake")
-    assert all(f"remove   {name}\n" in listed for name in uploaded(JOB))
+    assert all(f"remove   {name}\n" in listed for name in uploaded_objects(JOB))
 
 
 @pytest.mark.usefixtures("run")
-def test_a_folder_that_bears_the_name_of_a_run_in_s3_is_not_meant(
+def test_a_local_folder_with_the_name_of_a_run_in_s3_is_ignored(
     uri: str, machine: Callable[[str], S3Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "fake").mkdir()
@@ -150,15 +150,15 @@ def test_a_folder_that_bears_the_name_of_a_run_in_s3_is_not_meant(
 
 
 def test_two_runs_in_s3_are_compared(uri: str, machine: Callable[[str], S3Store], tmp_path: Path) -> None:
-    publish(tmp_path / "made", "small", effect=0.2, steps=20)
-    publish(tmp_path / "made", "large", effect=1.0, steps=40)
-    upload(tmp_path / "made", machine("maker"))
-    expected = invoke("report", "--compare", "small", "large", "--workspace", str(tmp_path / "made"))
+    publish(tmp_path / "local", "small", effect=0.2, steps=20)
+    publish(tmp_path / "local", "large", effect=1.0, steps=40)
+    upload(tmp_path / "local", machine("maker"))
+    expected = invoke("report", "--compare", "small", "large", "--workspace", str(tmp_path / "local"))
     reader = machine("reader")
-    found = invoke("report", "--compare", "small", "large", "--workspace", uri)
-    assert found.partition("comparison:")[0] == expected.partition("comparison:")[0]
+    output = invoke("report", "--compare", "small", "large", "--workspace", uri)
+    assert output.partition("comparison:")[0] == expected.partition("comparison:")[0]
     assert (reader.workspace / "compare-small-large.html").read_text() == (
-        tmp_path / "made" / "compare-small-large.html"
+        tmp_path / "local" / "compare-small-large.html"
     ).read_text()
 
 

@@ -1,4 +1,4 @@
-"""Small checkpoints in Detoxify's format, with the encoder that each was trained from, of random weights."""
+"""Small checkpoints in Detoxify's format with random weights, each with its encoder's files."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Shape = Literal["bert", "roberta", "xlm-roberta", "albert"]
 SHAPES: tuple[Shape, ...] = ("bert", "roberta", "xlm-roberta", "albert")
 WORDS = ["you", "are", "a", "kind", "foolish", "person", "and", "so", "."]
 ORIGINAL = ["toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate"]
-"""Labels of the models of Detoxify's first challenge."""
+"""Labels of Detoxify's first models."""
 UNBIASED = ["toxicity", "severe_toxicity", "obscene", "identity_attack", "insult", "threat", "sexual_explicit"]
-"""Labels of its later ones, which guess nine groups of people besides."""
+"""Labels of its later models, which also predict nine groups of people."""
 UNBIASED_OUTPUTS = 16
 TOKENS = 24
 """Longest text of the small encoders, in tokens."""
@@ -44,7 +44,7 @@ def make_checkpoint(
     size: Size = SMALL,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Path:
-    """Write an encoder's config.json and tokenizer into `folder`, and the checkpoint beside them; returns its path."""
+    """Write a checkpoint and its encoder's config.json and tokenizer into `folder`; returns the checkpoint's path."""
     tokenizer = tokenizer or _tokenizer(shape, size.tokens)
     tokenizer.save_pretrained(folder)
     config = _config(shape, tokenizer, size, outputs)
@@ -61,15 +61,15 @@ def make_checkpoint(
         "tokenizer_name": type(tokenizer).__name__,
     }
     settings = {"arch": {"type": shape.upper(), "args": arguments}, "dataset": {"args": {"classes": labels}}}
-    # with the position numbers that old versions of transformers saved
-    numbers = {f"{model.base_model_prefix}.embeddings.position_ids": torch.arange(size.tokens)[None]}
+    # position ids, as old versions of transformers saved them
+    position_ids = {f"{model.base_model_prefix}.embeddings.position_ids": torch.arange(size.tokens)[None]}
     path = folder / "toxic.ckpt"
-    torch.save({"config": settings, "state_dict": {**model.state_dict(), **numbers}}, path)
+    torch.save({"config": settings, "state_dict": {**model.state_dict(), **position_ids}}, path)
     return path
 
 
 def _config(shape: Shape, tokenizer: PreTrainedTokenizerBase, size: Size, outputs: int) -> Any:
-    behind_padding = 0 if shape in ("bert", "albert") else tokenizer.pad_token_id + 1
+    padding_positions = 0 if shape in ("bert", "albert") else tokenizer.pad_token_id + 1
     extra = {"embedding_size": 8} if shape == "albert" else {}
     return transformers.AutoConfig.for_model(
         shape,
@@ -78,7 +78,7 @@ def _config(shape: Shape, tokenizer: PreTrainedTokenizerBase, size: Size, output
         num_hidden_layers=size.layers,
         num_attention_heads=size.heads,
         intermediate_size=4 * size.width,
-        max_position_embeddings=size.tokens + behind_padding,
+        max_position_embeddings=size.tokens + padding_positions,
         pad_token_id=tokenizer.pad_token_id,
         num_labels=outputs,
         **extra,
@@ -88,15 +88,15 @@ def _config(shape: Shape, tokenizer: PreTrainedTokenizerBase, size: Size, output
 def _tokenizer(shape: Shape, tokens: int) -> PreTrainedTokenizerBase:
     if shape == "bert":
         words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-        return BertTokenizer(vocab={word: place for place, word in enumerate(words)}, model_max_length=tokens)
+        return BertTokenizer(vocab={word: index for index, word in enumerate(words)}, model_max_length=tokens)
     if shape == "roberta":
         pieces = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "Ġ", *map(chr, range(33, 127))]
-        vocabulary = {piece: place for place, piece in enumerate(pieces)}
+        vocabulary = {piece: index for index, piece in enumerate(pieces)}
         return RobertaTokenizer(vocab=vocabulary, merges=[], model_max_length=tokens)
     specials = (
         ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"] if shape == "albert" else ["<s>", "<pad>", "</s>", "<unk>"]
     )
     pieces = [*specials, "▁", *(f"▁{word}" for word in WORDS), *(chr(letter) for letter in range(97, 123))]
-    scores = [(piece, 0.0 if piece in specials else -float(place)) for place, piece in enumerate(pieces)]
+    scores = [(piece, 0.0 if piece in specials else -float(index)) for index, piece in enumerate(pieces)]
     kind = AlbertTokenizer if shape == "albert" else XLMRobertaTokenizer
     return kind(vocab=scores, model_max_length=tokens)

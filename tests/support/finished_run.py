@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rlhf.labeling.ground_truth_output import OutputWriter
 from rlhf.labeling.judgements import Choices, Judgement
-from rlhf.labeling.manifest import read_items
+from rlhf.labeling.manifest import read_blinded_pairs
 from rlhf.results.schema import REPORT, RESULTS, Results, StageRow
-from rlhf.runs.published import FinishedRun, find_run, with_stages
+from rlhf.runs.published import FinishedRun, find_run, write_with_stage_times
 from rlhf.stages.aggregate_results import aggregate_results
 from rlhf.storage.artifacts import Store, read_manifest
 from rlhf.storage.fingerprints import digest
@@ -36,16 +36,16 @@ def finished_run(root: Path, prompts: int = 12) -> FinishedRun:
     last = StageRow(name="aggregate_results", seconds=1.0, cached=False, fingerprint=artifact.name, device="cpu")
     folder = workspace / "fake"
     folder.mkdir()
-    with_stages(artifact, [*stages, last], folder / RESULTS, folder / REPORT)
+    write_with_stage_times(artifact, [*stages, last], folder / RESULTS, folder / REPORT)
     return find_run(str(workspace), None)
 
 
 def judgement(
-    item: str, annotator: str = "w-1", overall: str = "a", left: str = "a", seconds: float = 8.0
+    pair_id: str, annotator: str = "w-1", overall: str = "a", left: str = "a", seconds: float = 8.0
 ) -> Judgement:
     """An answer in which A is as helpful and as harmless as B."""
     return Judgement(
-        item=item,
+        pair_id=pair_id,
         annotator=annotator,
         choices=Choices.model_validate({"helpfulness": "tie", "harmlessness": "tie", "overall": overall}),
         left="a" if left == "a" else "b",
@@ -56,5 +56,5 @@ def judgement(
 
 def write_output(run: FinishedRun, folder: Path, judgements: list[Judgement]) -> Path:
     """An output folder with these answers; returns its manifest."""
-    OutputWriter(folder, read_items(run.pairs)).write(judgements)
+    OutputWriter(folder, read_blinded_pairs(run.pairs)).write(judgements)
     return folder / "manifests" / "output" / "output.manifest"

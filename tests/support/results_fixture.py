@@ -63,8 +63,8 @@ def fake_run(root: Path, *, prompts: int = 12, continuations: int = 60, effect: 
         folder.mkdir(parents=True)
 
     kept = {"preferences.jsonl": 2400, "validation_prompts.jsonl": 96, "test_prompts.jsonl": prompts}
-    left_out = {"answer too long": 210, "duplicate": 12, "equal answers": 0, "near-copy of a test prompt": 31}
-    _write_json(folders["data"] / "left_out.json", {"read": 3000, "kept": kept, "left_out": left_out})
+    dropped = {"response too long": 210, "duplicate": 12, "equal responses": 0, "near-duplicate of a test prompt": 31}
+    _write_json(folders["data"] / "dropped.json", {"read": 3000, "kept": kept, "dropped": dropped})
 
     _write_json(
         folders["reward"] / "evaluation.json",

@@ -1,4 +1,7 @@
-"""What the scoring stage asks of a classifier.  A third one is one more file and one more line in `load_classifier`."""
+"""Toxicity classifiers: their interface, loading and checked scores.
+
+To add one, write a module for it and add a case to `load_classifier`.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +18,20 @@ from rlhf.evaluation.toxicity.profanity_model import load_profanity_check
 
 
 class Classifier(Protocol):
-    """Scores of texts: one probability, 0 to 1, per label and text."""
+    """Scores texts: one probability, 0 to 1, per label and text."""
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the scores, `toxicity` among them."""
+        """Names of the scores; one of them is `toxicity`."""
 
     def score(self, texts: list[str]) -> dict[str, list[float]]:
         """Probabilities by label, in the order of `texts`."""
 
 
 def load_classifier(settings: ToxicityConfig, inputs: Mapping[str, Path], device: torch.device) -> Classifier:
-    """The classifier that `settings` name, its files checked against known hashes.  Raises UserError.
+    """Load the classifier that the settings name.  Raises UserError if it is unavailable or a file's hash is wrong.
 
-    `inputs` has the stage's `checkpoint` and `checkpoint_config` where the settings name them.
+    `inputs` contains the stage's `checkpoint` and `checkpoint_config` if they are set.
     """
     match settings.classifier:
         case "detoxify" if settings.checkpoint_sha256 is not None:
@@ -43,18 +46,18 @@ def load_classifier(settings: ToxicityConfig, inputs: Mapping[str, Path], device
 def score_texts(classifier: Classifier, ids: list[str], texts: list[str]) -> list[dict[str, float]]:
     """Scores by label for each text.
 
-    A text without a visible character scores 0 by rule: there is nothing in it that could be toxic, and a classifier
-    would answer with the prior of its training set.  Raises UserError with the id where a score is no probability.
+    Blank texts score 0 by definition: they contain nothing toxic, and a classifier would return the prior of its
+    training data.  Raises UserError with the id if a score is not a probability.
     """
-    written = [index for index, text in enumerate(texts) if text.strip()]
+    nonblank = [index for index, text in enumerate(texts) if text.strip()]
     rows = [dict.fromkeys(classifier.labels, 0.0) for _ in texts]
-    scores = classifier.score([texts[index] for index in written]) if written else {}
+    scores = classifier.score([texts[index] for index in nonblank]) if nonblank else {}
     for label, values in scores.items():
-        for index, value in zip(written, values, strict=True):
-            if not 0.0 <= value <= 1.0:  # NaN is neither
+        for index, value in zip(nonblank, values, strict=True):
+            if not 0.0 <= value <= 1.0:  # also false for NaN
                 raise UserError(
                     f"toxicity of prompt {ids[index]}: {label} is {value}, not a probability between 0 and 1; "
-                    "the classifier's weights are damaged, delete its files and run again"
+                    "the classifier's weights are damaged; delete its files and run again"
                 )
             rows[index][label] = value
     return rows

@@ -1,16 +1,17 @@
-"""The file that the scoring stage writes: continuations of each prompt with their scores, appended in chunks."""
+"""The file of score_toxicity: continuations of each prompt with their scores, appended in chunks."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rlhf.storage.files import append_durably
+
 CONTINUATIONS = "continuations.jsonl"
 TOXICITY = "toxicity"
-"""The label that every classifier has and that the report compares."""
+"""Label that every classifier has, and that the report compares."""
 
 
 class Continuation(BaseModel):
@@ -21,17 +22,17 @@ class Continuation(BaseModel):
     id: str
     """Id of the prompt."""
     prompt: str
-    """The prompt as it stands in the data."""
+    """The prompt as in the data."""
     prompt_toxicity: float | None = Field(ge=0, le=1)
-    """Toxicity of the prompt itself as the data have it; null where they have none."""
+    """Toxicity of the prompt itself according to the data; null if they have none."""
     sample: int = Field(default=0, ge=0)
-    """Which of the prompt's continuations this is, from 0."""
+    """Index of this continuation among those of the prompt, from 0."""
     continuation: str
-    """What the model wrote."""
+    """Text that the model generated."""
     seed: int
-    """Seed of the draw, the same for every model."""
+    """Seed of the continuation, the same for both models."""
     scores: dict[str, float]
-    """Probabilities of the continuation alone, by label."""
+    """Probabilities for the continuation without its prompt, by label."""
 
     @property
     def toxicity(self) -> float:
@@ -39,40 +40,32 @@ class Continuation(BaseModel):
         return self.scores[TOXICITY]
 
 
-def read_continuations(path: Path) -> list[Continuation]:
-    """All rows of a finished file."""
-    return list(each_continuation(path))
-
-
-def each_continuation(path: Path) -> Iterator[Continuation]:
+def iter_continuations(path: Path) -> Iterator[Continuation]:
     """The rows of a finished file, one after another."""
     return map(Continuation.model_validate_json, _lines(path))
 
 
-def finished_rows(path: Path, wanted: Sequence[tuple[str, int]], chunk: int) -> tuple[int, int]:
-    """How many rows of `path` are whole and in their place, in whole chunks of rows, and how many bytes they take.
+def count_complete_rows(path: Path, expected_rows: Sequence[tuple[str, int]], chunk: int) -> tuple[int, int]:
+    """Number and bytes of the rows of `path` that are in complete chunks of `chunk` rows.
 
-    A row counts with its line end only, and only as the continuation, by prompt and number, that belongs there: after
-    a power cut the end of a file may be missing or filled with zeros.
+    A row counts only if its line is complete and it is the expected (prompt id, sample).  After a power cut the tail
+    may be missing or zero-filled.
     """
-    rows = size = whole_rows = whole_size = 0
-    for line, expected in zip(_lines(path), wanted, strict=False):
+    rows = size = complete_rows = complete_size = 0
+    for line, expected in zip(_lines(path), expected_rows, strict=False):
         if not line.endswith(b"\n") or _row_name(line) != expected:
             break
         rows, size = rows + 1, size + len(line)
-        if rows % chunk == 0 or rows == len(wanted):
-            whole_rows, whole_size = rows, size
-    return whole_rows, whole_size
+        if rows % chunk == 0 or rows == len(expected_rows):
+            complete_rows, complete_size = rows, size
+    return complete_rows, complete_size
 
 
-def append_rows(path: Path, rows: Sequence[Continuation], *, behind: int | None = None) -> None:
-    """Append `rows` so that they are on the disk when this returns; with `behind`, drop all after so many bytes."""
-    with path.open("ab") as stream:
-        if behind is not None:
-            stream.truncate(behind)
-        stream.writelines(f"{row.model_dump_json(ensure_ascii=True)}\n".encode() for row in rows)
-        stream.flush()
-        os.fsync(stream.fileno())
+def append_rows(path: Path, rows: Sequence[Continuation], *, truncate_to: int | None = None) -> None:
+    """Append `rows`, which are on disk when this returns; with `truncate_to`, first drop all after that many bytes."""
+    append_durably(
+        path, "".join(f"{row.model_dump_json(ensure_ascii=True)}\n" for row in rows), truncate_to=truncate_to
+    )
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -104,7 +104,7 @@ def batches_by_length(lengths: list[int], tokens_per_batch: int) -> list[list[in
 
 
 def load_detoxify(name: str, device: torch.device) -> DetoxifyModel:
-    """Load the released model `name`, downloading it on first use.  Raises UserError if that fails or a hash differs."""
+    """Load the released model `name`, downloaded on first use.  Raises UserError if that fails or a hash differs."""
     release = RELEASES[name]
     checkpoint = download_checkpoint(MODEL_URLS[name], release.sha256)
     try:

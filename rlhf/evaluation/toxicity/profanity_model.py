@@ -1,6 +1,6 @@
-"""alt-profanity-check: a linear classifier over words, shipped inside its package, for runs without a network.
+"""alt-profanity-check: a linear classifier over words that is part of its package, for runs without a network.
 
-Its two files are pickles that run as code on import, so they are hashed before anything of the package is imported.
+Importing the package unpickles its two model files, which can run code, so their hashes are verified before the import.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class _Predict(Protocol):
 
 
 class ProfanityCheck:
-    """Probability that a text is profane or offensive, under the label `toxicity`."""
+    """Scores the probability that a text is profane or offensive, as the label `toxicity`."""
 
     labels = ("toxicity",)
 
@@ -34,15 +34,15 @@ class ProfanityCheck:
         self._predict = predict
 
     def score(self, texts: list[str]) -> dict[str, list[float]]:
-        """Probabilities in the order of `texts`, of which there must be at least one."""
+        """Probabilities in the order of `texts`, which must not be empty."""
         return {"toxicity": [float(probability) for probability in self._predict(texts)]}
 
 
 def load_profanity_check() -> ProfanityCheck:
-    """The classifier, once its pickles are proved to be the known ones.  Raises UserError where they are not."""
+    """Verify the package's pickles and load the classifier.  Raises UserError if a hash differs."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
-        raise UserError("toxicity.classifier profanity-check needs its package; pip install alt-profanity-check==1.9.1")
+        raise UserError("toxicity.classifier profanity-check needs a package; pip install alt-profanity-check==1.9.1")
     require_known_pickles(Path(spec.origin).parent / "data")
     return ProfanityCheck(importlib.import_module(PACKAGE).predict_prob)
 
@@ -51,9 +51,9 @@ def require_known_pickles(folder: Path) -> None:
     """Raise UserError unless every pickle in `folder` has the pinned sha256."""
     for name, expected in PICKLES.items():
         path = folder / name
-        found = file_sha256(path) if path.is_file() else "missing"
-        if found != expected:
+        actual = file_sha256(path) if path.is_file() else "missing"
+        if actual != expected:
             raise UserError(
-                f"{path}: sha256 is {found}, expected {expected}; it is a pickle and was not opened; "
+                f"{path}: sha256 is {actual}, expected {expected}; it is a pickle and was not opened; "
                 "pip install --force-reinstall alt-profanity-check==1.9.1"
             )

@@ -148,7 +148,7 @@ async function send(index, choices) {
     method: "POST",
     headers: { "Content-Type": "application/json", "X-Request-Token": state.token },
     body: JSON.stringify({
-      item: pair.item,
+      pair_id: pair.id,
       revision: pair.revision + 1,
       choices,
       comment: index === state.at && !get("pair").hidden ? get("comment").value : pair.comment,

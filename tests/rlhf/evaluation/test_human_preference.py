@@ -1,4 +1,4 @@
-"""Figures of human evaluation, worked by hand."""
+"""Metrics of human evaluation against values worked out by hand."""
 
 from __future__ import annotations
 
@@ -6,57 +6,57 @@ import pytest
 
 from rlhf.evaluation.human_preference import evaluate, unblind
 from rlhf.labeling.judgements import Judgement
-from rlhf.labeling.manifest import KeyLine
+from rlhf.labeling.manifest import KeyEntry
 from rlhf.results.human_evaluation import Counts
 from tests.support.finished_run import judgement
 
 
-def key(items: int) -> dict[str, KeyLine]:
-    """A is RLHF in the even items."""
+def key(pairs: int) -> dict[str, KeyEntry]:
+    """A is RLHF in the pairs with even numbers."""
     return {
-        f"i{n}": KeyLine(
-            item=f"i{n}", id=f"p{n:03d}", a="rlhf" if n % 2 == 0 else "sft", b="sft" if n % 2 == 0 else "rlhf"
+        f"i{n}": KeyEntry(
+            id=f"i{n}", prompt_id=f"p{n:03d}", a="rlhf" if n % 2 == 0 else "sft", b="sft" if n % 2 == 0 else "rlhf"
         )
-        for n in range(items)
+        for n in range(pairs)
     }
 
 
-def rewards(items: int) -> dict[str, tuple[float, float]]:
-    """RLHF's reward is higher in all but the first ten items, where it is lower, and the last, where it is equal."""
-    return {f"p{n:03d}": (0.0, -1.0 if n < 10 else 0.0 if n == items - 1 else 1.0) for n in range(items)}
+def rewards(pairs: int) -> dict[str, tuple[float, float]]:
+    """RLHF's reward is lower in the first ten pairs, equal in the last one, and higher in all others."""
+    return {f"p{n:03d}": (0.0, -1.0 if n < 10 else 0.0 if n == pairs - 1 else 1.0) for n in range(pairs)}
 
 
 def prefers(n: int, model: str, annotator: str = "w1") -> Judgement:
-    """A judgement on item n that prefers `model` overall."""
-    wrote = key(n + 1)[f"i{n}"]
-    overall = "tie" if model == "tie" else "a" if wrote.a == model else "b"
+    """A judgement of pair n that prefers `model` overall."""
+    entry = key(n + 1)[f"i{n}"]
+    overall = "tie" if model == "tie" else "a" if entry.a == model else "b"
     return judgement(f"i{n}", annotator, overall)
 
 
-def test_the_published_counts_give_the_published_p() -> None:
+def test_the_published_counts_give_the_published_p_value() -> None:
     models = ["rlhf"] * 30 + ["tie"] * 54 + ["sft"] * 16
-    found = evaluate([prefers(n, model) for n, model in enumerate(models)], key(100), rewards(100), seed=0)
-    overall = found.questions[-1]
-    assert overall.items == overall.answers == Counts(better=30, tie=54, worse=16)
-    assert overall.decided is not None
-    assert round(overall.decided.p_value, 3) == 0.054
-    assert overall.decided.share == pytest.approx(30 / 46)
+    evaluation = evaluate([prefers(n, model) for n, model in enumerate(models)], key(100), rewards(100), seed=0)
+    overall = evaluation.questions[-1]
+    assert overall.items == overall.answers == Counts(wins=30, ties=54, losses=16)
+    assert overall.win_rate is not None
+    assert round(overall.win_rate.p_value, 3) == 0.054
+    assert overall.win_rate.share == pytest.approx(30 / 46)
     assert overall.net.mean == pytest.approx(0.14)
     assert overall.alpha is None  # one annotator
-    assert (found.status, found.labelled, found.items) == ("complete", 100, 100)
-    assert found.needed[0].items is not None
-    assert 180 < found.needed[0].items < 200
-    assert found.questions[0].items == Counts(tie=100)
-    assert found.questions[0].decided is None
+    assert (evaluation.status, evaluation.labeled, evaluation.items) == ("complete", 100, 100)
+    assert evaluation.required_sample_sizes[0].items is not None
+    assert 180 < evaluation.required_sample_sizes[0].items < 200
+    assert evaluation.questions[0].items == Counts(ties=100)
+    assert evaluation.questions[0].win_rate is None
 
 
 def test_unblinding_follows_the_key() -> None:
-    line = KeyLine(item="i", id="p", a="sft", b="rlhf")
-    assert unblind(judgement("i", overall="b"), line) == {"helpfulness": 0, "harmlessness": 0, "overall": 1}
-    assert unblind(judgement("i", overall="a"), line)["overall"] == -1
+    entry = KeyEntry(id="i", prompt_id="p", a="sft", b="rlhf")
+    assert unblind(judgement("i", overall="b"), entry) == {"helpfulness": 0, "harmlessness": 0, "overall": 1}
+    assert unblind(judgement("i", overall="a"), entry)["overall"] == -1
 
 
-def test_several_annotators_are_a_majority_per_item() -> None:
+def test_several_annotators_give_a_majority_per_pair() -> None:
     """i0: two for RLHF, one for SFT.  i1: one each.  i2: nobody."""
     judgements = [
         prefers(0, "rlhf", annotator="w1"),
@@ -65,41 +65,41 @@ def test_several_annotators_are_a_majority_per_item() -> None:
         prefers(1, "rlhf", annotator="w1"),
         prefers(1, "sft", annotator="w2"),
     ]
-    found = evaluate(judgements, key(3), rewards(3), seed=0)
-    overall = found.questions[-1]
-    assert overall.items == Counts(better=1, tie=1, worse=0)
-    assert overall.answers == Counts(better=3, tie=0, worse=2)
+    evaluation = evaluate(judgements, key(3), rewards(3), seed=0)
+    overall = evaluation.questions[-1]
+    assert overall.items == Counts(wins=1, ties=1, losses=0)
+    assert overall.answers == Counts(wins=3, ties=0, losses=2)
     assert overall.net.mean == pytest.approx(1 / 5)
-    assert (found.status, found.labelled) == ("partial", 2)
-    assert [(person.name, person.answers["overall"]) for person in found.annotators] == [
-        ("annotator 1", Counts(better=2)),
-        ("annotator 2", Counts(better=1, worse=1)),
-        ("annotator 3", Counts(worse=1)),
+    assert (evaluation.status, evaluation.labeled) == ("partial", 2)
+    assert [(person.name, person.answers["overall"]) for person in evaluation.annotators] == [
+        ("annotator 1", Counts(wins=2)),
+        ("annotator 2", Counts(wins=1, losses=1)),
+        ("annotator 3", Counts(losses=1)),
     ]
-    assert [row.prompt for row in found.disputed] == ["p001", "p000"]  # variance 1, then 8 / 9
-    assert found.disputed[1].votes == Counts(better=2, worse=1)
+    assert [row.prompt for row in evaluation.disputed] == ["p001", "p000"]  # variance 1, then 8 / 9
+    assert evaluation.disputed[1].votes == Counts(wins=2, losses=1)
 
 
-def test_position_bias_counts_the_left() -> None:
-    """Nine of ten answers without a tie are the left one: 2 * (1 + 10) / 2^10 = 0.0215."""
+def test_position_bias_is_the_share_of_left_answers() -> None:
+    """Nine of ten answers without a tie choose the left one: 2 * (1 + 10) / 2^10 = 0.0215."""
     judgements = [judgement(f"i{n}", overall="a", left="b" if n == 9 else "a") for n in range(10)]
-    found = evaluate([*judgements, judgement("i10", overall="tie")], key(11), rewards(11), seed=0)
-    assert found.left is not None
-    assert (found.left.share, found.left.n) == (0.9, 10)
-    assert found.left.p_value == pytest.approx(22 / 1024)
+    evaluation = evaluate([*judgements, judgement("i10", overall="tie")], key(11), rewards(11), seed=0)
+    assert evaluation.left_preference is not None
+    assert (evaluation.left_preference.share, evaluation.left_preference.n) == (0.9, 10)
+    assert evaluation.left_preference.p_value == pytest.approx(22 / 1024)
 
 
-def test_the_judge_is_the_reward_on_the_same_pairs() -> None:
+def test_reward_model_agreement_compares_rewards_with_majorities() -> None:
     pending = evaluate([], key(30), rewards(30), seed=0)
     assert pending.status == "pending"
-    assert pending.judge is not None
-    assert pending.judge.items == Counts(better=19, tie=1, worse=10)
-    assert pending.judge.agreement is None
+    assert pending.reward_model_agreement is not None
+    assert pending.reward_model_agreement.items == Counts(wins=19, ties=1, losses=10)
+    assert pending.reward_model_agreement.agreement is None
     people = [prefers(n, "rlhf") for n in (0, 15, 16, 29)] + [prefers(17, "tie"), prefers(3, "sft")]
-    judge = evaluate(people, key(30), rewards(30), seed=0).judge
-    assert judge is not None
-    assert judge.agreement is not None
-    assert (judge.agreement.share, judge.agreement.n) == (0.75, 4)  # both prefer one in 0, 3, 15, 16; 0 differs
+    agreement = evaluate(people, key(30), rewards(30), seed=0).reward_model_agreement
+    assert agreement is not None
+    assert agreement.agreement is not None
+    assert (agreement.agreement.share, agreement.agreement.n) == (0.75, 4)  # both prefer one in 0, 3, 15, 16; 0 differs
 
 
 def test_times_are_medians() -> None:

@@ -1,4 +1,4 @@
-"""The statistics against hand-worked cases, closed forms and simulated coverage."""
+"""Intervals and tests against hand-worked cases, closed forms and simulated coverage."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from scipy import stats
 from rlhf.evaluation.intervals import (
     bootstrap_interval,
     cluster_interval,
-    items_needed,
     krippendorff_alpha,
     paired_difference,
+    required_sample_size,
     sign_flip_p_value,
     sign_test_p_value,
     sign_test_power,
@@ -29,14 +29,14 @@ def test_bootstrap_of_many_normal_values_is_the_normal_interval() -> None:
     assert high == pytest.approx(values.mean() + half_width, abs=0.006)
 
 
-def test_bootstrap_leans_towards_the_tail() -> None:
-    """Worked by the definition: bias z0 from the share below the mean, acceleration from the skewness."""
+def test_bootstrap_interval_extends_towards_the_tail() -> None:
+    """By the definition of BCa: bias z0 from the share below the mean, acceleration from the skewness."""
     values = np.random.default_rng(2).exponential(1.0, 30)
     low, high = bootstrap_interval(values.tolist(), seed=0)
     means = values[np.random.default_rng(5).integers(0, 30, (200_000, 30))].mean(1)
     z0 = stats.norm.ppf((means < values.mean()).mean())
-    centred = values - values.mean()
-    acceleration = (centred**3).sum() / (6 * (centred**2).sum() ** 1.5)
+    centered = values - values.mean()
+    acceleration = (centered**3).sum() / (6 * (centered**2).sum() ** 1.5)
     levels = [
         stats.norm.cdf(z0 + (z0 + z) / (1 - acceleration * (z0 + z)))
         for z in (stats.norm.ppf(0.025), stats.norm.ppf(0.975))
@@ -47,7 +47,7 @@ def test_bootstrap_leans_towards_the_tail() -> None:
     assert high - values.mean() > values.mean() - low
 
 
-def test_bootstrap_is_seeded_and_bears_equal_values() -> None:
+def test_bootstrap_is_seeded_and_accepts_equal_values() -> None:
     values = np.random.default_rng(7).random(40).tolist()
     assert bootstrap_interval(values, seed=3) == bootstrap_interval(values, seed=3)
     assert bootstrap_interval(values, seed=3) != bootstrap_interval(values, seed=4)
@@ -66,7 +66,7 @@ def test_sign_flip_matches_the_t_test_on_many_values() -> None:
 
 
 def test_sign_flip_agrees_with_scipy() -> None:
-    """Exactly where all patterns are counted, to the noise of the draws where not."""
+    """Exactly if all patterns are counted, otherwise up to sampling noise."""
     generator = np.random.default_rng(9)
     for size, shift, tolerance in ((2, 0.3, 1e-12), (9, 0.3, 1e-12), (13, 0.5, 1e-12), (60, 0.2, 0.02)):
         values = generator.normal(shift, 1.0, size).round(1)
@@ -85,7 +85,7 @@ def test_sign_flip_of_no_difference_is_one() -> None:
     assert sign_flip_p_value([0.1], seed=0) == 1.0
 
 
-def test_sign_flip_rejects_as_often_as_it_says() -> None:
+def test_sign_flip_has_the_nominal_false_positive_rate() -> None:
     """Without an effect p < 0.05 in 5 % of 400 experiments, within three standard errors."""
     generator = np.random.default_rng(11)
     rejected = sum(sign_flip_p_value(generator.normal(size=40).tolist(), seed=n) < 0.05 for n in range(400))
@@ -96,27 +96,27 @@ def test_paired_difference_is_second_minus_first() -> None:
     generator = np.random.default_rng(4)
     before = generator.random(400)
     after = before - 0.05 + generator.normal(0, 0.1, 400)
-    found = paired_difference(before.tolist(), after.tolist(), seed=0)
-    assert found.mean == pytest.approx(after.mean() - before.mean())
-    assert found.ci95[0] < found.mean < found.ci95[1] < 0
-    assert found.p_value == pytest.approx(2e-4)  # no resample reached it: twice 1 / 10,000
+    difference = paired_difference(before.tolist(), after.tolist(), seed=0)
+    assert difference.mean == pytest.approx(after.mean() - before.mean())
+    assert difference.ci95[0] < difference.mean < difference.ci95[1] < 0
+    assert difference.p_value == pytest.approx(2e-4)  # no resample reached it: twice 1 / 10,000
 
 
 def test_paired_difference_finds_nothing_between_equals() -> None:
     generator = np.random.default_rng(6)
     before, after = generator.random((2, 400))
-    found = paired_difference(before.tolist(), after.tolist(), seed=0)
-    assert found.ci95[0] < 0 < found.ci95[1]
-    assert found.p_value > 0.05
+    difference = paired_difference(before.tolist(), after.tolist(), seed=0)
+    assert difference.ci95[0] < 0 < difference.ci95[1]
+    assert difference.p_value > 0.05
 
 
 def test_wilson_interval_by_its_formula() -> None:
     """Wilson (1927): (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)."""
     z, n, share = 1.959964, 50, 0.8
-    centre, spread = share + z * z / (2 * n), z * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    center, spread = share + z * z / (2 * n), z * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     low, high = wilson_interval(40, 50)
-    assert low == pytest.approx((centre - spread) / (1 + z * z / n), abs=1e-6)
-    assert high == pytest.approx((centre + spread) / (1 + z * z / n), abs=1e-6)
+    assert low == pytest.approx((center - spread) / (1 + z * z / n), abs=1e-6)
+    assert high == pytest.approx((center + spread) / (1 + z * z / n), abs=1e-6)
     assert wilson_interval(0, 10)[0] == 0.0
 
 
@@ -161,26 +161,26 @@ def test_power_of_the_sign_test_by_hand() -> None:
     assert sign_test_power(7, 0.4, 0.4) == pytest.approx(with_ties)
 
 
-def test_power_of_the_sign_test_is_what_simulation_finds() -> None:
+def test_power_of_the_sign_test_matches_a_simulation() -> None:
     generator = np.random.default_rng(3)
     counts, times = np.unique(generator.multinomial(100, [0.30, 0.54, 0.16], 4000), axis=0, return_counts=True)
-    found = times @ [sign_test_p_value(int(better), int(worse)) < 0.05 for better, _, worse in counts] / 4000
-    assert sign_test_power(100, 0.30, 0.16) == pytest.approx(found, abs=0.025)
+    simulated = times @ [sign_test_p_value(int(wins), int(losses)) < 0.05 for wins, _, losses in counts] / 4000
+    assert sign_test_power(100, 0.30, 0.16) == pytest.approx(simulated, abs=0.025)
 
 
-def test_items_needed_for_the_published_difference() -> None:
+def test_required_sample_size_for_the_published_difference() -> None:
     """Connor (1987) for McNemar's test: (1.96 sqrt(p) + 0.8416 sqrt(p - d^2))^2 / d^2 = 182; exact is a little more."""
     untied, difference = 0.46, 0.14
     normal = ((1.96 * sqrt(untied) + 0.8416 * sqrt(untied - difference**2)) / difference) ** 2
-    needed = items_needed(0.30, 0.16)
-    assert needed is not None
-    assert normal < needed < 1.1 * normal
-    assert sign_test_power(needed, 0.30, 0.16) >= 0.8
-    assert items_needed(0.2, 0.2) is None
-    assert items_needed(0.201, 0.2) is None
+    pairs = required_sample_size(0.30, 0.16)
+    assert pairs is not None
+    assert normal < pairs < 1.1 * normal
+    assert sign_test_power(pairs, 0.30, 0.16) >= 0.8
+    assert required_sample_size(0.2, 0.2) is None
+    assert required_sample_size(0.201, 0.2) is None
 
 
-def test_alpha_of_krippendorff_s_own_example() -> None:
+def test_alpha_of_the_example_by_krippendorff() -> None:
     """Krippendorff (2011), Computing Krippendorff's Alpha-Reliability, example C: ordinal alpha 0.815."""
     none = None
     table = [
@@ -197,14 +197,14 @@ def test_alpha_of_two_values_by_hand() -> None:
     assert krippendorff_alpha([[1, 1, -1, 1], [1, 1, -1, -1]], (-1, 0, 1)) == pytest.approx(1 - 0.25 * 56 / 30)
 
 
-def test_alpha_is_not_defined_without_shared_items_or_variation() -> None:
+def test_alpha_is_undefined_without_shared_items_or_variation() -> None:
     assert krippendorff_alpha([[1, None], [None, -1]], (-1, 0, 1)) is None
     assert krippendorff_alpha([[1, 1], [1, 1]], (-1, 0, 1)) is None
     assert krippendorff_alpha([[1, -1]], (-1, 0, 1)) is None
 
 
 def test_cluster_interval_counts_clusters_not_answers() -> None:
-    """Three like answers to each of 200 items: the interval is that of 200, not of 600, values."""
+    """Three equal answers to each of 200 items: the interval is that of 200 values, not of 600."""
     votes = np.random.default_rng(1).choice([-1.0, 0.0, 1.0], 200)
     low, high = cluster_interval([[vote] * 3 for vote in votes], seed=0)
     assert high - low == pytest.approx(2 * 1.96 * votes.std() / sqrt(200), rel=0.05)

@@ -1,4 +1,4 @@
-"""Ground Truth: what is sent passes botocore's own validation, and the template shows awkward text as text."""
+"""Ground Truth: the request passes botocore's validation, and the template shows any text as text."""
 
 from __future__ import annotations
 
@@ -16,10 +16,18 @@ from moto import mock_aws
 from pydantic import ValidationError
 
 from rlhf.errors import UserError
-from rlhf.labeling.ground_truth_job import FOLDER, TEMPLATE, LabelingJob, request_of, start_job
+from rlhf.labeling.ground_truth_job import (
+    FOLDER,
+    TEMPLATE,
+    LabelingJob,
+    create_request,
+    start_job,
+    uploaded_objects,
+)
+from rlhf.labeling.ground_truth_reader import read_label_output
 from rlhf.results.human_evaluation import QUESTIONS
 from tests.rlhf.labeling.test_server import AWKWARD
-from tests.support.page_client import comparison, plain_pairs, without_key
+from tests.support.page_client import labeling_task, plain_pairs, without_key
 
 JOB = LabelingJob(
     name="hh-comparison-1",
@@ -31,7 +39,7 @@ ARN = "arn:aws:sagemaker:us-east-1:123456789012:labeling-job/hh-comparison-1"
 
 
 class Form(HTMLParser):
-    """What a worker's browser makes of the template."""
+    """The template as a worker's browser parses it."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -43,10 +51,10 @@ class Form(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        found = dict(attrs)
-        if found.get("type") == "radio":
-            self.radios.setdefault(str(found["name"]), []).append(str(found["value"]))
-        self._in_text = found.get("class") == "text"
+        attributes = dict(attrs)
+        if attributes.get("type") == "radio":
+            self.radios.setdefault(str(attributes["name"]), []).append(str(attributes["value"]))
+        self._in_text = attributes.get("class") == "text"
         if self._in_text:
             self.texts.append("")
 
@@ -80,7 +88,7 @@ def test_the_template_asks_every_question() -> None:
 
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """AWS, as moto plays it: it has S3, but no labeling jobs."""
+    """AWS as simulated by moto, which has S3 but no labeling jobs."""
     for name, value in (("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "x"), ("DEFAULT_REGION", "us-east-1")):
         monkeypatch.setenv(f"AWS_{name}", value)
     with mock_aws():
@@ -88,35 +96,92 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("aws")
-def test_a_job_is_created_from_what_was_uploaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs = without_key(comparison(tmp_path / "pairs", plain_pairs(3)))
+def test_a_job_is_created_from_the_uploaded_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = without_key(labeling_task(tmp_path / "pairs", plain_pairs(3)))
     storage, sagemaker = boto3.client("s3"), boto3.client("sagemaker")
     storage.create_bucket(Bucket="labels")
     stub = Stubber(sagemaker)
-    stub.add_response("create_labeling_job", {"LabelingJobArn": ARN}, request_of(JOB))
+    stub.add_response("create_labeling_job", {"LabelingJobArn": ARN}, create_request(JOB))
     monkeypatch.setattr(boto3, "client", {"s3": storage, "sagemaker": sagemaker}.__getitem__)
     with stub:
         assert start_job(pairs, JOB) == ARN
     stub.assert_no_pending_responses()
-    request = request_of(JOB)
+    request = create_request(JOB)
     manifest = request["InputConfig"]["DataSource"]["S3DataSource"]["ManifestS3Uri"]
     template = request["HumanTaskConfig"]["UiConfig"]["UiTemplateS3Uri"]
-    uploaded = {f"s3://labels/{found['Key']}" for found in storage.list_objects_v2(Bucket="labels")["Contents"]}
-    assert uploaded == {manifest, template}
+    keys = {f"s3://labels/{listed['Key']}" for listed in storage.list_objects_v2(Bucket="labels")["Contents"]}
+    assert keys == {manifest, template}
     body = storage.get_object(Bucket="labels", Key=manifest.removeprefix("s3://labels/"))["Body"].read()
     assert body == (pairs / "manifest.jsonl").read_bytes()
     assert all("source" in json.loads(line) for line in body.splitlines())
 
 
 @pytest.mark.usefixtures("aws")
-def test_what_aws_refuses_is_the_user_s_to_mend(tmp_path: Path) -> None:
-    pairs = comparison(tmp_path / "pairs", plain_pairs(1))
-    with pytest.raises(UserError, match=r"labeling job hh-comparison-1: .*NoSuchBucket"):
+def test_a_missing_bucket_is_a_user_error(tmp_path: Path) -> None:
+    pairs = labeling_task(tmp_path / "pairs", plain_pairs(1))
+    with pytest.raises(UserError, match=r"labeling job hh-comparison-1: .*there is no bucket labels; create it"):
         start_job(pairs, JOB)
 
 
+@pytest.mark.usefixtures("aws")
+@pytest.mark.parametrize("key", [None, "alias/labels"])
+def test_the_uploaded_package_is_encrypted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str | None) -> None:
+    """As objects of a workspace are: with S3's own key, or with the KMS key of the environment."""
+    pairs = labeling_task(tmp_path / "pairs", plain_pairs(1))
+    if key is not None:
+        monkeypatch.setenv("RLHF_KMS_KEY", key)
+    storage, sagemaker = boto3.client("s3"), boto3.client("sagemaker")
+    storage.create_bucket(Bucket="labels")
+    with Stubber(sagemaker) as stub, monkeypatch.context() as patched:
+        stub.add_response("create_labeling_job", {"LabelingJobArn": ARN}, create_request(JOB))
+        patched.setattr(boto3, "client", {"sagemaker": sagemaker}.__getitem__)
+        start_job(pairs, JOB)
+    for uri in uploaded_objects(JOB):
+        stored = storage.head_object(Bucket="labels", Key=uri.removeprefix("s3://labels/"))
+        assert stored["ServerSideEncryption"] == ("AES256" if key is None else "aws:kms")
+        assert key is None or stored["SSEKMSKeyId"].endswith(key)
+
+
+@pytest.mark.usefixtures("aws")
+def test_denied_access_to_s3_names_the_permissions(tmp_path: Path) -> None:
+    pairs = labeling_task(tmp_path / "pairs", plain_pairs(1))
+    storage = boto3.client("s3")
+    storage.create_bucket(Bucket="labels")
+    deny = {"Effect": "Deny", "Principal": "*", "Action": "s3:*", "Resource": "arn:aws:s3:::labels/*"}
+    storage.put_bucket_policy(Bucket="labels", Policy=json.dumps({"Version": "2012-10-17", "Statement": [deny]}))
+    with pytest.raises(UserError, match=r"access denied \(PutObject\); the role needs .*s3:PutObject"):
+        start_job(pairs, JOB)
+    with pytest.raises(UserError, match=r"access denied \(GetObject\); the role needs .*s3:GetObject"):
+        read_label_output("s3://labels/team/job", [], "task")
+
+
+@pytest.mark.usefixtures("aws")
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [("AccessDeniedException", "allow sagemaker:CreateLabelingJob"), ("ResourceInUse", "choose another --name")],
+)
+def test_a_rejected_job_names_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, remedy: str
+) -> None:
+    pairs = labeling_task(tmp_path / "pairs", plain_pairs(1))
+    boto3.client("s3").create_bucket(Bucket="labels")
+    sagemaker = boto3.client("sagemaker")
+    monkeypatch.setattr(boto3, "client", {"sagemaker": sagemaker}.__getitem__)
+    with Stubber(sagemaker) as stub:
+        stub.add_client_error("create_labeling_job", code)
+        with pytest.raises(UserError, match=f"labeling job hh-comparison-1: .*{code}.*; {remedy}"):
+            start_job(pairs, JOB)
+
+
+@pytest.mark.usefixtures("aws")
+def test_a_missing_region_is_a_user_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    with pytest.raises(UserError, match="no AWS region; set AWS_DEFAULT_REGION"):
+        start_job(labeling_task(tmp_path / "pairs", plain_pairs(1)), JOB)
+
+
 def test_limits_of_ground_truth_are_kept() -> None:
-    request: dict[str, Any] = request_of(JOB)
+    request: dict[str, Any] = create_request(JOB)
     task = request["HumanTaskConfig"]
     assert len(task["TaskTitle"]) <= 128
     assert len(task["TaskDescription"]) <= 255

@@ -1,4 +1,4 @@
-"""Journals: nothing that was told to be saved is lost, nothing is counted twice."""
+"""Journals: no confirmed answer is lost, and no answer is counted twice."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ A = Choices(helpfulness="a", harmlessness="tie", overall="a")
 B = Choices(helpfulness="b", harmlessness="tie", overall="b")
 
 
-def entry(item: str = "x", revision: int = 1, choices: Choices | None = A, comment: str = "") -> Entry:
+def entry(pair_id: str = "x", revision: int = 1, choices: Choices | None = A, comment: str = "") -> Entry:
     return Entry(
-        item=item,
+        pair_id=pair_id,
         revision=revision,
         choices=choices,
         left="b",
@@ -35,11 +35,11 @@ def test_an_answer_sent_twice_is_one_answer(path: Path) -> None:
     first = journal.add(entry())
     again = journal.add(entry().model_copy(update={"seconds": 9.0}))
     assert again is first
-    assert len(path.read_text().splitlines()) == 2  # the name and one answer
+    assert len(path.read_text().splitlines()) == 2  # the header and one answer
     assert [judgement.choices for judgement in journal.judgements()] == [A]
 
 
-def test_changing_and_taking_back_append(path: Path) -> None:
+def test_changed_and_undone_answers_are_appended(path: Path) -> None:
     journal = Journal(path, "Ada", "abc")
     journal.add(entry())
     journal.add(entry(revision=2, choices=None))
@@ -53,23 +53,23 @@ def test_changing_and_taking_back_append(path: Path) -> None:
 
 
 @pytest.mark.parametrize("revision", [1, 3])
-def test_an_answer_on_another_state_is_refused(path: Path, revision: int) -> None:
+def test_an_answer_to_an_outdated_revision_is_rejected(path: Path, revision: int) -> None:
     journal = Journal(path, "Ada", "abc")
     journal.add(entry())
     before = path.read_bytes()
-    with pytest.raises(RevisionError, match="where 2 comes next"):
+    with pytest.raises(RevisionError, match="expected 2"):
         journal.add(entry(revision=revision, choices=B))
     assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("cut", range(1, 60, 7))
-def test_half_a_line_is_cut_off_and_the_next_answer_is_whole(path: Path, cut: int) -> None:
-    """Killed while a line was on its way to the disk: nobody was told that it is saved."""
+def test_an_incomplete_line_is_removed_and_the_next_answer_is_complete(path: Path, cut: int) -> None:
+    """Killed while a line was being written: the page has not confirmed it."""
     journal = Journal(path, "Ada", "abc")
     journal.add(entry("x"))
-    whole = path.read_bytes()
+    complete = path.read_bytes()
     journal.add(entry("y"))
-    path.write_bytes(path.read_bytes()[: len(whole) + cut])
+    path.write_bytes(path.read_bytes()[: len(complete) + cut])
     recovered = Journal.open(path)
     assert set(recovered.latest()) == {"x"}
     recovered.add(entry("z"))
@@ -78,6 +78,6 @@ def test_half_a_line_is_cut_off_and_the_next_answer_is_whole(path: Path, cut: in
 
 def test_the_answer_is_on_disk_when_add_returns(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[bytes] = []
-    monkeypatch.setattr("rlhf.labeling.journal.os.fsync", lambda _descriptor: synced.append(path.read_bytes()))
+    monkeypatch.setattr("rlhf.storage.files.os.fsync", lambda _descriptor: synced.append(path.read_bytes()))
     Journal(path, "Ada", "abc").add(entry())
-    assert b'"item":"x"' in synced[-1]
+    assert b'"pair_id":"x"' in synced[-1]

@@ -10,7 +10,7 @@ import pytest
 
 from rlhf.errors import UserError
 from rlhf.labeling import manifest
-from rlhf.labeling.blinding import Model, blinding_secret, blinded_id, model_shown_as_a
+from rlhf.labeling.blinding import Model, blinded_id, blinding_secret, model_shown_as_a
 from rlhf.labeling.manifest import PromptResponses, blind, write_labeling_task
 from rlhf.stage_config import LabelingStage
 from rlhf.stages.export_labeling_manifest import export_labeling_manifest

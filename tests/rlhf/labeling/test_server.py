@@ -1,4 +1,4 @@
-"""The labelling page asked by HTTP: who gets in, what is refused, what is on disk when it says so."""
+"""The labeling page over HTTP: sign-in, rejected requests, and answers that are on disk when confirmed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from rlhf.errors import UserError
-from rlhf.labeling.manifest import Pair
-from rlhf.labeling.middleware import MAX_BODY, Tokens
+from rlhf.labeling.manifest import PromptResponses
+from rlhf.labeling.middleware import MAX_BODY, AnnotatorTokens
 from rlhf.labeling.server import annotator_name, serve
-from rlhf.labeling.session import Labels, LabelsInUseError
-from tests.support.page_client import ADDRESS, Visitor, comparison, plain_pairs, visiting
+from rlhf.labeling.session import LabelingSession, SessionInUseError
+from tests.support.page_client import ADDRESS, Visitor, labeling_task, plain_pairs, visiting
 
 AWKWARD = {
     "script": " <script>document.title = 'taken'</script><img src=x onerror=alert(1)>",
@@ -28,26 +28,26 @@ AWKWARD = {
 
 @pytest.fixture
 def visitor(tmp_path: Path) -> Iterator[Visitor]:
-    with visiting(comparison(tmp_path / "pairs", plain_pairs(6)), tmp_path / "labels") as found:
-        yield found
+    with visiting(labeling_task(tmp_path / "pairs", plain_pairs(6)), tmp_path / "labels") as visitor:
+        yield visitor
 
 
 def saved(visitor: Visitor) -> list[dict[str, object]]:
     """Every line of every journal."""
     lines = [
         json.loads(line)
-        for path in sorted((visitor.labels.output.parent / "answers").glob("*.jsonl"))
+        for path in sorted((visitor.session.output.parent / "answers").glob("*.jsonl"))
         for line in path.read_text().splitlines()
     ]
-    return [line for line in lines if "item" in line]
+    return [line for line in lines if "pair_id" in line]
 
 
 def test_left_and_right_become_a_and_b(visitor: Visitor) -> None:
     for pair in visitor.pairs()["pairs"]:
-        item = visitor.labels.items[pair["item"]]
-        texts = {"a": item.answer_a.strip(), "b": item.answer_b.strip()}
+        blinded = visitor.session.pairs[pair["id"]]
+        texts = {"a": blinded.answer_a.strip(), "b": blinded.answer_b.strip()}
         assert {pair["left"], pair["right"]} == set(texts.values())
-        assert visitor.answer(item.item, "left").json() == {
+        assert visitor.answer(blinded.id, "left").json() == {
             "revision": 1,
             "done": True,
             "comment": "",
@@ -58,66 +58,66 @@ def test_left_and_right_become_a_and_b(visitor: Visitor) -> None:
         assert {texts[choice] for choice in choices.values()} == {pair["left"]}
 
 
-def test_reopening_goes_on_where_one_stopped(tmp_path: Path) -> None:
-    pairs = comparison(tmp_path / "pairs", plain_pairs(6))
+def test_a_reopened_page_resumes_at_the_first_open_pair(tmp_path: Path) -> None:
+    pairs = labeling_task(tmp_path / "pairs", plain_pairs(6))
     with visiting(pairs, tmp_path / "labels") as visitor:
-        first, second = (pair["item"] for pair in visitor.pairs()["pairs"][:2])
+        first, second = (pair["id"] for pair in visitor.pairs()["pairs"][:2])
         visitor.answer(first, "tie", comment="so-so \ud83d")
         visitor.answer(second, "left")
         visitor.answer(second, None, revision=2)
     with visiting(pairs, tmp_path / "labels") as visitor:
-        again = visitor.pairs()["pairs"]
-        assert [pair["item"] for pair in again[:2]] == [first, second]
-        assert [pair["done"] for pair in again] == [True] + [False] * 5
-        assert (again[0]["comment"], again[1]["revision"]) == ("so-so \ufffd", 2)
+        reopened = visitor.pairs()["pairs"]
+        assert [pair["id"] for pair in reopened[:2]] == [first, second]
+        assert [pair["done"] for pair in reopened] == [True] + [False] * 5
+        assert (reopened[0]["comment"], reopened[1]["revision"]) == ("so-so \ufffd", 2)
         assert visitor.answer(second, "right", revision=3).status_code == 200
     with visiting(pairs, tmp_path / "labels", "Grace") as other:
         assert not any(pair["done"] for pair in other.pairs()["pairs"])
 
 
-def test_the_same_answer_twice_is_one_and_another_one_is_refused(visitor: Visitor) -> None:
-    item = visitor.pairs()["pairs"][0]["item"]
-    assert visitor.answer(item, "left").json() == visitor.answer(item, "left").json()
-    assert visitor.answer(item, "right").status_code == 409
-    assert visitor.answer(item, "right", revision=7).status_code == 409
+def test_a_repeated_answer_counts_once_and_a_conflicting_one_is_rejected(visitor: Visitor) -> None:
+    pair_id = visitor.pairs()["pairs"][0]["id"]
+    assert visitor.answer(pair_id, "left").json() == visitor.answer(pair_id, "left").json()
+    assert visitor.answer(pair_id, "right").status_code == 409
+    assert visitor.answer(pair_id, "right", revision=7).status_code == 409
     assert len(saved(visitor)) == 1
 
 
-def test_the_output_follows_every_answer(visitor: Visitor) -> None:
-    item = visitor.pairs()["pairs"][0]["item"]
-    manifest = visitor.labels.output / "manifests/output/output.manifest"
+def test_the_output_is_updated_with_every_answer(visitor: Visitor) -> None:
+    pair_id = visitor.pairs()["pairs"][0]["id"]
+    manifest = visitor.session.output / "manifests/output/output.manifest"
 
     def references() -> list[str]:
         lines = [json.loads(line) for line in manifest.read_text().splitlines()]
         return [line["preference-metadata"]["worker-response-ref"] for line in lines if "preference-metadata" in line]
 
     assert references() == []
-    visitor.answer(item, "tie")
+    visitor.answer(pair_id, "tie")
     [reference] = references()
-    [answer] = json.loads((visitor.labels.output / reference).read_text())["answers"]
+    [answer] = json.loads((visitor.session.output / reference).read_text())["answers"]
     assert answer["answerContent"]["overall"] == "tie"
     assert answer["timeSpentInSeconds"] == 4.0
     assert answer["acceptanceTime"] < answer["submissionTime"]
     assert "Ada" not in json.dumps(answer)
-    visitor.answer(item, None, revision=2)
+    visitor.answer(pair_id, None, revision=2)
     assert references() == []
-    assert not (visitor.labels.output / reference).exists()
+    assert not (visitor.session.output / reference).exists()
 
 
 def test_awkward_text_is_sent_as_text(tmp_path: Path) -> None:
-    pairs = [Pair(name, f"\n\nHuman: {text}\n\nAssistant:", text, " fine") for name, text in AWKWARD.items()]
-    with visiting(comparison(tmp_path / "pairs", pairs), tmp_path / "labels") as visitor:
+    pairs = [PromptResponses(name, f"\n\nHuman: {text}\n\nAssistant:", text, " fine") for name, text in AWKWARD.items()]
+    with visiting(labeling_task(tmp_path / "pairs", pairs), tmp_path / "labels") as visitor:
         response = visitor.http.get("/api/pairs")
         assert response.headers["content-type"] == "application/json"
-        told = [text for pair in response.json()["pairs"] for text in (pair["left"], pair["right"])]
-        assert AWKWARD["script"].strip() in told
-        assert AWKWARD["liquid"].strip() in told
-        assert "safe ⟨U+202E⟩gnp.exe⟨U+2066⟩ ⟨U+200F⟩" in told
-        assert AWKWARD["long"].strip() in told
-        assert "" in told
-        assert "half \ufffd a pair ⟨U+0000⟩ and ⟨U+001B⟩[31m" in told
+        texts = [text for pair in response.json()["pairs"] for text in (pair["left"], pair["right"])]
+        assert AWKWARD["script"].strip() in texts
+        assert AWKWARD["liquid"].strip() in texts
+        assert "safe ⟨U+202E⟩gnp.exe⟨U+2066⟩ ⟨U+200F⟩" in texts
+        assert AWKWARD["long"].strip() in texts
+        assert "" in texts
+        assert "half \ufffd a pair ⟨U+0000⟩ and ⟨U+001B⟩[31m" in texts
         for pair in response.json()["pairs"]:
-            assert visitor.answer(pair["item"], "right").status_code == 200
+            assert visitor.answer(pair["id"], "right").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -134,19 +134,19 @@ def test_awkward_text_is_sent_as_text(tmp_path: Path) -> None:
         "/openapi.json",
     ],
 )
-def test_there_are_no_other_files(visitor: Visitor, path: str) -> None:
+def test_no_other_files_are_served(visitor: Visitor, path: str) -> None:
     assert visitor.http.get(path).status_code == 404
 
 
-def test_a_wrong_token_lets_nobody_in(visitor: Visitor) -> None:
+def test_an_invalid_token_does_not_sign_in(visitor: Visitor) -> None:
     visitor.http.cookies.clear()
-    forged = Tokens(b"another secret").sign("Ada")
+    forged = AnnotatorTokens(b"another secret").sign("Ada")
     for token in (forged, forged[:-1], "Ada", ""):
         assert visitor.http.get(f"/open/{token}").status_code in (403, 404)
         visitor.http.cookies.set("annotator", token)
         assert visitor.http.get("/api/pairs").status_code == 401
         visitor.http.cookies.clear()
-    response = visitor.http.get(f"/open/{Tokens(visitor.labels.secret).sign('Grace')}")
+    response = visitor.http.get(f"/open/{AnnotatorTokens(visitor.session.secret).sign('Grace')}")
     assert (response.status_code, response.headers["location"]) == (303, "/")
     assert "HttpOnly" in response.headers["set-cookie"]
     assert "SameSite=strict" in response.headers["set-cookie"]
@@ -156,10 +156,10 @@ def test_a_wrong_token_lets_nobody_in(visitor: Visitor) -> None:
 @pytest.mark.parametrize(
     "origin", [None, "null", "https://evil.example", "http://127.0.0.1:9999", "http://localhost:8765"]
 )
-def test_another_site_s_form_is_refused(visitor: Visitor, origin: str | None) -> None:
-    item = visitor.pairs()["pairs"][0]["item"]
-    body = {"item": item, "revision": 1, "choices": None, "comment": "", "seconds": 1.0}
-    headers = {"x-request-token": Tokens(visitor.labels.secret).request_token("Ada")}
+def test_a_form_of_another_site_is_rejected(visitor: Visitor, origin: str | None) -> None:
+    pair_id = visitor.pairs()["pairs"][0]["id"]
+    body = {"pair_id": pair_id, "revision": 1, "choices": None, "comment": "", "seconds": 1.0}
+    headers = {"x-request-token": AnnotatorTokens(visitor.session.secret).request_token("Ada")}
     if origin is not None:
         headers["origin"] = origin
     for path in ("/api/answers", "/sign-in", "/sign-out"):
@@ -167,21 +167,21 @@ def test_another_site_s_form_is_refused(visitor: Visitor, origin: str | None) ->
     assert saved(visitor) == []
 
 
-def test_an_answer_needs_its_annotator_s_request_token(visitor: Visitor) -> None:
-    item = visitor.pairs()["pairs"][0]["item"]
-    body = {"item": item, "revision": 1, "choices": None, "comment": "", "seconds": 1.0}
-    for token in ("", "é", Tokens(visitor.labels.secret).request_token("Grace")):
+def test_an_answer_needs_the_request_token_of_its_annotator(visitor: Visitor) -> None:
+    pair_id = visitor.pairs()["pairs"][0]["id"]
+    body = {"pair_id": pair_id, "revision": 1, "choices": None, "comment": "", "seconds": 1.0}
+    for token in ("", "é", AnnotatorTokens(visitor.session.secret).request_token("Grace")):
         headers = {b"origin": ADDRESS.encode(), b"x-request-token": token.encode("latin-1")}
         assert visitor.http.post("/api/answers", json=body, headers=headers).status_code == 403
     assert saved(visitor) == []
 
 
-def test_a_foreign_host_name_is_refused(visitor: Visitor) -> None:
+def test_another_host_name_is_rejected(visitor: Visitor) -> None:
     for host in ("evil.example", "evil.example:8765", "127.0.0.1", ""):
         assert visitor.http.get("/api/pairs", headers={"host": host}).status_code == 421
 
 
-def test_a_large_body_is_refused(visitor: Visitor) -> None:
+def test_a_large_body_is_rejected(visitor: Visitor) -> None:
     ten_megabytes = b"x" * 10_000_000
     headers = {"origin": ADDRESS, "content-type": "application/json"}
     assert visitor.http.post("/api/answers", content=ten_megabytes, headers=headers).status_code == 413
@@ -193,11 +193,11 @@ def test_a_large_body_is_refused(visitor: Visitor) -> None:
     assert visitor.http.post("/api/answers", content=chunks(), headers=headers).status_code == 413
 
 
-def test_made_up_answers_are_refused(visitor: Visitor) -> None:
-    item = visitor.pairs()["pairs"][0]["item"]
+def test_invalid_answers_are_rejected(visitor: Visitor) -> None:
+    pair_id = visitor.pairs()["pairs"][0]["id"]
     assert visitor.answer("0123456789ab", "left").status_code == 404
     assert visitor.answer("../../key", "left").status_code == 404
-    assert visitor.answer(item, "both").status_code == 422
+    assert visitor.answer(pair_id, "both").status_code == 422
     for wrong in (
         {"choices": {"overall": "left"}},
         {"comment": "x" * 2001},
@@ -206,11 +206,11 @@ def test_made_up_answers_are_refused(visitor: Visitor) -> None:
         {"revision": 0},
         {"extra": 1},
     ):
-        assert visitor.answer(item, "left", **wrong).status_code == 422
+        assert visitor.answer(pair_id, "left", **wrong).status_code == 422
     assert saved(visitor) == []
 
 
-def test_responses_tie_the_browser_s_hands(visitor: Visitor) -> None:
+def test_responses_have_strict_security_headers(visitor: Visitor) -> None:
     for path in ("/", "/page.js", "/page.css", "/api/pairs", "/nothing"):
         headers = visitor.http.get(path).headers
         assert "default-src 'none'" in headers["content-security-policy"]
@@ -219,12 +219,12 @@ def test_responses_tie_the_browser_s_hands(visitor: Visitor) -> None:
         assert headers["cache-control"] == "no-store"
     page = visitor.http.get("/").text + visitor.http.get("/page.js").text + visitor.http.get("/page.css").text
     assert "//" not in page.replace("// ", "")
-    for way in ("innerHTML", "insertAdjacentHTML", "document.write", "eval(", "style="):
-        assert way not in page
+    for unsafe in ("innerHTML", "insertAdjacentHTML", "document.write", "eval(", "style="):
+        assert unsafe not in page
 
 
-def test_names_sign_in_on_loopback_alone(tmp_path: Path) -> None:
-    pairs = comparison(tmp_path / "pairs", plain_pairs(2))
+def test_names_may_sign_in_on_loopback_only(tmp_path: Path) -> None:
+    pairs = labeling_task(tmp_path / "pairs", plain_pairs(2))
     headers = {"origin": ADDRESS, "content-type": "application/x-www-form-urlencoded"}
     with visiting(pairs, tmp_path / "labels", None) as visitor:
         assert 'action="/sign-in"' in visitor.http.get("/").text
@@ -237,25 +237,27 @@ def test_names_sign_in_on_loopback_alone(tmp_path: Path) -> None:
         assert visitor.http.post("/sign-in", content="name=Zoe", headers=headers).status_code == 403
 
 
-def test_beyond_loopback_somebody_needs_a_link(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--host 192\.0\.2\.1 lets other machines in; name who gets a link"):
-        serve(Labels(comparison(tmp_path / "pairs", plain_pairs(1)), tmp_path / "labels"), "192.0.2.1", 0, ())
+def test_beyond_loopback_a_link_is_required(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--host 192\.0\.2\.1 is open to other machines; name who gets a link"):
+        serve(
+            LabelingSession(labeling_task(tmp_path / "pairs", plain_pairs(1)), tmp_path / "labels"), "192.0.2.1", 0, ()
+        )
 
 
 @pytest.mark.usefixtures("visitor")
-def test_two_pages_do_not_share_the_labels(tmp_path: Path) -> None:
-    with pytest.raises(LabelsInUseError, match="is open in another labelling page"):
-        Labels(tmp_path / "pairs", tmp_path / "labels")
+def test_two_pages_cannot_open_the_same_answers(tmp_path: Path) -> None:
+    with pytest.raises(SessionInUseError, match="is open in another labeling page"):
+        LabelingSession(tmp_path / "pairs", tmp_path / "labels")
 
 
-def test_a_name_has_one_spelling() -> None:
+def test_names_are_normalized() -> None:
     assert annotator_name("  Zoe\u0308   Z ") == "Zo\u00eb Z"
     with pytest.raises(UserError, match="1 to 64 printable"):
         annotator_name("a\u202eb")
 
 
-def test_the_secret_is_its_owner_s(visitor: Visitor) -> None:
-    secret = visitor.labels.output.parent / "page.signing"
+def test_the_secret_is_readable_by_its_owner_only(visitor: Visitor) -> None:
+    secret = visitor.session.output.parent / "page.signing"
     assert len(secret.read_bytes()) == 32
     if sys.platform != "win32":
         assert secret.stat().st_mode & 0o077 == 0

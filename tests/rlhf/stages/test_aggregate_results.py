@@ -87,7 +87,7 @@ def test_metrics_are_those_of_the_artifacts(run: tuple[dict[str, Path], Path]) -
     assert comparison["kl"]["per_response"] == pytest.approx(4.55)
     assert comparison["kl"]["per_token"] == pytest.approx(4.55 / 23)
     assert content["reward_hacking_signs"] == []
-    assert content["data"]["dropped"]["answer too long"] == 210
+    assert content["data"]["dropped"]["response too long"] == 210
 
 
 def test_lineage_names_every_stage(run: tuple[dict[str, Path], Path]) -> None:

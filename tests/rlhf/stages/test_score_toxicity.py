@@ -1,4 +1,4 @@
-"""The scoring stage on a tiny model: paired draws, resuming, several processes."""
+"""score_toxicity on a tiny model: paired seeds, resuming, several ranks."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from tests.support.tiny_models import CONTEXT, tiny_model
 WORDS = ("rice", "eggs", "the sky", "a lock", "light and air", "why")
 
 
-class CountsLetters:
-    """Toxicity is the share of the letter e in a text: any change in the text shows."""
+class LetterClassifier:
+    """Toxicity is the share of the letter e, so that any change of a text changes its score."""
 
     labels = ("toxicity",)
 
@@ -60,8 +60,8 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def classifier(monkeypatch: pytest.MonkeyPatch) -> CountsLetters:
-    fake = CountsLetters()
+def classifier(monkeypatch: pytest.MonkeyPatch) -> LetterClassifier:
+    fake = LetterClassifier()
     monkeypatch.setattr(stage, "load_classifier", lambda *_: fake)
     return fake
 
@@ -86,10 +86,10 @@ def run(config: ToxicityStage, policy: Path, prompts: Path, output: Path) -> dic
     return score_toxicity(config, {"policy": policy, "source": prompts}, output)
 
 
-def test_rows_pair_prompts_with_their_own_seed_and_score(
-    policy: Path, prompts: Path, classifier: CountsLetters, tmp_path: Path
+def test_every_row_has_the_seed_and_score_of_its_prompt(
+    policy: Path, prompts: Path, classifier: LetterClassifier, tmp_path: Path
 ) -> None:
-    figures = run(settings(), policy, prompts, tmp_path)
+    metrics = run(settings(), policy, prompts, tmp_path)
     rows = list(iter_continuations(tmp_path / "continuations.jsonl"))
     drawn = read_toxicity_prompts(settings().toxicity, 11, prompts)
     assert [(row.id, row.prompt, row.prompt_toxicity) for row in rows] == [tuple(prompt) for prompt in drawn]
@@ -97,7 +97,7 @@ def test_rows_pair_prompts_with_their_own_seed_and_score(
     for row in rows:
         expected = row.continuation.count("e") / len(row.continuation) if row.continuation.strip() else 0.0
         assert row.toxicity == pytest.approx(expected)
-    assert figures == {"toxicity": pytest.approx(sum(row.toxicity for row in rows) / 30), "n": 30}
+    assert metrics == {"toxicity": pytest.approx(sum(row.toxicity for row in rows) / 30), "n": 30}
     assert not set(classifier.texts) & {row.prompt for row in rows}  # the continuation alone is scored
 
 
@@ -105,87 +105,87 @@ def test_rows_pair_prompts_with_their_own_seed_and_score(
 @pytest.mark.parametrize("batch_size", [1, 7, 30])
 def test_rows_do_not_depend_on_the_batch_size(policy: Path, prompts: Path, tmp_path: Path, batch_size: int) -> None:
     run(settings(), policy, prompts, tmp_path / "expected")
-    run(settings(batch_size), policy, prompts, tmp_path / "found")
-    expected, found = (tmp_path / name / "continuations.jsonl" for name in ("expected", "found"))
-    assert found.read_bytes() == expected.read_bytes()
+    run(settings(batch_size), policy, prompts, tmp_path / "actual")
+    expected, actual = (tmp_path / name / "continuations.jsonl" for name in ("expected", "actual"))
+    assert actual.read_bytes() == expected.read_bytes()
 
 
 @pytest.mark.parametrize("tail", [b"", b'{"id": "1234', b"\0" * 300, b'{"id": "not the next prompt"}\n', b"{}\n"])
-def test_a_killed_run_goes_on_behind_the_last_whole_row(
-    policy: Path, prompts: Path, classifier: CountsLetters, tmp_path: Path, tail: bytes
+def test_a_killed_run_resumes_after_the_last_complete_row(
+    policy: Path, prompts: Path, classifier: LetterClassifier, tmp_path: Path, tail: bytes
 ) -> None:
     run(settings(), policy, prompts, tmp_path)
     path = tmp_path / "continuations.jsonl"
-    whole = path.read_bytes()
-    lines = whole.splitlines(keepends=True)
+    complete = path.read_bytes()
+    lines = complete.splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:13]) + tail)
     classifier.texts.clear()
     run(settings(), policy, prompts, tmp_path)
-    assert path.read_bytes() == whole
-    assert len(classifier.texts) <= 18  # twelve rows are of whole chunks
+    assert path.read_bytes() == complete
+    assert len(classifier.texts) <= 18  # twelve rows are in complete chunks
 
 
 @pytest.mark.usefixtures("classifier")
-def test_a_row_cut_anywhere_is_made_again(policy: Path, prompts: Path, tmp_path: Path) -> None:
+def test_a_truncated_row_is_generated_again(policy: Path, prompts: Path, tmp_path: Path) -> None:
     run(settings(), policy, prompts, tmp_path)
     path = tmp_path / "continuations.jsonl"
     rows = list(iter_continuations(path))
-    names = [(row.id, row.sample) for row in rows]
-    whole = path.read_bytes()
-    assert count_complete_rows(path, names, 1) == (30, len(whole))
-    two = sum(map(len, whole.splitlines(keepends=True)[:2]))
-    for cut in (1, 20, len(whole.splitlines(keepends=True)[2]) - 1):
-        path.write_bytes(whole[: two + cut])
-        assert count_complete_rows(path, names, 1) == (2, two)
-    append_rows(path, rows[2:4], behind=two)
-    assert count_complete_rows(path, names, 1)[0] == 4
-    assert count_complete_rows(path, names, 3)[0] == 3  # the fourth row is of a chunk that has no end
-    path.write_bytes(whole)
-    assert count_complete_rows(path, names, 7)[0] == 30  # the last chunk has two
+    expected = [(row.id, row.sample) for row in rows]
+    complete = path.read_bytes()
+    assert count_complete_rows(path, expected, 1) == (30, len(complete))
+    two = sum(map(len, complete.splitlines(keepends=True)[:2]))
+    for cut in (1, 20, len(complete.splitlines(keepends=True)[2]) - 1):
+        path.write_bytes(complete[: two + cut])
+        assert count_complete_rows(path, expected, 1) == (2, two)
+    append_rows(path, rows[2:4], truncate_to=two)
+    assert count_complete_rows(path, expected, 1)[0] == 4
+    assert count_complete_rows(path, expected, 3)[0] == 3  # the fourth row is in an incomplete chunk
+    path.write_bytes(complete)
+    assert count_complete_rows(path, expected, 7)[0] == 30  # the last chunk has two rows
 
 
-def test_every_prompt_has_its_continuations_each_with_its_own_seed(
-    policy: Path, prompts: Path, classifier: CountsLetters, tmp_path: Path
+def test_every_continuation_of_a_prompt_has_its_own_seed(
+    policy: Path, prompts: Path, classifier: LetterClassifier, tmp_path: Path
 ) -> None:
-    """The first of three is the only one of one, to the last bit."""
+    """The first of three continuations is bit-identical to a single one."""
     run(settings(), policy, prompts, tmp_path / "one")
-    figures = run(settings(continuations=3), policy, prompts, tmp_path / "three")
+    metrics = run(settings(continuations=3), policy, prompts, tmp_path / "three")
     one, three = (list(iter_continuations(tmp_path / name / "continuations.jsonl")) for name in ("one", "three"))
     assert [(row.id, row.sample) for row in three] == [(row.id, sample) for row in one for sample in range(3)]
     assert three[::3] == one
     assert [row.seed for row in three[2::3]] == [derive_seed(11, "toxicity", row.id, "2") for row in one]
     assert len({row.seed for row in three}) == 90
     assert sum(len({row.continuation for row in three[at : at + 3]}) for at in range(0, 90, 3)) > 85
-    assert figures == {"toxicity": pytest.approx(sum(row.toxicity for row in three) / 90), "n": 90}
+    assert metrics == {"toxicity": pytest.approx(sum(row.toxicity for row in three) / 90), "n": 90}
     assert len(classifier.texts) > 90
 
 
-def test_a_killed_run_with_several_continuations_goes_on_between_them(
-    policy: Path, prompts: Path, classifier: CountsLetters, tmp_path: Path
+def test_a_killed_run_resumes_between_continuations_of_a_prompt(
+    policy: Path, prompts: Path, classifier: LetterClassifier, tmp_path: Path
 ) -> None:
     run(settings(4, continuations=3), policy, prompts, tmp_path)
     path = tmp_path / "continuations.jsonl"
-    whole = path.read_bytes()
-    path.write_bytes(b"".join(whole.splitlines(keepends=True)[:40]) + b'{"id"')  # prompt 13 has one of three
+    complete = path.read_bytes()
+    path.write_bytes(b"".join(complete.splitlines(keepends=True)[:40]) + b'{"id"')  # prompt 13 has one of three
     classifier.texts.clear()
     run(settings(4, continuations=3), policy, prompts, tmp_path)
-    assert path.read_bytes() == whole
+    assert path.read_bytes() == complete
     assert len(classifier.texts) <= 50
 
 
 @pytest.mark.usefixtures("classifier")
-def test_two_models_of_equal_weights_are_no_difference(policy: Path, prompts: Path, tmp_path: Path) -> None:
+def test_two_models_with_equal_weights_do_not_differ(policy: Path, prompts: Path, tmp_path: Path) -> None:
     run(settings(continuations=2), policy, prompts, tmp_path / "sft")
     run(settings(continuations=2), policy, prompts, tmp_path / "rlhf")
     sft, rlhf = (list(iter_continuations(tmp_path / name / "continuations.jsonl")) for name in ("sft", "rlhf"))
-    found = toxicity_metrics(sft, rlhf, seed=0).labels[0].all
-    for comparison in (found.mean, found.expected_maximum, found.probability):
-        assert (comparison.difference, comparison.ci95, comparison.p_value) == (0.0, (0.0, 0.0), 1.0)
+    metrics = toxicity_metrics(sft, rlhf, seed=0).labels[0].all
+    for metric in (metrics.mean, metrics.expected_maximum, metrics.probability):
+        assert (metric.difference, metric.ci95, metric.p_value) == (0.0, (0.0, 0.0), 1.0)
 
 
 def test_a_prompt_longer_than_the_context_keeps_its_end(policy: Path) -> None:
     model, tokenizer = load_causal_lm(policy / "model", "float32"), load_tokenizer(policy / "model")
-    end = "x" * (CONTEXT - 5)  # a token each, and 5 are left for the continuation
+    end = "x" * (CONTEXT - 5)  # one token per character; 5 remain for the continuation
     assert len(tokenizer(end).input_ids) == CONTEXT - 5
     config = settings().toxicity
     long, short = continue_texts(model, tokenizer, ["y" * 500 + end, end], [3, 3], config)
@@ -193,39 +193,39 @@ def test_a_prompt_longer_than_the_context_keeps_its_end(policy: Path) -> None:
     assert long
 
 
-def test_a_score_that_is_no_probability_stops_the_run(
-    policy: Path, prompts: Path, classifier: CountsLetters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_score_that_is_not_a_probability_stops_the_run(
+    policy: Path, prompts: Path, classifier: LetterClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(classifier, "score", lambda texts: {"toxicity": [float("nan")] * len(texts)})
     with pytest.raises(UserError, match=r"toxicity of prompt [0-9a-f]{16}: toxicity is nan"):
         run(settings(), policy, prompts, tmp_path)
 
 
-def test_a_checkpoint_is_whole_or_not_there() -> None:
-    whole: dict[str, object] = {
+def test_the_checkpoint_settings_must_be_complete() -> None:
+    complete: dict[str, object] = {
         "checkpoint": "a.ckpt",
         "checkpoint_sha256": "0" * 64,
         "checkpoint_config": "folder",
     }
-    assert ToxicityConfig.model_validate(whole).checkpoint == "a.ckpt"
+    assert ToxicityConfig.model_validate(complete).checkpoint == "a.ckpt"
     for wrong in ({"checkpoint_config": None}, {"checkpoint_sha256": "123"}, {"classifier": "profanity-check"}):
         with pytest.raises(ValidationError, match=r"go together|String should match"):
-            ToxicityConfig.model_validate(whole | wrong)
+            ToxicityConfig.model_validate(complete | wrong)
 
 
-def test_the_place_of_a_checkpoint_is_not_in_the_fingerprint_but_its_hash_is() -> None:
-    def fingerprint(place: str, sha256: str) -> str:
-        toxicity = ToxicityConfig(checkpoint=place, checkpoint_sha256=sha256, checkpoint_config=place)
+def test_the_hash_of_a_checkpoint_is_in_the_fingerprint_but_not_its_path() -> None:
+    def fingerprint(path: str, sha256: str) -> str:
+        toxicity = ToxicityConfig(checkpoint=path, checkpoint_sha256=sha256, checkpoint_config=path)
         config = settings().model_copy(update={"toxicity": toxicity})
         return fingerprint_stage("score_toxicity", config, {}, stage.__name__)
 
-    assert fingerprint("here", "0" * 64) == fingerprint("there", "0" * 64)
-    assert fingerprint("here", "0" * 64) != fingerprint("here", "1" * 64)
+    assert fingerprint("one", "0" * 64) == fingerprint("other", "0" * 64)
+    assert fingerprint("one", "0" * 64) != fingerprint("one", "1" * 64)
 
 
 @pytest.mark.slow
-def test_two_processes_write_what_one_writes(policy: Path, prompts: Path, tmp_path: Path, stages: Stages) -> None:
-    """The command itself, with Detoxify from a checkpoint, whose scores would show a batch made up otherwise."""
+def test_two_ranks_write_the_same_bytes_as_one(policy: Path, prompts: Path, tmp_path: Path, stages: Stages) -> None:
+    """The command itself, with a Detoxify checkpoint, whose scores would reveal a different batch."""
     checkpoint = make_checkpoint(tmp_path / "encoder", "bert", ORIGINAL, len(ORIGINAL))
     toxicity = settings(4, continuations=2).toxicity.model_copy(
         update={
@@ -250,19 +250,19 @@ def test_two_processes_write_what_one_writes(policy: Path, prompts: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_any_moment_goes_on(policy: Path, prompts: Path, tmp_path: Path, stages: Stages) -> None:
-    """The command itself, with the offline classifier and three continuations a prompt; finished by two processes."""
+def test_a_run_killed_at_any_moment_resumes(policy: Path, prompts: Path, tmp_path: Path, stages: Stages) -> None:
+    """The command itself, with the offline classifier and three continuations per prompt; resumed by two ranks."""
     inputs = {"policy": policy, "source": prompts}
     request = write_request(tmp_path / "request.json", "score_toxicity", settings(3, continuations=3), inputs)
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert stages.run("rlhf.stages.score_toxicity", request, whole)
-    written = broken / "continuations.jsonl"
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    assert stages.run("rlhf.stages.score_toxicity", request, undisturbed)
+    written = killed / "continuations.jsonl"
     assert not stages.run(
         "rlhf.stages.score_toxicity",
         request,
-        broken,
+        killed,
         kill_when=lambda: written.exists() and written.stat().st_size > 5000,
     )
-    assert not (broken / "manifest.json").exists()
-    assert stages.run("rlhf.stages.score_toxicity", request, broken, processes=2)
-    assert written.read_bytes() == (whole / "continuations.jsonl").read_bytes()
+    assert not (killed / "manifest.json").exists()
+    assert stages.run("rlhf.stages.score_toxicity", request, killed, processes=2)
+    assert written.read_bytes() == (undisturbed / "continuations.jsonl").read_bytes()

@@ -11,34 +11,34 @@ from rlhf.evaluation.toxicity.classifier import score_texts
 
 
 class Fake:
-    """Scores a text by a table and remembers what it was asked."""
+    """Looks scores up in a table and records the texts it was given."""
 
     labels = ("toxicity", "insult")
 
     def __init__(self, table: dict[str, float]) -> None:
         self.table = table
-        self.asked: list[str] = []
+        self.scored: list[str] = []
 
     def score(self, texts: list[str]) -> dict[str, list[float]]:
-        self.asked += texts
+        self.scored += texts
         return {"toxicity": [self.table[text] for text in texts], "insult": [0.5 for _ in texts]}
 
 
-def test_scores_stay_with_their_texts_and_empty_ones_score_zero() -> None:
+def test_scores_belong_to_their_texts_and_blank_texts_score_zero() -> None:
     classifier = Fake({"a": 0.1, "b": 1.0})
     rows = score_texts(classifier, ["1", "2", "3", "4"], ["", "b", " \n", "a"])
     assert [row["toxicity"] for row in rows] == [0.0, 1.0, 0.0, 0.1]
     assert [row["insult"] for row in rows] == [0.0, 0.5, 0.0, 0.5]
-    assert classifier.asked == ["b", "a"]
+    assert classifier.scored == ["b", "a"]
 
 
-def test_nothing_is_asked_about_empty_texts() -> None:
+def test_blank_texts_are_not_classified() -> None:
     classifier = Fake({})
     assert score_texts(classifier, ["1"], [""]) == [{"toxicity": 0.0, "insult": 0.0}]
-    assert classifier.asked == []
+    assert classifier.scored == []
 
 
 @pytest.mark.parametrize("score", [math.nan, -0.01, 1.01, math.inf])
-def test_what_is_no_probability_stops_the_run_with_the_prompt(score: float) -> None:
+def test_a_score_that_is_not_a_probability_names_the_prompt(score: float) -> None:
     with pytest.raises(UserError, match=r"toxicity of prompt p-17: toxicity is .*not a probability"):
         score_texts(Fake({"a": 0.2, "b": score}), ["p-3", "p-17"], ["a", "b"])

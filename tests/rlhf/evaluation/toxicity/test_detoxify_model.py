@@ -1,4 +1,4 @@
-"""Our loading and scoring of a Detoxify checkpoint against Detoxify's own, on small ones made here."""
+"""Our loading and scoring of Detoxify checkpoints against Detoxify itself, on small checkpoints made by the tests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Checkpoint of a BERT, in a folder with configuration and tokenizer, as the encoder's repository has them."""
+    """Checkpoint of a BERT, in a folder with configuration and tokenizer like those of the encoder's repository."""
     return make_checkpoint(tmp_path_factory.mktemp("encoder"), "bert", ORIGINAL, len(ORIGINAL))
 
 
@@ -47,27 +47,27 @@ TEXTS = [
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("classes", "outputs"), [(ORIGINAL, len(ORIGINAL)), (UNBIASED, UNBIASED_OUTPUTS)])
 def test_scores_are_those_of_detoxify(shape: Shape, classes: list[str], outputs: int, tmp_path: Path) -> None:
-    """Its own loading and prediction, in a batch that it pads to the longest text; labels by its names."""
+    """Detoxify loads and predicts by itself, in one batch padded to the longest text, with its own label names."""
     path = make_checkpoint(tmp_path, shape, classes, outputs)
-    ours = read_detoxify(path, file_sha256(path), tmp_path, CPU)
+    model = read_detoxify(path, file_sha256(path), tmp_path, CPU)
     expected = Detoxify(checkpoint=str(path), huggingface_config_path=str(tmp_path)).predict(TEXTS)
-    found = ours.score(TEXTS)
-    assert ours.labels == tuple(expected)
-    assert found.keys() == expected.keys()
+    actual = model.score(TEXTS)
+    assert model.labels == tuple(expected)
+    assert actual.keys() == expected.keys()
     for label, scores in expected.items():
-        assert found[label] == pytest.approx(scores, abs=1e-6)
-    assert len({round(score, 5) for score in found["toxicity"]}) == len(TEXTS)
-    assert len({round(scores[0], 5) for scores in found.values()}) == len(classes)
+        assert actual[label] == pytest.approx(scores, abs=1e-6)
+    assert len({round(score, 5) for score in actual["toxicity"]}) == len(TEXTS)
+    assert len({round(scores[0], 5) for scores in actual.values()}) == len(classes)
 
 
-def test_label_names_of_the_first_models_are_those_of_the_later_ones(checkpoint: Path, encoder: Path) -> None:
+def test_first_models_use_the_label_names_of_later_ones(checkpoint: Path, encoder: Path) -> None:
     labels = read_detoxify(checkpoint, file_sha256(checkpoint), encoder, CPU).labels
     assert labels == ("toxicity", "severe_toxicity", "obscene", "threat", "insult", "identity_attack")
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_tokenizer_without_a_limit_is_cut_at_the_encoder_s(shape: Shape, tmp_path: Path) -> None:
-    """Detoxify would fail here; a RoBERTa has fewer places than position embeddings."""
+def test_a_tokenizer_without_a_limit_uses_that_of_the_encoder(shape: Shape, tmp_path: Path) -> None:
+    """Detoxify itself would fail; a RoBERTa has fewer positions than position embeddings."""
     path = make_checkpoint(tmp_path, shape, ORIGINAL, len(ORIGINAL))
     texts = ["you are so kind . " * 30]
     expected = read_detoxify(path, file_sha256(path), tmp_path, CPU).score(texts)
@@ -77,7 +77,7 @@ def test_a_tokenizer_without_a_limit_is_cut_at_the_encoder_s(shape: Shape, tmp_p
     assert read_detoxify(path, file_sha256(path), tmp_path, CPU).score(texts) == expected
 
 
-def test_a_checkpoint_of_one_s_own_is_read_by_its_settings(checkpoint: Path, encoder: Path) -> None:
+def test_a_custom_checkpoint_is_loaded_from_its_settings(checkpoint: Path, encoder: Path) -> None:
     settings = ToxicityConfig(
         checkpoint=str(checkpoint), checkpoint_sha256=file_sha256(checkpoint), checkpoint_config=str(encoder)
     )
@@ -91,15 +91,15 @@ def test_a_checkpoint_of_one_s_own_is_read_by_its_settings(checkpoint: Path, enc
 def test_a_released_model_is_found_by_its_name(
     checkpoint: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the name stands for is downloaded: the checkpoint and, at a commit, the encoder's files."""
-    asked: list[tuple[str, ...]] = []
+    """The checkpoint of that name is downloaded, and its encoder's files at the pinned commit."""
+    requested: list[tuple[str, ...]] = []
 
     def download(url: str, sha256: str) -> Path:
-        asked.append((url, sha256))
+        requested.append((url, sha256))
         return checkpoint
 
     def snapshot(repository: str, *, revision: str, **_: object) -> str:
-        asked.append((repository, revision))
+        requested.append((repository, revision))
         return str(encoder)
 
     release = RELEASES["unbiased-small"]._replace(sha256=file_sha256(checkpoint)[:8])
@@ -107,7 +107,7 @@ def test_a_released_model_is_found_by_its_name(
     monkeypatch.setattr(detoxify_model, "download_checkpoint", download)
     monkeypatch.setattr(detoxify_model, "snapshot_download", snapshot)
     load_classifier(ToxicityConfig(detoxify_model="unbiased-small"), {}, CPU)
-    assert asked == [(MODEL_URLS["unbiased-small"], release.sha256), release[1:]]
+    assert requested == [(MODEL_URLS["unbiased-small"], release.sha256), release[1:]]
 
 
 def test_damaged_weights_stop_the_run_with_the_prompt_and_the_label(encoder: Path, tmp_path: Path) -> None:
@@ -122,15 +122,15 @@ def test_damaged_weights_stop_the_run_with_the_prompt_and_the_label(encoder: Pat
 
 
 @pytest.mark.parametrize(("labels", "outputs"), [(["insult", "threat"], 2), (UNBIASED, 6)])
-def test_labels_that_cannot_be_are_refused(labels: list[str], outputs: int, tmp_path: Path) -> None:
+def test_impossible_labels_are_rejected(labels: list[str], outputs: int, tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path, "bert", labels, outputs)
     with pytest.raises(UserError, match=f"has {outputs} outputs for the labels"):
         read_detoxify(path, file_sha256(path), tmp_path, CPU)
 
 
-def test_an_encoder_of_another_kind_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+def test_an_encoder_of_another_type_is_rejected(checkpoint: Path, tmp_path: Path) -> None:
     make_checkpoint(tmp_path, "roberta", ORIGINAL, len(ORIGINAL))
-    with pytest.raises(UserError, match=r"made for BertForSequenceClassification, but .* RobertaForSequence"):
+    with pytest.raises(UserError, match=r"trained as BertForSequenceClassification, but .* RobertaForSequence"):
         read_detoxify(checkpoint, file_sha256(checkpoint), tmp_path, CPU)
     with pytest.raises(UserError, match=r"no config\.json and tokenizer"):
         read_detoxify(checkpoint, file_sha256(checkpoint), tmp_path / "nothing", CPU)
@@ -138,15 +138,15 @@ def test_an_encoder_of_another_kind_is_refused(checkpoint: Path, tmp_path: Path)
 
 def test_scores_do_not_depend_on_batches(checkpoint: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     classifier = read_detoxify(checkpoint, file_sha256(checkpoint), encoder, CPU)
-    together = classifier.score(TEXTS)
+    one_batch = classifier.score(TEXTS)
     monkeypatch.setattr(detoxify_model, "TOKENS_PER_BATCH", 1)
     monkeypatch.setattr(detoxify_model, "TEXTS_AT_ONCE", 2)
-    apart = classifier.score(TEXTS)
+    many_batches = classifier.score(TEXTS)
     for label in classifier.labels:
-        assert apart[label] == pytest.approx(together[label], abs=1e-6)
+        assert many_batches[label] == pytest.approx(one_batch[label], abs=1e-6)
 
 
-def test_batches_hold_every_row_once_and_no_more_padded_tokens() -> None:
+def test_batches_contain_every_row_once_within_the_token_limit() -> None:
     lengths = [3, 9, 1, 4, 4, 9, 2, 30]
     batches = batches_by_length(lengths, 18)
     assert sorted(index for batch in batches for index in batch) == list(range(8))
@@ -154,7 +154,7 @@ def test_batches_hold_every_row_once_and_no_more_padded_tokens() -> None:
     assert all(len(batch) == 1 or max(lengths[i] for i in batch) * len(batch) <= 18 for batch in batches)
 
 
-def test_a_changed_byte_is_refused(checkpoint: Path, encoder: Path, tmp_path: Path) -> None:
+def test_a_changed_byte_is_rejected(checkpoint: Path, encoder: Path, tmp_path: Path) -> None:
     changed = bytearray(checkpoint.read_bytes())
     changed[len(changed) // 2] ^= 1
     path = tmp_path / "toxic.ckpt"
@@ -163,23 +163,23 @@ def test_a_changed_byte_is_refused(checkpoint: Path, encoder: Path, tmp_path: Pa
         read_detoxify(path, file_sha256(checkpoint), encoder, CPU)
 
 
-class Surprise:
-    """Runs a command when it is unpickled."""
+class RunsCode:
+    """Creates a file when it is unpickled."""
 
     def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (Path("surprise"),)
+        return Path.touch, (Path("executed"),)
 
 
-def test_code_in_a_checkpoint_is_refused(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_in_a_checkpoint_is_rejected(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "toxic.ckpt"
-    torch.save({"config": Surprise(), "state_dict": {}}, path)
+    torch.save({"config": RunsCode(), "state_dict": {}}, path)
     with pytest.raises(UserError, match="not a Detoxify checkpoint of plain data"):
         read_detoxify(path, file_sha256(path), encoder, CPU)
-    assert not Path("surprise").exists()
+    assert not Path("executed").exists()
 
 
-def test_a_missing_tensor_is_refused(checkpoint: Path, encoder: Path, tmp_path: Path) -> None:
+def test_a_missing_tensor_is_rejected(checkpoint: Path, encoder: Path, tmp_path: Path) -> None:
     content = torch.load(checkpoint, weights_only=True)
     del content["state_dict"]["classifier.bias"]
     path = tmp_path / "toxic.ckpt"
@@ -188,7 +188,7 @@ def test_a_missing_tensor_is_refused(checkpoint: Path, encoder: Path, tmp_path: 
         read_detoxify(path, file_sha256(path), encoder, CPU)
 
 
-def test_a_failed_download_names_the_ways_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_names_the_alternatives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_network(*_: object, **__: object) -> None:
         raise URLError("no network")
 
@@ -207,7 +207,7 @@ def test_a_cached_checkpoint_is_not_downloaded_again(tmp_path: Path, monkeypatch
     assert download_checkpoint("https://example.org/v1/toxic-1234.ckpt", "1234") == cached
 
 
-def test_pinned_hashes_are_those_in_the_file_names() -> None:
+def test_pinned_hashes_match_the_file_names() -> None:
     assert RELEASES.keys() == MODEL_URLS.keys()
     for name, release in RELEASES.items():
         assert MODEL_URLS[name].endswith(f"-{release.sha256[:8]}.ckpt")

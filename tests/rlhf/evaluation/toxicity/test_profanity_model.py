@@ -1,4 +1,4 @@
-"""The offline classifier: its pickles are proved before they run."""
+"""The offline classifier, and the verification of its pickles before they are loaded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_an_insult_scores_high_and_a_greeting_low() -> None:
     assert scores[1] > 0.9
 
 
-def test_a_changed_byte_is_refused(tmp_path: Path) -> None:
+def test_a_changed_byte_is_rejected(tmp_path: Path) -> None:
     folder = shutil.copytree(DATA, tmp_path / "data")
     require_known_pickles(folder)
     changed = bytearray((folder / "model.joblib").read_bytes())
@@ -36,8 +36,8 @@ def test_a_changed_byte_is_refused(tmp_path: Path) -> None:
         require_known_pickles(folder)
 
 
-def test_a_false_package_is_never_imported(tmp_path: Path) -> None:
-    """A package of that name that comes first on the path is refused before any of its code runs."""
+def test_a_package_with_other_files_is_never_imported(tmp_path: Path) -> None:
+    """A package of the same name that is first on the path is rejected before any of its code runs."""
     package = tmp_path / "profanity_check"
     shutil.copytree(DATA, package / "data")
     (package / "data" / "vectorizer.joblib").write_bytes(b"something else")
