@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 
-# A shell that starts the tests in the background lets them ignore Ctrl-C, and what they start inherits that.
+# A shell that starts the tests in the background makes them, and their child processes, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[str]:
-    """Address of the API of a Prefect server of the tests' own."""
+    """API address of a Prefect server for the tests."""
     with prefect_test_harness(server_startup_timeout=120):
         api = PREFECT_API_URL.value()
         assert api is not None
@@ -33,16 +33,16 @@ def prefect_server() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def undeployed(prefect_server: str) -> Iterator[None]:  # noqa: ARG001 the server that is cleaned
-    """Take away what the tests of a module deployed: its automation can make a server on SQLite stand still."""
+    """Undeploy after the tests of a module, because the automation can freeze a server on SQLite."""
     yield
     undeploy(remove=True)
 
 
 @pytest.fixture(scope="session")
 def stages() -> Iterator[Stages]:
-    """Runs stages as processes of their own."""
-    with Stages() as started:
-        yield started
+    """Runs stages as separate processes."""
+    with Stages() as stages:
+        yield stages
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def browser() -> Iterator[Browser]:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no Chromium; apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield opened
-        opened.close()
+    with playwright.sync_playwright() as driver:
+        chromium_browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield chromium_browser
+        chromium_browser.close()

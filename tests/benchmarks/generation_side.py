@@ -1,4 +1,4 @@
-"""Child process: the prompts in a folder answered by our `generate` or one at a time, by the same model."""
+"""Child process: samples responses to prompts with our `generate` or one at a time, from the same model."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from rlhf.models.loading import load_causal_lm
 from rlhf.models.sampling import generate
 from rlhf.models.tokenization import encode_prompt, load_tokenizer
 from rlhf.runtime.seeds import derive_seed
-from tests.benchmarks.measure import Gauge, Measured, tell
+from tests.benchmarks.measure import Gauge, Measured, print_measured
 from tests.benchmarks.work import as_published
 
-ANSWER_TOKENS = 60
-"""The weights are random, so every token is about as likely; the EOS is made to come once in so many."""
+MEAN_RESPONSE_TOKENS = 60
+"""Weights are random, so all tokens are about equally likely; the EOS gets the probability 1 / MEAN_RESPONSE_TOKENS."""
 SETTINGS = ResponsesConfig()
-"""128 tokens at most, everything kept (top_k 0, top_p 1), as in the published notebook."""
-Answer = Callable[[PreTrainedModel, PreTrainedTokenizerBase, list[str]], list[str]]
+"""128 tokens at most, no filtering (top_k 0, top_p 1), as in the published notebook."""
+Side = Callable[[PreTrainedModel, PreTrainedTokenizerBase, list[str]], list[str]]
 
 
 def ours(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[str]:
-    """As generate_responses does it."""
-    answers = generate(
+    """As in generate_responses."""
+    responses = generate(
         model,
         tokenizer,
         [encode_prompt(tokenizer, prompt) for prompt in prompts],
@@ -38,17 +38,17 @@ def ours(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: li
         batch_size=SETTINGS.batch_size,
         stop_sequences=SETTINGS.stop_sequences,
     )
-    return [answer.text for answer in answers]
+    return [response.text for response in responses]
 
 
 def one_at_a_time(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[str]:
-    """As the published notebook does it: each prompt sampled by itself, then cut at the first stop sequence."""
+    """As in the published notebook: each prompt alone, and the text is cut at the first stop sequence."""
     torch.manual_seed(1)
-    answers = []
+    responses = []
     for prompt in prompts:
         ids = tokenizer(prompt, return_tensors="pt").input_ids
         with torch.no_grad():
-            drawn = model.generate(
+            output = model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 do_sample=True,
@@ -56,23 +56,23 @@ def one_at_a_time(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pr
                 top_p=SETTINGS.sampling.top_p,
                 max_new_tokens=SETTINGS.sampling.max_new_tokens,
             )
-        text = tokenizer.decode(drawn[0, ids.shape[1] :], skip_special_tokens=True)
+        text = tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
         for stop in SETTINGS.stop_sequences:
             text = text.split(stop)[0]
-        answers.append(text.rstrip())
-    return answers
+        responses.append(text.rstrip())
+    return responses
 
 
-SIDES: dict[str, Answer] = {"ours": ours, "one_at_a_time": one_at_a_time}
+SIDES: dict[str, Side] = {"ours": ours, "one_at_a_time": one_at_a_time}
 
 
 def main() -> None:
-    """Answer, keep the answers, tell what it took."""
+    """Generate responses, save them and report the measurements."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("side", choices=SIDES)
     parser.add_argument("model", type=Path)
     parser.add_argument("prompts", type=Path)
-    parser.add_argument("answers", type=Path)
+    parser.add_argument("responses", type=Path)
     options = parser.parse_args()
     gauge = Gauge()
     tokenizer = load_tokenizer(options.model)
@@ -80,14 +80,14 @@ def main() -> None:
         model = load_causal_lm(options.model, "float32")
     else:
         model = as_published(AutoModelForCausalLM, options.model, "float32")
-    model.lm_head.bias.data[tokenizer.eos_token_id] = math.log(len(tokenizer) / ANSWER_TOKENS)
+    model.lm_head.bias.data[tokenizer.eos_token_id] = math.log(len(tokenizer) / MEAN_RESPONSE_TOKENS)
     prompts = json.loads(options.prompts.read_text())
     gauge.begin()
     started, cpu_started = time.perf_counter(), time.process_time()
-    answers = SIDES[options.side](model, tokenizer, prompts)
+    responses = SIDES[options.side](model, tokenizer, prompts)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
-    options.answers.write_text(json.dumps(answers))
-    tell(Measured(seconds={"answer": seconds}, cpu_seconds=cpu_seconds, peak_bytes=gauge.peak_bytes()))
+    options.responses.write_text(json.dumps(responses))
+    print_measured(Measured(seconds={"generate": seconds}, cpu_seconds=cpu_seconds, peak_bytes=gauge.peak_bytes()))
 
 
 if __name__ == "__main__":

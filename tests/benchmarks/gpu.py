@@ -18,11 +18,11 @@ from tests.benchmarks.ppo import ENGINE, REFERENCE, training_flops
 from tests.benchmarks.work import Work, make_inputs
 
 GPTJ_6B = Work(
-    width=4096,
-    blocks=28,
-    heads=16,
-    rotary=64,
-    vocabulary=50400,
+    hidden_size=4096,
+    num_layers=28,
+    num_heads=16,
+    rotary_size=64,
+    vocab_size=50400,
     prompt_tokens=384,
     response_tokens=128,
     rollouts=64,
@@ -51,20 +51,22 @@ def run_on(work: Work, device: torch.device, *, threads: int) -> Result:
     size = 8192 if device.type == "cuda" else 256
     peak = matmul_peak(threads, size=size, device=device, dtype=dtype)
     bandwidth = copy_bandwidth(device, gigabytes=4 if device.type == "cuda" else 0.05)
-    figures = _figures(work, sides, peak=peak, bandwidth=bandwidth)
-    return Result(figures=figures, tables=[_table(work, sides, figures)])
+    metrics = _metrics(work, sides, peak=peak, bandwidth=bandwidth)
+    return Result(metrics=metrics, tables=[_table(work, sides, metrics)])
 
 
 def decode_bytes(work: Work) -> float:
     """Bytes that decoding all responses in one batch must read after the prompts: weights, and keys and values."""
-    block = 12 * work.width**2 + 7 * work.width
-    weights = work.blocks * block + work.vocabulary * work.width
+    block = 12 * work.hidden_size**2 + 7 * work.hidden_size
+    weights = work.num_layers * block + work.vocab_size * work.hidden_size
     steps = work.response_tokens - 1
     cached_tokens = sum(work.prompt_tokens + step for step in range(1, steps + 1))
-    return work.weight_bytes * (steps * weights + work.rollouts * cached_tokens * 2 * work.blocks * work.width)
+    return work.weight_bytes * (
+        steps * weights + work.rollouts * cached_tokens * 2 * work.num_layers * work.hidden_size
+    )
 
 
-def _figures(work: Work, sides: dict[str, Measured], *, peak: float, bandwidth: float) -> dict[str, float]:
+def _metrics(work: Work, sides: dict[str, Measured], *, peak: float, bandwidth: float) -> dict[str, float]:
     sequence_tokens = work.rollouts * work.sequence_tokens
     tokens = {
         "generate": work.rollouts * work.response_tokens,
@@ -72,22 +74,22 @@ def _figures(work: Work, sides: dict[str, Measured], *, peak: float, bandwidth: 
         "evaluate": sequence_tokens,
         "train": sequence_tokens * work.epochs,
     }
-    figures = {"rollouts": float(work.rollouts)}
+    metrics = {"rollouts": float(work.rollouts)}
     for name, side in sides.items():
         for phase, seconds in side.seconds.items():
-            figures[f"{name}.{phase}_seconds"] = seconds
-            figures[f"{name}.{phase}_tokens_per_second"] = tokens[phase] / seconds
-        figures[f"{name}.rollouts_per_second"] = work.rollouts / side.total
-        figures[f"{name}.peak_bytes"] = float(side.peak_bytes)
+            metrics[f"{name}.{phase}_seconds"] = seconds
+            metrics[f"{name}.{phase}_tokens_per_second"] = tokens[phase] / seconds
+        metrics[f"{name}.rollouts_per_second"] = work.rollouts / side.total
+        metrics[f"{name}.peak_bytes"] = float(side.peak_bytes)
     ours, reference = sides["ours"], sides["reference"]
-    decode_seconds = max(ours.seconds["generate"] - ours.figures["prefill_seconds"], 1e-9)
+    decode_seconds = max(ours.seconds["generate"] - ours.metrics["prefill_seconds"], 1e-9)
     limit_seconds = decode_bytes(work) / bandwidth
-    return figures | {
+    return metrics | {
         "ratio": reference.total / ours.total,
         "training_ratio": reference.seconds["train"] / ours.seconds["train"],
         "copy_gigabytes_per_second": bandwidth / GIGA,
         "matmul_peak_gflops": peak / GIGA,
-        "ours.prefill_seconds": ours.figures["prefill_seconds"],
+        "ours.prefill_seconds": ours.metrics["prefill_seconds"],
         "ours.decode_seconds": decode_seconds,
         "ours.decode_limit_seconds": limit_seconds,
         "ours.decode_seconds_over_limit": decode_seconds / limit_seconds,
@@ -95,7 +97,7 @@ def _figures(work: Work, sides: dict[str, Measured], *, peak: float, bandwidth: 
     }
 
 
-def _table(work: Work, sides: dict[str, Measured], figures: dict[str, float]) -> Table:
+def _table(work: Work, sides: dict[str, Measured], metrics: dict[str, float]) -> Table:
     table = Table(
         title=f"PPO on a GPU, {work.rollouts} rollouts of {work.prompt_tokens} + {work.response_tokens} tokens"
     )
@@ -104,14 +106,14 @@ def _table(work: Work, sides: dict[str, Measured], figures: dict[str, float]) ->
         table.add_column(name, justify="right")
     for phase in sides["ours"].seconds:
         for unit in ("seconds", "tokens_per_second"):
-            cells = [f"{figures[f'{name}.{phase}_{unit}']:.2f}" for name in sides]
+            cells = [f"{metrics[f'{name}.{phase}_{unit}']:.2f}" for name in sides]
             table.add_row(f"{phase} {unit.replace('_', ' ')}", *cells)
-    table.add_row("rollouts per second", *(f"{figures[f'{name}.rollouts_per_second']:.2f}" for name in sides))
+    table.add_row("rollouts per second", *(f"{metrics[f'{name}.rollouts_per_second']:.2f}" for name in sides))
     table.add_row("peak GB", *(f"{side.peak_bytes / GIGA:.1f}" for side in sides.values()))
     table.caption = (
-        f"ratio {figures['ratio']:.2f}, training {figures['training_ratio']:.2f}; decoding took "
-        f"{figures['ours.decode_seconds_over_limit']:.2f} x the time of reading weights, keys and values at "
-        f"{figures['copy_gigabytes_per_second']:.0f} GB/s; training MFU {figures['ours.training_mfu']:.0%} of "
-        f"{figures['matmul_peak_gflops'] / 1e3:.0f} TFLOP/s"
+        f"ratio {metrics['ratio']:.2f}, training {metrics['training_ratio']:.2f}; decoding took "
+        f"{metrics['ours.decode_seconds_over_limit']:.2f} x the time of reading weights, keys and values at "
+        f"{metrics['copy_gigabytes_per_second']:.0f} GB/s; training MFU {metrics['ours.training_mfu']:.0%} of "
+        f"{metrics['matmul_peak_gflops'] / 1e3:.0f} TFLOP/s"
     )
     return table

@@ -1,4 +1,4 @@
-"""Seconds, memory and the machine's own limit, measured in child processes that run one after another."""
+"""Measures seconds, memory and the machine's limits, in child processes that run one after another."""
 
 from __future__ import annotations
 
@@ -17,47 +17,47 @@ from pydantic import BaseModel, ConfigDict
 from tests.support.paths import ROOT
 
 MEASURED = "@measured "
-"""Begins the line on which a child tells what it measured."""
+"""Begins the line on which a child process reports its measurements."""
 CPU = torch.device("cpu")
 RESET_PEAK = "5"
-"""What /proc/self/clear_refs takes to begin the peak anew (Linux, Documentation/filesystems/proc.rst)."""
+"""Written to /proc/self/clear_refs, it resets the peak (Linux, Documentation/filesystems/proc.rst)."""
 
 
 class Measured(BaseModel):
-    """One side's account of the same work."""
+    """Measurements of one side."""
 
     model_config = ConfigDict(frozen=True)
     seconds: dict[str, float]
-    """By phase, in order."""
+    """Seconds by phase, in order."""
     cpu_seconds: float
-    """Of all threads of the process, over all phases: what other work on the machine changes least."""
+    """CPU time of all threads over all phases; least affected by other work on the machine."""
     peak_bytes: int
-    """Most resident memory while it worked, less what the process had after its imports; on a GPU what torch held."""
-    figures: dict[str, float] = {}
-    """What one side alone has to tell."""
+    """Peak resident memory of the work, above that after the imports; on a GPU, the peak that torch allocated."""
+    metrics: dict[str, float] = {}
+    """Metrics that only one side has."""
 
     @property
     def total(self) -> float:
-        """Seconds of all phases."""
+        """Seconds of all phases together."""
         return sum(self.seconds.values())
 
 
 def run_child(module: str, arguments: Sequence[str], *, threads: int, python: str = sys.executable) -> Measured:
-    """Run `module` in a process of its own, by `python`, and read what it measured."""
+    """Run `module` with `python` in a child process and return its measurements."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
     command = [python, "-m", module, *arguments]
-    done = subprocess.run(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    (line,) = (line for line in done.stdout.splitlines() if line.startswith(MEASURED))
+    result = subprocess.run(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    (line,) = (line for line in result.stdout.splitlines() if line.startswith(MEASURED))
     return Measured.model_validate(json.loads(line.removeprefix(MEASURED)))
 
 
-def tell(measured: Measured) -> None:
-    """Hand over to `run_child`."""
+def print_measured(measured: Measured) -> None:
+    """Report to `run_child`."""
     sys.stdout.write(MEASURED + measured.model_dump_json() + "\n")
 
 
 def best(runs: Sequence[Measured]) -> Measured:
-    """The least seconds of each phase, which other work on the machine spoils least; the largest peak."""
+    """The fewest seconds of each phase, which are least disturbed by other work on the machine; the largest peak."""
     return Measured(
         seconds={phase: min(run.seconds[phase] for run in runs) for phase in runs[0].seconds},
         cpu_seconds=min(run.cpu_seconds for run in runs),
@@ -66,14 +66,14 @@ def best(runs: Sequence[Measured]) -> Measured:
 
 
 class Gauge:
-    """Memory of this process: resident (Linux), counted from when the gauge was made, or on a GPU what torch holds."""
+    """Peak memory of this process: on a CPU, resident memory above that at construction; on a GPU, torch's memory."""
 
     def __init__(self, device: torch.device = CPU) -> None:
         self.device = device
         self.baseline = status_bytes("VmRSS")
 
     def begin(self) -> None:
-        """Forget the peak so far."""
+        """Reset the peak."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
@@ -87,7 +87,7 @@ class Gauge:
 
 
 def timed(device: torch.device, function: Callable[[], object]) -> float:
-    """Seconds of a call, with what it started on a GPU."""
+    """Seconds of a call, including its work on a GPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     started = time.perf_counter()
@@ -98,7 +98,7 @@ def timed(device: torch.device, function: Callable[[], object]) -> float:
 
 
 def fastest(device: torch.device, function: Callable[[], object], seconds: float = 1.0) -> float:
-    """The least seconds of a call among as many as fit in `seconds`, after one to warm up."""
+    """The fewest seconds of a call: after a warm-up call, it is repeated for `seconds`."""
     function()
     least, until = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < until:
@@ -109,7 +109,7 @@ def fastest(device: torch.device, function: Callable[[], object], seconds: float
 def matmul_peak(
     threads: int, size: int = 1024, *, device: torch.device = CPU, dtype: torch.dtype = torch.float32
 ) -> float:
-    """The best operations per second of a square matrix product; on a CPU with so many threads."""
+    """The highest operations per second of a square matrix product; on a CPU with `threads` threads."""
     torch.set_num_threads(threads)
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     return 2 * size**3 / fastest(device, lambda: torch.mm(left, right))
@@ -123,7 +123,7 @@ def copy_bandwidth(device: torch.device, gigabytes: float) -> float:
 
 
 def status_bytes(name: str, process: int | str = "self") -> int:
-    """A line of /proc/PID/status, such as the peak resident memory VmHWM."""
-    found = re.search(rf"^{name}:\s+(\d+) kB$", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
-    assert found, name
-    return int(found[1]) * 1024
+    """Bytes in a line of /proc/PID/status, such as the peak resident memory VmHWM."""
+    match = re.search(rf"^{name}:\s+(\d+) kB$", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
+    assert match, name
+    return int(match[1]) * 1024

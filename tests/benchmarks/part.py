@@ -1,4 +1,4 @@
-"""What a part of the benchmark takes and gives: a module with `run(options: Options) -> Result`, named in __main__."""
+"""Options and result of a benchmark part: a module with `run(options: Options) -> Result`, listed in __main__."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asks for."""
+    """Options of the command line."""
 
     quick: bool
-    """A quarter of the work, for a look."""
+    """Run a quarter of the work."""
     linear: bool
-    """Also the cost of 64 to 512 rollouts."""
+    """Also measure the cost of 64 to 512 rollouts."""
     repeats: int
-    """How often each side does the work, in turn."""
+    """Number of repetitions of each side, in turn."""
     threads: int
     """CPU threads of each side."""
 
 
 @dataclass
 class Result:
-    """Figures by name, for bench.json under the part's name, and tables to print."""
+    """Metrics by name, for bench.json under the part's name, and tables to print."""
 
-    figures: dict[str, float]
+    metrics: dict[str, float]
     tables: list[Table]

@@ -37,8 +37,8 @@ def run(options: Options) -> Result:
             sides["ours"].append(run_child(ENGINE, [folder], threads=options.threads))
             peaks.append(matmul_peak(options.threads))
     measured = {name: best(runs) for name, runs in sides.items()}
-    result = Result(figures=_figures(work, measured, max(peaks)), tables=[])
-    result.tables.append(_comparison(work, measured, result.figures))
+    result = Result(metrics=_metrics(work, measured, max(peaks)), tables=[])
+    result.tables.append(_comparison(work, measured, result.metrics))
     if options.linear:
         _linear(options, result)
     return result
@@ -49,11 +49,11 @@ def memory_of(work: Work) -> PpoMemory:
     batch_size = decode_batch_size(
         work.rollouts,
         max_batch_size=work.stage().ppo.rollout_batch_size,
-        bytes_per_row=2 * work.blocks * work.sequence_tokens * work.width * work.weight_bytes,
+        bytes_per_row=2 * work.num_layers * work.sequence_tokens * work.hidden_size * work.weight_bytes,
         budget=cpu_kv_cache_budget(work.parameters * work.weight_bytes),
     )
     return ppo_memory(
-        gptj_size(work.width, work.blocks, work.vocabulary),
+        gptj_size(work.hidden_size, work.num_layers, work.vocab_size),
         unfrozen_blocks=work.unfrozen_blocks,
         prompt_tokens=work.prompt_tokens,
         response_tokens=work.response_tokens,
@@ -66,10 +66,10 @@ def memory_of(work: Work) -> PpoMemory:
 
 def engine_flops(work: Work) -> float:
     """Floating-point operations of our engine's matrix products in a step, without those of attention."""
-    block, head = 24 * work.width**2, 2 * work.width * work.vocabulary
+    block, head = 24 * work.hidden_size**2, 2 * work.hidden_size * work.vocab_size
     tokens, response_tokens = work.rollouts * work.sequence_tokens, work.rollouts * work.response_tokens
-    generate = tokens * work.blocks * block + response_tokens * head
-    score = tokens * work.blocks * block
+    generate = tokens * work.num_layers * block + response_tokens * head
+    score = tokens * work.num_layers * block
     return generate + score + 2 * _top_flops(work) + training_flops(work)
 
 
@@ -80,16 +80,16 @@ def training_flops(work: Work) -> float:
 
 def _top_flops(work: Work) -> float:
     """Those of one pass through the top, whose last block computes only keys and values at prompt tokens."""
-    width, response_tokens = work.width, work.rollouts * work.response_tokens
+    width, response_tokens = work.hidden_size, work.rollouts * work.response_tokens
     tokens = work.rollouts * work.sequence_tokens
     last = tokens * 4 * width**2 + response_tokens * 20 * width**2
-    return tokens * (work.unfrozen_blocks - 1) * 24 * width**2 + last + response_tokens * 2 * width * work.vocabulary
+    return tokens * (work.unfrozen_blocks - 1) * 24 * width**2 + last + response_tokens * 2 * width * work.vocab_size
 
 
-def _figures(work: Work, measured: dict[str, Measured], peak: float) -> dict[str, float]:
+def _metrics(work: Work, measured: dict[str, Measured], peak: float) -> dict[str, float]:
     memory, ours = memory_of(work), measured["ours"]
     reached = engine_flops(work) / ours.total
-    figures = {
+    metrics = {
         "rollouts": float(work.rollouts),
         "matmul_peak_gflops": peak / 1e9,
         "matmul_share": reached / peak,
@@ -98,13 +98,13 @@ def _figures(work: Work, measured: dict[str, Measured], peak: float) -> dict[str
         "memory_formula_bytes": float(memory.peak),
     }
     for name, side in measured.items():
-        figures |= {f"{name}.{phase}_seconds": seconds for phase, seconds in side.seconds.items()}
-        figures[f"{name}.rollouts_per_second"] = work.rollouts / side.total
-        figures[f"{name}.peak_bytes"] = float(side.peak_bytes)
-    figures |= _ratios(measured["reference"], ours)
+        metrics |= {f"{name}.{phase}_seconds": seconds for phase, seconds in side.seconds.items()}
+        metrics[f"{name}.rollouts_per_second"] = work.rollouts / side.total
+        metrics[f"{name}.peak_bytes"] = float(side.peak_bytes)
+    metrics |= _ratios(measured["reference"], ours)
     if "trlx" in measured:
-        figures |= {f"trlx_{name}": ratio for name, ratio in _ratios(measured["trlx"], ours).items()}
-    return figures
+        metrics |= {f"trlx_{name}": ratio for name, ratio in _ratios(measured["trlx"], ours).items()}
+    return metrics
 
 
 def _ratios(other: Measured, ours: Measured) -> dict[str, float]:
@@ -116,7 +116,7 @@ def _ratios(other: Measured, ours: Measured) -> dict[str, float]:
     }
 
 
-def _comparison(work: Work, measured: dict[str, Measured], figures: dict[str, float]) -> Table:
+def _comparison(work: Work, measured: dict[str, Measured], metrics: dict[str, float]) -> Table:
     table = Table(title=f"PPO, {work.rollouts} rollouts of {work.prompt_tokens} + {work.response_tokens} tokens")
     table.add_column("")
     for name in measured:
@@ -127,14 +127,14 @@ def _comparison(work: Work, measured: dict[str, Measured], figures: dict[str, fl
     table.add_row("rollouts / s", *(f"{work.rollouts / side.total:.2f}" for side in measured.values()))
     table.add_row("peak MB", *(f"{side.peak_bytes / MEGABYTE:.0f}" for side in measured.values()))
     table.caption = (
-        f"ratio {figures['ratio']:.2f}, training {figures['training_ratio']:.2f}, CPU time {figures['cpu_ratio']:.2f}; "
-        f"{figures['matmul_share']:.0%} of the matmul peak of {figures['matmul_peak_gflops']:.0f} GFLOP/s; "
-        f"memory {figures['memory_ratio']:.2f} x weights, optimizer and trunk states"
+        f"ratio {metrics['ratio']:.2f}, training {metrics['training_ratio']:.2f}, CPU time {metrics['cpu_ratio']:.2f}; "
+        f"{metrics['matmul_share']:.0%} of the matmul peak of {metrics['matmul_peak_gflops']:.0f} GFLOP/s; "
+        f"memory {metrics['memory_ratio']:.2f} x weights, optimizer and trunk states"
     )
     if "trlx" in measured:
         table.caption += (
-            f"; against trlx {figures['trlx_ratio']:.2f}, training {figures['trlx_training_ratio']:.2f}, "
-            f"CPU time {figures['trlx_cpu_ratio']:.2f}"
+            f"; against trlx {metrics['trlx_ratio']:.2f}, training {metrics['trlx_training_ratio']:.2f}, "
+            f"CPU time {metrics['trlx_cpu_ratio']:.2f}"
         )
     return table
 
@@ -148,6 +148,6 @@ def _linear(options: Options, result: Result) -> None:
             make_inputs(Path(folder), Work(rollouts=rollouts))
             side = run_child(ENGINE, [folder], threads=options.threads)
         per_rollout = side.total / rollouts
-        result.figures[f"seconds_per_rollout_at_{rollouts}"] = per_rollout
+        result.metrics[f"seconds_per_rollout_at_{rollouts}"] = per_rollout
         table.add_row(str(rollouts), f"{side.total:.1f}", f"{per_rollout:.3f}", f"{side.peak_bytes / MEGABYTE:.0f}")
     result.tables.append(table)

@@ -13,7 +13,7 @@ from rlhf.runtime.distributed import init_distributed
 from rlhf.stages.train_ppo import make_context
 from rlhf.training.ppo.context import PpoContext
 from rlhf.training.ppo.step import run_step
-from tests.benchmarks.measure import Gauge, Measured, tell, timed
+from tests.benchmarks.measure import Gauge, Measured, print_measured, timed
 from tests.benchmarks.work import read_work, stage_inputs
 
 PHASES = ("generate", "score", "evaluate", "train")
@@ -30,12 +30,12 @@ def main(folder: Path) -> None:
     cpu_started = time.process_time()
     row = run_step(context, 1)
     cpu_seconds, peak_bytes = time.process_time() - cpu_started, gauge.peak_bytes()
-    tell(
+    print_measured(
         Measured(
             seconds={phase: row[f"{phase}_seconds"] for phase in PHASES},
             cpu_seconds=cpu_seconds,
             peak_bytes=peak_bytes,
-            figures={"prefill_seconds": prefill_seconds(context)},
+            metrics={"prefill_seconds": prefill_seconds(context)},
         )
     )
 

@@ -26,7 +26,7 @@ from rlhf.training.ppo.advantages import estimate_advantages, shape_rewards, whi
 from rlhf.training.ppo.losses import ppo_loss
 from rlhf.training.ppo.policy import make_value_head
 from rlhf.training.ppo.trunk import split_model
-from tests.benchmarks.measure import Gauge, Measured, tell
+from tests.benchmarks.measure import Gauge, Measured, print_measured
 from tests.benchmarks.work import Work, as_published, read_work
 
 
@@ -41,7 +41,7 @@ class Loop:
         self.model.to(device)
         self.reference = split_model(self.model, self.work.unfrozen_blocks)
         self.model.get_input_embeddings().requires_grad_(not freeze_embeddings)
-        self.value_head: nn.Module = make_value_head(self.work.width, 0).to(device, self.model.dtype)
+        self.value_head: nn.Module = make_value_head(self.work.hidden_size, 0).to(device, self.model.dtype)
         reward_model = as_published(AutoModelForSequenceClassification, folder / "reward" / "model", self.work.dtype)
         self.reward_model = RewardModel(folder / "reward" / "model", reward_model.to(device), self.tokenizer)
         trained = [*self.model.parameters(), *self.value_head.parameters()]
@@ -158,7 +158,9 @@ def main() -> None:
     gauge.begin()
     cpu_started = time.process_time()
     loop.run()
-    tell(Measured(seconds=loop.seconds, cpu_seconds=time.process_time() - cpu_started, peak_bytes=gauge.peak_bytes()))
+    print_measured(
+        Measured(seconds=loop.seconds, cpu_seconds=time.process_time() - cpu_started, peak_bytes=gauge.peak_bytes())
+    )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from rlhf.training.trlx_trainer.launch import prepare_processes
 from rlhf.training.trlx_trainer.ppo_trainer import PpoRun, PpoTrainer, train_by_ppo
 from rlhf.training.trlx_trainer.reward_model import TrlxRewardModel
 from rlhf.training.trlx_trainer.trlx_config import ppo_settings
-from tests.benchmarks.measure import Gauge, Measured, tell
+from tests.benchmarks.measure import Gauge, Measured, print_measured
 from tests.benchmarks.work import read_work
 
 PHASES = ("generate", "score", "evaluate", "train")
@@ -91,7 +91,7 @@ def main(folder: Path) -> None:
     )
     train_by_ppo(settings, run, prompts=prompts, validation_prompts=[dict(prompts[0])], reward=reward, resume=None)
     (row,) = read_jsonl(output / "metrics.jsonl")
-    tell(
+    print_measured(
         Measured(
             seconds={phase: float(str(row[f"{phase}_seconds"])) for phase in PHASES},
             cpu_seconds=TimedTrainer.cpu_seconds,

@@ -66,7 +66,7 @@ def run(options: Options) -> Result:
         name: Side(min(side.seconds for side in runs), max(side.peak_bytes for side in runs))
         for name, runs in sides.items()
     }
-    return Result(figures=_figures(best, total), tables=[_table(best, total)])
+    return Result(metrics=_metrics(best, total), tables=[_table(best, total)])
 
 
 def write_files(folder: Path, total: int) -> None:
@@ -130,14 +130,14 @@ def _answers(port: int) -> bool:
         return False
 
 
-def _figures(best: dict[str, Side], total: int) -> dict[str, float]:
-    figures = {"bytes": float(total)}
+def _metrics(best: dict[str, Side], total: int) -> dict[str, float]:
+    metrics = {"bytes": float(total)}
     for name, side in best.items():
-        figures |= {f"{name}_seconds": side.seconds, f"{name}_peak_bytes": float(side.peak_bytes)}
+        metrics |= {f"{name}_seconds": side.seconds, f"{name}_peak_bytes": float(side.peak_bytes)}
     if "aws.upload" in best:
         for way in ("upload", "download"):
-            figures[f"{way}_ratio"] = best[f"aws.{way}"].seconds / best[f"ours.{way}"].seconds
-    return figures
+            metrics[f"{way}_ratio"] = best[f"aws.{way}"].seconds / best[f"ours.{way}"].seconds
+    return metrics
 
 
 def _table(best: dict[str, Side], total: int) -> Table:

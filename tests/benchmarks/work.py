@@ -1,7 +1,7 @@
-"""The work that every side of the PPO benchmark does: models of random weights, prompts, settings.
+"""Workload that every side of the PPO benchmark runs: models of random weights, prompts, settings.
 
-The tokenizer has a word per token, so that text and tokens are the same to policy and reward model.  The EOS is never
-drawn, so every answer has full length and both sides do the same work.
+The tokenizer has one word per token, so that policy and reward model agree on tokens.  The EOS is never sampled, so
+every response has full length and both sides do the same work.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from tests.benchmarks.measure import CPU
 
 END = "<end>"
 NEVER = -1e4
-"""Logit of the EOS: its probability is 0 in float32, and nothing becomes infinite."""
+"""Logit of the EOS: its probability is 0 in float32, and all numbers stay finite."""
 
 
 class Work(BaseModel):
-    """Sizes.  The defaults are those of the headline figure: a GPT-J of 31M parameters."""
+    """Sizes of the workload.  The defaults are those of the headline result: a GPT-J of 31M parameters."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    width: int = 384
-    blocks: int = 14
-    heads: int = 6
-    rotary: int = 64
-    vocabulary: int = 8192
+    hidden_size: int = 384
+    num_layers: int = 14
+    num_heads: int = 6
+    rotary_size: int = 64
+    vocab_size: int = 8192
     unfrozen_blocks: int = 2
     prompt_tokens: int = 64
     response_tokens: int = 64
@@ -48,44 +48,43 @@ class Work(BaseModel):
     epochs: int = 4
     minibatch: int = 4
     chunk: int = 16
-    """Prompts that the reference loop answers and scores at once."""
-
+    """Prompts that the reference loop responds to and scores at once."""
     dtype: Dtype = "float32"
     warm_up: bool = False
-    """Whether the whole work is done once before it is measured, as libraries on a GPU set themselves up in it."""
+    """Whether to run the complete workload once before measuring, because GPU libraries initialize in the first run."""
 
     @property
     def parameters(self) -> int:
-        """Weights of the policy without a value head."""
-        block, ends = 12 * self.width**2 + 7 * self.width, 2 * self.vocabulary * self.width + self.vocabulary
-        return self.blocks * block + ends + 2 * self.width
+        """Parameters of the policy without a value head."""
+        block, ends = 12 * self.hidden_size**2 + 7 * self.hidden_size, (2 * self.hidden_size + 1) * self.vocab_size
+        return self.num_layers * block + ends + 2 * self.hidden_size
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of a weight."""
+        """Bytes per weight."""
         return 2 if self.dtype == "bfloat16" else 4
 
     @property
     def sequence_tokens(self) -> int:
-        """Tokens of a prompt with its answer."""
+        """Tokens of a prompt with its response."""
         return self.prompt_tokens + self.response_tokens
 
     def model(self) -> GPTJConfig:
-        """The policy's and the reward model's configuration."""
+        """Configuration of the policy and the reward model."""
         return GPTJConfig(
-            n_embd=self.width,
-            n_layer=self.blocks,
-            n_head=self.heads,
+            n_embd=self.hidden_size,
+            n_layer=self.num_layers,
+            n_head=self.num_heads,
             n_positions=4 * self.sequence_tokens,
-            rotary_dim=self.rotary,
-            vocab_size=self.vocabulary,
+            rotary_dim=self.rotary_size,
+            vocab_size=self.vocab_size,
             bos_token_id=0,
             eos_token_id=0,
             pad_token_id=0,
         )
 
     def stage(self) -> PpoStage:
-        """The settings of our engine."""
+        """Settings of this package's PPO engine."""
         ppo = PpoConfig(
             steps=1,
             rollouts_per_step=self.rollouts,
@@ -99,12 +98,12 @@ class Work(BaseModel):
 
 
 def make_inputs(folder: Path, work: Work, device: torch.device = CPU) -> None:
-    """Write `work.json` and what the steps before PPO would have left: data, SFT model, reward model.
+    """Write `work.json` and the outputs of the stages before PPO: data, SFT model, reward model.
 
-    `device` draws the weights, which takes a CPU minutes at 6B.
+    The weights are initialized on `device`; a CPU needs minutes for 6B parameters.
     """
     torch.manual_seed(0)
-    tokenizer = _tokenizer(work.vocabulary)
+    tokenizer = _tokenizer(work.vocab_size)
     for path, kind in (
         (folder / "sft" / "model", AutoModelForCausalLM),
         (folder / "reward" / "model", AutoModelForSequenceClassification),
@@ -121,8 +120,8 @@ def make_inputs(folder: Path, work: Work, device: torch.device = CPU) -> None:
     rows: list[dict[str, object]] = [
         {
             "id": str(number),
-            "prompt": _words(work.prompt_tokens, work.vocabulary),
-            "chosen": " " + _words(work.response_tokens, work.vocabulary),
+            "prompt": _words(work.prompt_tokens, work.vocab_size),
+            "chosen": " " + _words(work.response_tokens, work.vocab_size),
         }
         for number in range(work.rollouts)
     ]
@@ -134,7 +133,7 @@ def make_inputs(folder: Path, work: Work, device: torch.device = CPU) -> None:
 
 
 def read_work(folder: Path) -> Work:
-    """The sizes that `folder` was made for."""
+    """The sizes of the inputs in `folder`."""
     return Work.model_validate(json.loads((folder / "work.json").read_text()))
 
 
@@ -149,12 +148,12 @@ def stage_inputs(folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in ("data", "sft", "reward")}
 
 
-def _tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
-    words = {END: 0} | {f"w{number}": number for number in range(1, vocabulary)}
+def _tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
+    words = {END: 0} | {f"w{number}": number for number in range(1, vocab_size)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token=END))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=END)
 
 
-def _words(count: int, vocabulary: int) -> str:
-    return " ".join(f"w{number}" for number in torch.randint(1, vocabulary, (count,)).tolist())
+def _words(count: int, vocab_size: int) -> str:
+    return " ".join(f"w{number}" for number in torch.randint(1, vocab_size, (count,)).tolist())

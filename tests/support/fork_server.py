@@ -1,8 +1,8 @@
-"""Runs stages without importing torch anew: each of their processes is a fork, killed as any other.
+"""Runs stages as forks of one process, so that torch is imported only once.
 
-`python -m tests.support.fork_server` reads requests, a JSON object a line: `module`, `request`, `output`, how many
-`processes` and the `port` where they meet.  It answers each with the return code.  A line `kill` in between
-gives KILL to every process of the stage.
+`python -m tests.support.fork_server` reads one request per line, a JSON object: `module`, `request`, `output`, number
+of `processes` and their rendezvous `port`.  It replies to each with the return code.  A line `kill` while a stage runs
+sends SIGKILL to all of its processes.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from typing import Any
 
 
 def main() -> None:
-    """Serve until the input ends."""
-    lines = FileIO(0)  # reads no further than a line, so that select() tells whether there is another
+    """Serve requests until the input ends."""
+    lines = FileIO(0)  # unbuffered, so that select() knows if there is another line
     while line := lines.readline():
-        if line == b"kill\n":  # what it was meant for had ended
+        if line == b"kill\n":  # the stage had already ended
             continue
-        asked = json.loads(line)
-        importlib.import_module(asked["module"])  # so that a fork need not
-        children = {start(asked, rank) for rank in range(asked["processes"])}
-        print(end_of(children, lines), flush=True)
+        request = json.loads(line)
+        importlib.import_module(request["module"])  # before the fork
+        children = {start(request, rank) for rank in range(request["processes"])}
+        print(wait_for(children, lines), flush=True)
 
 
-def end_of(children: set[int], lines: FileIO) -> int:
-    """The return code: 0 or the first other one of a child, behind which the others get KILL."""
+def wait_for(children: set[int], lines: FileIO) -> int:
+    """Return 0, or the first other return code of a child; the other children are then killed."""
     code = 0
     while children:
         for child in sorted(children):
@@ -40,27 +40,31 @@ def end_of(children: set[int], lines: FileIO) -> int:
             if ended:
                 children.remove(child)
                 code = code or os.waitstatus_to_exitcode(status)
-        asked_to, _, _ = select.select([lines], [], [], 0.002)
-        if asked_to:
+        kill_line, _, _ = select.select([lines], [], [], 0.002)
+        if kill_line:
             lines.readline()
-        if asked_to or code:
-            for child in children:  # they are reaped here alone, so their ids are their own
+        if kill_line or code:
+            for child in children:  # only this function reaps them, so their ids cannot be reused
                 os.kill(child, signal.SIGKILL)
     return code
 
 
-def start(asked: dict[str, Any], rank: int) -> int:
-    """The id of a new process that is the stage, or one of several with what their launcher would tell them."""
+def start(request: dict[str, Any], rank: int) -> int:
+    """Fork a process that runs the stage, with the environment of its rank; returns the process id."""
     child = os.fork()
     if child:
         return child
-    if asked["processes"] > 1:
-        world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": asked["processes"]}
-        meeting = {"LOCAL_WORLD_SIZE": asked["processes"], "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": asked["port"]}
-        os.environ.update({name: str(value) for name, value in {**world, **meeting}.items()})
+    if request["processes"] > 1:
+        world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": request["processes"]}
+        rendezvous = {
+            "LOCAL_WORLD_SIZE": request["processes"],
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": request["port"],
+        }
+        os.environ.update({name: str(value) for name, value in {**world, **rendezvous}.items()})
     code = 1
     try:
-        run(asked["module"], asked["request"], Path(asked["output"]))
+        run(request["module"], request["request"], Path(request["output"]))
         code = 0
     finally:
         sys.stdout.flush()
@@ -68,7 +72,7 @@ def start(asked: dict[str, Any], rank: int) -> int:
 
 
 def run(module: str, request: str, output: Path) -> None:
-    """Be the stage, with its output appended to its log."""
+    """Run the stage in this process, with its output appended to its log."""
     output.mkdir(exist_ok=True)
     log = os.open(output / "log.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     for stream in (1, 2):

@@ -1,4 +1,4 @@
-"""Runs stages as processes of their own, and kills them where a test asks."""
+"""Runs stages as separate processes, and kills them when a test asks for it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ TIME_LIMIT_SECONDS = 300
 
 
 class Stages:
-    """Runs stages as processes of their own that start at once, by forks of a process that has imported them.
+    """Runs stages as separate processes that start immediately: forks of a server that has imported the stages.
 
-    A context manager, behind which there are no more runs.
+    A context manager, which ends the server.
     """
 
     def __init__(self, python: str = sys.executable) -> None:
@@ -53,29 +53,29 @@ class Stages:
         processes: int = 1,
         kill_when: Callable[[], bool] = lambda: False,
     ) -> bool:
-        """Run a stage: whether it came to its end before `kill_when`, asked all the time, had it killed.
+        """Run a stage and kill it as soon as `kill_when`, which is polled, is true; returns whether it finished.
 
-        Its log is OUTPUT/log.txt; AssertionError with its last lines where it fails or takes too long.
+        Its log is OUTPUT/log.txt.  Raises AssertionError with its last lines if the stage fails or takes too long.
         """
-        answers = self._ask(
+        replies = self._send(
             module=module, request=str(request), output=str(output), processes=processes, port=free_port()
         )
         deadline = time.monotonic() + TIME_LIMIT_SECONDS
-        killed = late = False
-        while not (killed or late) and not select.select([answers], [], [], 0.002)[0]:
-            killed, late = kill_when(), time.monotonic() > deadline
-        if killed or late:
+        stopped = late = False
+        while not (stopped or late) and not select.select([replies], [], [], 0.002)[0]:
+            stopped, late = kill_when(), time.monotonic() > deadline
+        if stopped or late:
             print("kill", file=self.server.stdin, flush=True)
-        code = int(answers.readline())
-        assert code == 0 or (killed and code == -signal.SIGKILL), (code, (output / "log.txt").read_text()[-4000:])
+        code = int(replies.readline())
+        assert code == 0 or (stopped and code == -signal.SIGKILL), (code, (output / "log.txt").read_text()[-4000:])
         return code == 0
 
     def load(self, module: str) -> None:
-        """Import a stage, so that its first run too starts at once."""
-        assert int(self._ask(module=module, processes=0).readline()) == 0
+        """Import a stage, so that its first run starts immediately too."""
+        assert int(self._send(module=module, processes=0).readline()) == 0
 
-    def _ask(self, **request: object) -> IO[str]:
-        """Where the answer will be."""
+    def _send(self, **request: object) -> IO[str]:
+        """Send a request to the server; returns the stream on which it replies."""
         assert self.server.stdin is not None
         assert self.server.stdout is not None
         print(json.dumps(request), file=self.server.stdin, flush=True)
@@ -83,40 +83,40 @@ class Stages:
 
 
 def after(seconds: float) -> Callable[[], bool]:
-    """Whether so many seconds have gone by from now on."""
+    """A function that says whether `seconds` have passed since this call."""
     moment = time.monotonic() + seconds
     return lambda: time.monotonic() > moment
 
 
 def undisturbed_and_killed(stages: Stages, module: str, request: Path, folder: Path) -> tuple[Path, Path]:
-    """Outputs of a stage that nothing stopped, and of one killed at ten random moments and started again each time.
+    """Output folders of an undisturbed run, and of one that is killed at ten random moments and restarted each time.
 
-    The kills are spread over its life: at least three different sets of checkpoints are left.  A run that ended before
-    its kill begins again from nothing.
+    Kills are spread over the run: they leave at least three different sets of checkpoints.  A run that finishes before
+    its kill starts again from an empty folder.
     """
-    whole, broken = folder / "whole", folder / "broken"
+    undisturbed, killed = folder / "undisturbed", folder / "killed"
     stages.load(module)
     started = time.monotonic()
-    assert stages.run(module, request, whole)
+    assert stages.run(module, request, undisturbed)
     seconds = time.monotonic() - started
 
-    draws, killed = random.Random(0), 0
-    left: set[frozenset[str]] = set()
-    while killed < 10 or len(left) < 3:
-        assert killed < 40, f"the kills left {left} only"
-        reach = 0.8 * seconds * (1 + killed / 20)  # further each time: the machine may be slower than it was
-        if stages.run(module, request, broken, kill_when=after(draws.uniform(0, reach))):
-            shutil.rmtree(broken)
+    generator, kills = random.Random(0), 0
+    leftovers: set[frozenset[str]] = set()
+    while kills < 10 or len(leftovers) < 3:
+        assert kills < 40, f"the kills left only {leftovers}"
+        latest = 0.8 * seconds * (1 + kills / 20)  # later each time, because the machine may become slower
+        if stages.run(module, request, killed, kill_when=after(generator.uniform(0, latest))):
+            shutil.rmtree(killed)
             continue
-        assert not (broken / MANIFEST).exists()
-        killed += 1
-        left.add(frozenset(path.name for path in broken.glob(f"{CHECKPOINTS}/*")))
-    assert stages.run(module, request, broken)
-    return whole, broken
+        assert not (killed / MANIFEST).exists()
+        kills += 1
+        leftovers.add(frozenset(path.name for path in killed.glob(f"{CHECKPOINTS}/*")))
+    assert stages.run(module, request, killed)
+    return undisturbed, killed
 
 
 def assert_same_files(folder: Path, expected: Path) -> None:
-    """The same files with the same bytes."""
+    """Assert that both folders contain the same files with the same bytes."""
     assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in expected.iterdir())
     for path in sorted(expected.iterdir()):
         assert (folder / path.name).read_bytes() == path.read_bytes(), path.name

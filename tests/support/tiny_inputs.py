@@ -1,4 +1,4 @@
-"""Tiny inputs of stages, and their requests as the orchestrator writes them."""
+"""Tiny inputs of stages, and stage requests like those that the orchestrator writes."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ WORDS = ["rice", "eggs", "lock", "sky", "blue", "air", "light", "red", "help", "
 
 
 def tiny_inputs(folder: Path, architecture: Architecture = "gptj") -> dict[str, Path]:
-    """Artifacts of prepare_model and prepare_data, made up: 40 rows to train on, 11 held out, 10 prompts."""
-    draw = random.Random(0)
+    """Synthetic artifacts of prepare_model and prepare_data: 40 training rows, 11 validation rows, 10 prompts."""
+    generator = random.Random(0)
     inputs = {"model": folder / "base", "data": folder / "data"}
     tiny_model(inputs["model"] / "model", architecture)
     inputs["data"].mkdir()
 
     def words() -> str:
-        return " ".join(draw.choices(WORDS, k=draw.randint(2, 6)))
+        return " ".join(generator.choices(WORDS, k=generator.randint(2, 6)))
 
     def rows(kind: str, count: int) -> list[dict[str, object]]:
-        made: list[dict[str, object]] = []
+        result: list[dict[str, object]] = []
         for number in range(count):
-            good, bad = f" {words()}.", f" {words()}!"  # which one is better is in the last character
+            good, bad = f" {words()}.", f" {words()}!"  # the last character says which one is better
             prompt = f"\n\nHuman: {words()}?\n\nAssistant:"
-            made.append({"id": f"{kind}-{number}", "prompt": prompt, "response": good, "chosen": good, "rejected": bad})
-        return made
+            result.append(
+                {"id": f"{kind}-{number}", "prompt": prompt, "response": good, "chosen": good, "rejected": bad}
+            )
+        return result
 
     for name, count in (
         ("demonstrations", 40),
@@ -50,7 +52,7 @@ def write_request(path: Path, stage: str, config: Settings, inputs: dict[str, Pa
         stage=stage,
         fingerprint="0" * 16,
         config=config.model_dump(mode="json"),
-        inputs={name: StageInput(fingerprint="1" * 16, path=given) for name, given in inputs.items()},
+        inputs={name: StageInput(fingerprint="1" * 16, path=folder) for name, folder in inputs.items()},
     )
     path.write_text(request.model_dump_json())
     return path

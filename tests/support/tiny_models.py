@@ -1,4 +1,4 @@
-"""Tiny models in transformers layout, made in seconds without a network, for tests that run real code."""
+"""Tiny models in transformers layout, created offline in seconds, for tests that run real code."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CORPUS = (
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerBase:
-    """A byte-level BPE of 320 entries without a pad token, its BOS and EOS `<|endoftext|>` (id 0), as GPT-J's is."""
+    """A byte-level BPE of 320 entries, like GPT-J's: BOS and EOS are `<|endoftext|>` (id 0), and no pad token."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -43,7 +43,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerBase:
 def tiny_model(folder: Path, architecture: Architecture = "gptj", seed: int = 0) -> Path:
     """Write a causal language model of random weights and its tokenizer to `folder`; returns `folder`.
 
-    3 blocks, hidden size 32, 4 heads, context 128.  The embeddings have 8 rows more than the tokenizer has entries.
+    3 blocks, hidden size 32, 4 heads, context 128.  The embeddings have 8 more rows than the tokenizer has entries.
     """
     tokenizer = tiny_tokenizer()
     torch.manual_seed(seed)
@@ -53,12 +53,12 @@ def tiny_model(folder: Path, architecture: Architecture = "gptj", seed: int = 0)
     return folder
 
 
-def _config(architecture: Architecture, vocabulary: int) -> PreTrainedConfig:
-    ends = {"vocab_size": vocabulary, "bos_token_id": 0, "eos_token_id": 0}
+def _config(architecture: Architecture, vocab_size: int) -> PreTrainedConfig:
+    vocabulary = {"vocab_size": vocab_size, "bos_token_id": 0, "eos_token_id": 0}
     if architecture == "gptj":
-        return GPTJConfig(n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=CONTEXT, rotary_dim=4, **ends)
+        return GPTJConfig(n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=CONTEXT, rotary_dim=4, **vocabulary)
     if architecture == "gpt2":
-        return GPT2Config(n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=CONTEXT, **ends)
+        return GPT2Config(n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=CONTEXT, **vocabulary)
     sizes = {
         "hidden_size": WIDTH,
         "num_hidden_layers": LAYERS,
@@ -67,13 +67,13 @@ def _config(architecture: Architecture, vocabulary: int) -> PreTrainedConfig:
         "max_position_embeddings": CONTEXT,
     }
     if architecture == "gpt_neox":
-        return GPTNeoXConfig(**sizes, **ends)
+        return GPTNeoXConfig(**sizes, **vocabulary)
     sizes["num_key_value_heads"] = 2
-    return LlamaConfig(**sizes, **ends) if architecture == "llama" else Qwen2Config(**sizes, **ends)
+    return LlamaConfig(**sizes, **vocabulary) if architecture == "llama" else Qwen2Config(**sizes, **vocabulary)
 
 
 def copy_with_another_tokenizer(source: Path, folder: Path) -> None:
-    """The model in `source` with a tokenizer whose ids mean other things."""
+    """Write the model in `source` to `folder` with a tokenizer whose ids mean other tokens."""
     folder.mkdir(parents=True)
     for path in source.iterdir():
         if "token" not in path.name:

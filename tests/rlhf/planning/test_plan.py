@@ -127,11 +127,11 @@ def test_ppo_hours_by_hand(published: Plan) -> None:
 def test_the_plan_uses_the_memory_formula_that_is_measured() -> None:
     """tests/ppo/test_memory.py holds the same figures against measured peaks of two sizes."""
     for width in (256, 384):
-        work = Work(width=width, heads=width // 64, rollouts=32, response_tokens=16, epochs=1)
+        work = Work(hidden_size=width, num_heads=width // 64, rollouts=32, response_tokens=16, epochs=1)
         config = RunConfig(
             model=ModelConfig(
                 synthetic=SyntheticModel(
-                    hidden_size=width, num_heads=work.heads, num_layers=work.blocks, vocab_size=work.vocabulary
+                    hidden_size=width, num_heads=work.num_heads, num_layers=work.num_layers, vocab_size=work.vocab_size
                 )
             ),
             data=RunConfig().data.model_copy(update={"max_prompt_tokens": work.prompt_tokens}),
@@ -147,7 +147,7 @@ def test_operations_are_those_of_the_benchmark() -> None:
         RunConfig(
             model=ModelConfig(
                 synthetic=SyntheticModel(
-                    hidden_size=384, num_heads=6, num_layers=work.blocks, vocab_size=work.vocabulary
+                    hidden_size=384, num_heads=6, num_layers=work.num_layers, vocab_size=work.vocab_size
                 )
             )
         ),

@@ -40,14 +40,16 @@ def test_the_model_has_the_size_of_gpt_j_6b() -> None:
     """EleutherAI/gpt-j-6b has 6,050,882,784 parameters."""
     assert GPTJ_6B.parameters == 6_050_882_784
     with torch.device("meta"):
-        small = Work(width=64, blocks=3, heads=2, rotary=16, vocabulary=128)
+        small = Work(hidden_size=64, num_layers=3, num_heads=2, rotary_size=16, vocab_size=128)
         model = AutoModelForCausalLM.from_config(small.model())
     assert sum(parameter.numel() for parameter in model.parameters()) == small.parameters
 
 
 def test_decode_bytes_by_hand() -> None:
     """Two tokens after the first: 62 + 5 x 2 weights each; keys and values of size 2 of 7 and 8 tokens in 2 rows."""
-    work = Work(width=2, blocks=1, vocabulary=5, prompt_tokens=6, response_tokens=3, rollouts=2, dtype="bfloat16")
+    work = Work(
+        hidden_size=2, num_layers=1, vocab_size=5, prompt_tokens=6, response_tokens=3, rollouts=2, dtype="bfloat16"
+    )
     assert decode_bytes(work) == 2 * (2 * (62 + 10) + 2 * (7 + 8) * 4)
 
 

@@ -68,7 +68,7 @@ def test_responses_are_decoded_in_the_fewest_equal_batches_that_fit() -> None:
 @pytest.mark.parametrize("width", [256, 384])
 def test_the_formula_is_within_a_third_of_the_measured_peak(tmp_path: Path, width: int) -> None:
     """Resident memory on a CPU, where the allocator keeps some freed memory."""
-    work = Work(width=width, heads=width // 64, rollouts=32, response_tokens=16, epochs=1)
+    work = Work(hidden_size=width, num_heads=width // 64, rollouts=32, response_tokens=16, epochs=1)
     make_inputs(tmp_path, work)
     measured, formula = run_child(ENGINE, [str(tmp_path)], threads=1).peak_bytes, memory_of(work).peak
     assert abs(measured - formula) <= formula / 3, f"measured {measured / 1e6:.0f} MB, formula {formula / 1e6:.0f} MB"
