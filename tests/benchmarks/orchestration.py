@@ -23,9 +23,9 @@ MEGABYTE = 1e6
 def run(options: Options) -> Result:
     """Run the shrunk quickstart on the pools, then again with every stage cached."""
     with TemporaryDirectory() as folder, site(Path(folder)) as running_site:
-        run = running_site.begin()
+        run = running_site.start_run()
         memory = peak_bytes(running_site, run)
-        assert running_site.ended(run).is_completed()
+        assert running_site.wait_until_final(run).is_completed()
         dispatch = dispatch_seconds(running_site)
         cached = min(cached_run_seconds(running_site) for _ in range(options.repeats))
     metrics = {"dispatch_seconds": dispatch, "cached_run_seconds": cached, "orchestrator_peak_bytes": float(memory)}

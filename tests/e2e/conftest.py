@@ -1,4 +1,4 @@
-"""What several end-to-end tests share."""
+"""Fixtures of the end-to-end tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.cli import CommandLine
 
-STEPS = [
+STAGE_LABELS = [
     "prepare_model",
     "prepare_data",
     "train_sft",
@@ -29,19 +29,19 @@ STEPS = [
 
 
 def offline() -> tuple[str, ...]:
-    """A command prefix that takes every network but loopback away, where this user may do that."""
+    """A command prefix that disables every network but loopback; empty if this user is not allowed to."""
     prefix = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
-    able = shutil.which("unshare") and shutil.which("ip")
-    if able and subprocess.run([*prefix, "true"], check=False, capture_output=True).returncode == 0:
+    installed = shutil.which("unshare") and shutil.which("ip")
+    if installed and subprocess.run([*prefix, "true"], check=False, capture_output=True).returncode == 0:
         return prefix
     return ()
 
 
 @pytest.fixture(scope="session")
 def local_run(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
-    """A command line whose workspace holds one finished run, made without a network and a server.
+    """A command line whose workspace contains one finished run, from a machine without network and server.
 
-    All test processes share it: the first that asks makes it, and tests change a copy.
+    All test processes share it.  The first one creates it; tests that change the workspace use a copy.
     """
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -53,6 +53,6 @@ def local_run(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
             outcome = command.run()
             assert outcome.code == 0, outcome.output + outcome.error
             assert "Did the model get better?" in outcome.output
-            assert [stage["name"] for stage in command.results()["stages"]] == STEPS
+            assert [stage["name"] for stage in command.results()["stages"]] == STAGE_LABELS
             assert not any(command.cached().values())
     return command

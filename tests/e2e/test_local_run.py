@@ -1,4 +1,4 @@
-"""The whole pipeline by the command line: real stages, real Prefect, every step of the workflow."""
+"""The complete pipeline from the command line, with real stages and a real Prefect server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rlhf.results.schema import Results
-from tests.e2e.conftest import STEPS
+from tests.e2e.conftest import STAGE_LABELS
 from tests.support.cli import CommandLine, free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 @pytest.fixture
 def command(local_run: CommandLine, prefect_server: str, tmp_path: Path) -> CommandLine:
-    """The same finished run in a workspace of its own, with a server that is there already."""
+    """A copy of the finished run, with a server that is already running."""
     shutil.copytree(local_run.workspace, tmp_path / "runs")
     return CommandLine(tmp_path / "runs", local_run.home, server=prefect_server)
 
@@ -32,20 +32,20 @@ def test_the_results_follow_the_documented_schema(local_run: CommandLine) -> Non
     assert (local_run.workspace / "quickstart" / "report.html").read_text().startswith("<!doctype html>")
 
 
-def test_again_everything_is_cached_and_nothing_is_started(local_run: CommandLine) -> None:
+def test_a_repeated_run_is_cached_and_starts_no_stage(local_run: CommandLine) -> None:
     logs = {path: path.stat().st_mtime_ns for path in local_run.workspace.rglob("log.txt")}
     assert logs
     outcome = local_run.run()
     assert outcome.code == 0, outcome.error
-    assert local_run.cached() == dict.fromkeys(STEPS, True)
+    assert local_run.cached() == dict.fromkeys(STAGE_LABELS, True)
     assert {path: path.stat().st_mtime_ns for path in local_run.workspace.rglob("log.txt")} == logs
 
 
-def test_a_changed_ppo_setting_runs_ppo_and_what_follows(command: CommandLine) -> None:
+def test_a_changed_ppo_setting_runs_ppo_and_the_stages_after_it(command: CommandLine) -> None:
     outcome = command.run(settings={"ppo.kl_coefficient": 0.1})
     assert outcome.code == 0, outcome.error
-    ran = {name for name, cached in command.cached().items() if not cached}
-    assert ran == {
+    stages_run = {name for name, cached in command.cached().items() if not cached}
+    assert stages_run == {
         "train_ppo",
         "generate_responses[rlhf]",
         "score_toxicity[rlhf]",
@@ -56,41 +56,41 @@ def test_a_changed_ppo_setting_runs_ppo_and_what_follows(command: CommandLine) -
     }
 
 
-def test_a_wrong_byte_is_named_and_its_step_made_again(command: CommandLine) -> None:
+def test_a_changed_byte_is_reported_and_its_stage_runs_again(command: CommandLine) -> None:
     weights = command.artifact("train_sft") / "model" / "model.safetensors"
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    intact = weights.read_bytes()
+    weights.write_bytes(intact[:-1] + bytes([intact[-1] ^ 1]))
     verified = command("verify", "--workspace", str(command.workspace))
     assert verified.code == 1
     assert f"{weights}: sha256 differs from the manifest" in verified.output
     outcome = command.run()
     assert outcome.code == 0, outcome.error
     assert [name for name, cached in command.cached().items() if not cached] == ["train_sft"]
-    assert weights.read_bytes() == whole
+    assert weights.read_bytes() == intact
     assert command("verify", "--workspace", str(command.workspace)).code == 0
 
 
-def test_a_deleted_file_is_made_again(command: CommandLine) -> None:
+def test_a_deleted_file_is_recreated(command: CommandLine) -> None:
     manifest = command.artifact("export_labeling_manifest") / "manifest.jsonl"
-    whole = manifest.read_bytes()
+    intact = manifest.read_bytes()
     manifest.unlink()
     assert f"{manifest}: missing" in command("verify", "--workspace", str(command.workspace)).output
     assert command.run().code == 0
     assert [name for name, cached in command.cached().items() if not cached] == ["export_labeling_manifest"]
-    assert manifest.read_bytes() == whole
+    assert manifest.read_bytes() == intact
 
 
-def test_help_answers_at_once_and_orchestration_is_free_of_torch() -> None:
+def test_help_is_fast_and_orchestration_does_not_import_torch() -> None:
     started = time.monotonic()
-    helped = subprocess.run([str(Path(sys.executable).with_name("rlhf")), "--help"], check=True, capture_output=True)
-    assert b"verify" in helped.stdout
-    assert time.monotonic() - started < 60  # a hang; the time itself is the benchmark's business
+    done = subprocess.run([str(Path(sys.executable).with_name("rlhf")), "--help"], check=True, capture_output=True)
+    assert b"verify" in done.stdout
+    assert time.monotonic() - started < 60  # it does not hang; the benchmark measures the time
     code = "import flows.pipeline, flows.cli, sys; print('torch' in sys.modules, 'transformers' in sys.modules)"
     imported = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert imported.stdout == "False False\n"
 
 
-def finished(workspace: Path) -> set[Path]:
+def finished_artifacts(workspace: Path) -> set[Path]:
     return set(workspace.glob("artifacts/*/*/manifest.json"))
 
 
@@ -110,16 +110,16 @@ GOOD = '{"chosen": "\\n\\nHuman: Hi\\n\\nAssistant: Hello", "rejected": "\\n\\nH
 def test_bad_data_is_one_line_and_exit_2(
     command: CommandLine, tmp_path: Path, name: str, content: str | None, message: str
 ) -> None:
-    before = finished(command.workspace)
+    before = finished_artifacts(command.workspace)
     source = tmp_path / name
     if content is not None:
         source.parent.mkdir(exist_ok=True)
         source.write_text(content)
-    given = source.parent if "/" in name else source
-    outcome = command.run(settings={"data.source": str(given)})
+    path = source.parent if "/" in name else source
+    outcome = command.run(settings={"data.source": str(path)})
     assert outcome.code == 2, outcome.output + outcome.error
     assert re.fullmatch(rf"error: .*{message}.*\n", outcome.error)
-    assert finished(command.workspace) == before
+    assert finished_artifacts(command.workspace) == before
 
 
 def test_a_model_folder_without_weights_is_one_line_and_exit_2(prefect_server: str, tmp_path: Path) -> None:
@@ -129,17 +129,17 @@ def test_a_model_folder_without_weights_is_one_line_and_exit_2(prefect_server: s
     outcome = fresh.run(settings={"model.path": str(tmp_path / "model")})
     assert outcome.code == 2, outcome.output + outcome.error
     assert re.fullmatch(r"error: .*model.*weights.*\n", outcome.error)
-    assert finished(fresh.workspace) == set()
+    assert finished_artifacts(fresh.workspace) == set()
 
 
 @pytest.mark.parametrize("name", ["run", "deploy"])
 def test_a_server_that_does_not_answer_is_one_line_and_exit_2(name: str, tmp_path: Path) -> None:
-    nobody = f"http://127.0.0.1:{free_port()}/api"
-    outcome = CommandLine(tmp_path / "runs", tmp_path / "prefect", server=nobody)(
+    unused = f"http://127.0.0.1:{free_port()}/api"
+    outcome = CommandLine(tmp_path / "runs", tmp_path / "prefect", server=unused)(
         name, "quickstart", "--workspace", str(tmp_path / "runs")
     )
     assert outcome.code == 2, outcome.output + outcome.error
-    assert re.fullmatch(rf"error: no Prefect server answers at {nobody}, .*\n", outcome.error)
+    assert re.fullmatch(rf"error: no Prefect server answers at {unused}, .*\n", outcome.error)
 
 
 def test_a_full_disk_is_one_line_and_exit_2(prefect_server: str, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_a_full_disk_is_one_line_and_exit_2(prefect_server: str, tmp_path: Path)
         outcome = command.run(settings=short)
         assert outcome.code == 2, outcome.output + outcome.error
         assert re.fullmatch(r"error: cannot write.*space.*\n", outcome.error)
-        assert finished(command.workspace) == set()
+        assert finished_artifacts(command.workspace) == set()
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         outcome = command.run(settings=short)
         assert outcome.code == 2

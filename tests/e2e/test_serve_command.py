@@ -1,4 +1,4 @@
-"""`rlhf serve`: a server and its workers, and no process of them after Ctrl-C."""
+"""`rlhf serve` starts a server and workers; Ctrl-C ends all of their processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.site import wait_for
 pytestmark = pytest.mark.slow
 
 
-def test_everything_starts_and_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
+def test_everything_starts_and_ctrl_c_ends_every_process(tmp_path: Path) -> None:
     port = free_port()
     api = f"http://127.0.0.1:{port}/api"
     command = [str(Path(sys.executable).with_name("rlhf")), "serve", "--port", str(port), "--workspace", str(tmp_path)]
@@ -38,9 +38,9 @@ def test_everything_starts_and_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
     assert marked(mark) == []
 
 
-def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
+def test_a_port_in_use_is_a_one_line_error(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
         command = [str(Path(sys.executable).with_name("rlhf")), "serve", "--port", port, "--workspace", str(tmp_path)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2
@@ -48,6 +48,6 @@ def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
 
 
 def online(api: str, pool: str) -> bool:
-    """Whether a worker of the pool has told the server that it is there."""
+    """Whether a worker of the pool is online."""
     workers = httpx.post(f"{api}/work_pools/{pool}/workers/filter", json={}).json()
     return any(worker["status"] == "ONLINE" for worker in workers)

@@ -1,4 +1,4 @@
-"""A local run that is stopped: at once, and with nothing left of it."""
+"""A local run that is stopped ends quickly and leaves no process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def run(local_run: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[str]]:
-    """`rlhf run` with a server of its own, a stage of which is under way; marked by the folder."""
+    """`rlhf run` with a temporary server, while a stage is running.  RLHF_TEST_MARK is the folder."""
     monkeypatch.setenv("RLHF_TEST_MARK", str(tmp_path))
     command = CommandLine(tmp_path / "runs", local_run.home)
     with command.start("run", "quickstart", "--workspace", str(command.workspace)) as process:
@@ -28,7 +28,7 @@ def run(local_run: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_ctrl_c_is_one_line_and_leaves_no_process(run: subprocess.Popen[str], tmp_path: Path) -> None:
-    os.killpg(run.pid, signal.SIGINT)  # as a terminal does: not the command alone
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does: the process group, not only the command
     output, error = run.communicate(timeout=40)
     assert run.returncode == 130
     assert error == "stopped; run the same command again to resume\n"
@@ -36,7 +36,7 @@ def test_ctrl_c_is_one_line_and_leaves_no_process(run: subprocess.Popen[str], tm
     assert marked(str(tmp_path)) == []
 
 
-def test_killed_it_leaves_no_process(run: subprocess.Popen[str], tmp_path: Path) -> None:
+def test_kill_leaves_no_process(run: subprocess.Popen[str], tmp_path: Path) -> None:
     run.kill()
     run.communicate()
     wait_for(lambda: marked(str(tmp_path)) == [], 30, "its server and its stages to end")

@@ -1,4 +1,4 @@
-"""Run the command line as a user does: a process of its own, with a Prefect home of its own."""
+"""Run the command line as a user does: in a separate process with its own PREFECT_HOME."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ SMALL = {
     "toxicity.n_prompts": 20,
     "compute.threads": 1,
 }
-"""The quickstart, shrunk to seconds of computing."""
+"""Settings that shrink the quickstart to seconds."""
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """A port of this machine that is not in use."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -42,20 +42,20 @@ def free_port() -> int:
 
 
 def marked(mark: str) -> list[str]:
-    """Command lines of the living processes that inherited `RLHF_TEST_MARK=mark`."""
-    found = []
+    """Command lines of the running processes that inherited `RLHF_TEST_MARK=mark`."""
+    commands = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if f"RLHF_TEST_MARK={mark}".encode() in (folder / "environ").read_bytes():
-                found.append((folder / "cmdline").read_bytes().decode(errors="replace"))
+                commands.append((folder / "cmdline").read_bytes().decode(errors="replace"))
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
-    return found
+    return commands
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a user sees of a finished command."""
+    """Exit code and output of a finished command."""
 
     code: int
     output: str
@@ -69,9 +69,9 @@ class CommandLine:
     workspace: Path
     home: Path
     prefix: tuple[str, ...] = ()
-    """What the command is started by, such as `unshare --net`."""
+    """Command that starts it, such as `unshare --net`."""
     server: str | None = None
-    """Address of a Prefect server's API; without one there is a server for each run."""
+    """Address of a Prefect server's API; if None, each run starts its own server."""
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start `rlhf ARGUMENTS` as the leader of a process group, as a terminal does."""
@@ -97,21 +97,21 @@ class CommandLine:
         return Outcome(process.returncode, output, error)
 
     def run(self, profile: str = "quickstart", settings: Mapping[str, object] | None = None) -> Outcome:
-        """Run the shrunk `profile`, with further settings by dotted name."""
+        """Run the shrunk `profile` with more settings, by dotted name."""
         overrides = [f"--set={name}={json.dumps(value)}" for name, value in {**SMALL, **(settings or {})}.items()]
         return self("run", profile, "--workspace", str(self.workspace), *overrides)
 
     def results(self, profile: str = "quickstart") -> dict[str, Any]:
-        """The figures that the last run published."""
-        loaded = json.loads((self.workspace / profile / "results.json").read_bytes())
-        assert isinstance(loaded, dict)
-        return loaded
+        """The results that the last run published."""
+        results = json.loads((self.workspace / profile / "results.json").read_bytes())
+        assert isinstance(results, dict)
+        return results
 
     def cached(self) -> dict[str, bool]:
-        """Whether each step of the last run came from the cache."""
+        """Whether each stage of the last run was cached."""
         return {stage["name"]: stage["cached"] for stage in self.results()["stages"]}
 
     def artifact(self, stage: str) -> Path:
-        """Folder of the only artifact of `step`."""
+        """Folder of the only artifact of `stage`."""
         [folder] = (self.workspace / "artifacts" / stage).iterdir()
         return folder

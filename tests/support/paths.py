@@ -1,4 +1,4 @@
-"""Places that tests read."""
+"""Paths that tests read."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 """The repository."""
 GOLDEN = Path(os.environ.get("TRLX_GOLDEN", ROOT / "tests" / "golden" / "trlx-ppo.json"))
-"""Numbers made by running trlx."""
+"""Numbers from a run of trlx."""
 SHARED = Path(os.environ.get("RLHF_SHARED", ROOT.parent / "shared"))
-"""Real data and models, for the tests that use them where they are there."""
+"""Folder of real data and models.  Tests that need them are skipped if it does not exist."""

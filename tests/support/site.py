@@ -1,4 +1,4 @@
-"""A whole site on this machine: a Prefect server and a worker of each pool, each with a home of its own."""
+"""A site on this machine: a Prefect server and one worker per pool, each with its own PREFECT_HOME."""
 
 from __future__ import annotations
 
@@ -22,22 +22,25 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows.server.deploy import deploy
 from flows.server.processes import Services
 from rlhf.profiles import load_profile
+from rlhf.storage.fingerprints import digest
 from tests.support.cli import SMALL, free_port
 
 METRICS = "metrics.jsonl"
-PATIENCE = 1200.0
-"""Seconds for a run of the shrunk quickstart to end, on a machine that has much else to do."""
-CPU_STEPS = (
+FILES_WITH_TIMES = ("results.json", "report.html", "README.md")
+"""Files that contain how long stages took."""
+RUN_TIMEOUT_SECONDS = 1200.0
+"""Time limit for a run of the shrunk quickstart on a busy machine."""
+CPU_STAGE_MODULES = (
     "rlhf.stages.prepare_data",
     "rlhf.stages.export_labeling_manifest",
     "rlhf.stages.aggregate_results",
     "rlhf.stages.export_model",
 )
-"""Stages that need no accelerator; all others belong on the GPU pool."""
+"""Modules of the stages that run without a GPU; all others must run on the GPU pool."""
 
 
 def overrides(settings: dict[str, object] | None = None) -> list[str]:
-    """The shrunk quickstart and further settings, as --set takes them."""
+    """Arguments of --set for the shrunk quickstart and more settings."""
     return [f"{name}={json.dumps(value)}" for name, value in {**SMALL, **(settings or {})}.items()]
 
 
@@ -49,7 +52,7 @@ class Process:
     group: int
     module: str
     worker: str
-    """Which service started it, by way of its ancestors; empty where that is gone."""
+    """The service that started it, directly or not; empty if that has ended."""
 
 
 @dataclass
@@ -59,16 +62,16 @@ class Site:
     folder: Path
     port: int
     services: Services
-    shared: str | None = None
-    """s3://bucket/prefix, where the artifacts are kept there."""
-    seen: set[tuple[str, str]] = field(default_factory=set)
-    """Module and worker of every stage process that was seen."""
-    most_gpu_jobs: int = 0
-    """Most process groups of GPU stages that were seen at once."""
+    remote_uri: str | None = None
+    """s3://bucket/prefix, if the workspace is in S3."""
+    observed: set[tuple[str, str]] = field(default_factory=set)
+    """Module and worker of every stage process that was observed."""
+    max_gpu_jobs: int = 0
+    """Maximum number of process groups of GPU stages at the same time."""
 
     @property
     def workspace(self) -> Path:
-        """Where the artifacts are."""
+        """Folder of artifacts and results."""
         return self.folder / "runs"
 
     @property
@@ -77,26 +80,26 @@ class Site:
         return get_client(sync_client=True)
 
     def start_server(self) -> None:
-        """Start the server, again perhaps, on the same database."""
+        """Start or restart the server on the same database."""
         self.services.server(self.port, PREFECT_HOME=str(self.folder / "home-server"))
 
     def start_worker(self, pool: str) -> None:
-        """Start the worker of a pool with a home and a cache of its own."""
+        """Start the worker of a pool with its own PREFECT_HOME and RLHF_CACHE."""
         home, cache = self.folder / f"home-{pool}", self.cache_of(pool)
         self.services.worker(pool, PREFECT_HOME=str(home), RLHF_CACHE=str(cache))
 
     def cache_of(self, pool: str) -> Path:
-        """Where a worker keeps what it fetched from S3."""
+        """RLHF_CACHE of a worker."""
         return self.folder / f"cache-{pool}"
 
     def kill(self, name: str) -> None:
-        """Kill a service's own process, and nothing else, without a word."""
+        """Kill the process of a service, but not its children, with SIGKILL."""
         process = self.services.running.pop(name)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
 
-    def begin(self, settings: dict[str, object] | None = None) -> UUID:
-        """Have the pipeline run by its deployment."""
+    def start_run(self, settings: dict[str, object] | None = None) -> UUID:
+        """Start a run of the pipeline's deployment; returns its id."""
         config = load_profile("quickstart", overrides({"compute.gpu_pool": "p4d", **(settings or {})}))
         with self.client as client:
             deployment = client.read_deployment_by_name("rlhf-pipeline/pipeline")
@@ -106,37 +109,37 @@ class Site:
         return run.id
 
     def run(self, run: UUID) -> FlowRun:
-        """The run as the server knows it."""
+        """The run, as it is on the server."""
         with self.client as client:
             return client.read_flow_run(run)
 
-    def ended(self, run: UUID, seconds: float = PATIENCE) -> State[object]:
-        """The final state of a run."""
+    def wait_until_final(self, run: UUID, seconds: float = RUN_TIMEOUT_SECONDS) -> State[object]:
+        """Wait until a run is final; returns its state."""
         wait_for(lambda: is_final(self.run(run)), seconds, f"run {run} to end")
         state = self.run(run).state
         assert state is not None
         return state
 
     def retry(self, run: UUID) -> None:
-        """What the Retry button asks of the server."""
-        time.sleep(8)  # the worker first learns that the run has ended
+        """Do what the Retry button does."""
+        time.sleep(8)  # until the worker knows that the run has ended
         with self.client as client:
             client.set_flow_run_state(run, State(type=StateType.SCHEDULED, name="AwaitingRetry"))
         wait_for(lambda: not is_final(self.run(run)), 30, f"run {run} to be retried")
 
     def cancel(self, run: UUID) -> None:
-        """What the Cancel button asks of the server; waits until the run and its processes are gone."""
+        """Do what the Cancel button does, and wait until the run and its processes have ended."""
         with self.client as client:
             client.set_flow_run_state(run, State(type=StateType.CANCELLING))
         wait_for(lambda: not self.processes(), 60, "its processes to end")
-        self.ended(run, 60)
+        self.wait_until_final(run, 60)
 
     def page_of(self, run: UUID) -> str:
-        """Address of a run's page in the UI."""
+        """URL of a run's page in the UI."""
         return f"http://127.0.0.1:{self.port}/runs/flow-run/{run}"
 
     def scheduled(self) -> list[FlowRun]:
-        """The runs of the pipeline that its schedule made, the oldest first."""
+        """The runs of the pipeline that its schedule created, the oldest first."""
         with self.client as client:
             runs = client.read_flow_runs(
                 flow_run_filter=FlowRunFilter.model_validate({"tags": {"all_": ["auto-scheduled"]}}),
@@ -145,7 +148,7 @@ class Site:
         return [run for run in runs if run.auto_scheduled]
 
     def flow_processes(self, run: UUID) -> list[int]:
-        """The process in which the flow of a run executes, where there is one."""
+        """The process in which the flow of a run executes, if there is one."""
         return [
             int(folder.name)
             for folder in Path("/proc").glob("[0-9]*")
@@ -153,7 +156,7 @@ class Site:
         ]
 
     def last_task_states(self, run: UUID) -> dict[str, str]:
-        """Name of the state of each step's newest task run."""
+        """State of the newest task run of each stage, by label."""
         with self.client as client:
             tasks: list[TaskRun] = client.read_task_runs(
                 flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": [str(run)]}})
@@ -162,34 +165,34 @@ class Site:
         return {name: task.state.name for name, task in newest.items() if task.state and task.state.name}
 
     def processes(self) -> list[Process]:
-        """The processes of stages that work in this workspace."""
+        """The stage processes that use this workspace."""
         owners = {process.pid: name for name, process in self.services.running.items()}
-        found = []
+        processes = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
-                words = _command(folder).split("\0")
-                if str(self.workspace) not in " ".join(words) or "--output" not in words:
+                arguments = _command(folder).split("\0")
+                if str(self.workspace) not in " ".join(arguments) or "--output" not in arguments:
                     continue
-                module = next(word for word in words if word.startswith("rlhf."))
+                module = next(argument for argument in arguments if argument.startswith("rlhf."))
                 group = int(_status(folder)[2])
-                found.append(Process(int(folder.name), group, module, _owner(folder, owners)))
+                processes.append(Process(int(folder.name), group, module, _owner(folder, owners)))
             except (FileNotFoundError, ProcessLookupError, StopIteration):
                 continue
-        return found
+        return processes
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Note who runs what, and how many GPU jobs at once, while the body runs."""
+    def recording(self) -> Iterator[None]:
+        """Record stage processes, their workers and the number of GPU jobs during the `with` block."""
         stop = threading.Event()
 
-        def watch() -> None:
+        def record() -> None:
             while not stop.wait(0.25):
                 processes = self.processes()
-                self.seen |= {(process.module, process.worker) for process in processes if process.worker}
-                jobs = {process.group for process in processes if process.module not in CPU_STEPS}
-                self.most_gpu_jobs = max(self.most_gpu_jobs, len(jobs))
+                self.observed |= {(process.module, process.worker) for process in processes if process.worker}
+                jobs = {process.group for process in processes if process.module not in CPU_STAGE_MODULES}
+                self.max_gpu_jobs = max(self.max_gpu_jobs, len(jobs))
 
-        thread = threading.Thread(target=watch)
+        thread = threading.Thread(target=record)
         thread.start()
         try:
             yield
@@ -199,33 +202,44 @@ class Site:
 
 
 @contextmanager
-def site(folder: Path, shared: str | None = None) -> Iterator[Site]:
-    """A running site with the deployments of the shrunk quickstart, its artifacts in a folder or in S3."""
+def site(folder: Path, remote_uri: str | None = None) -> Iterator[Site]:
+    """A running site with the deployments of the shrunk quickstart; its workspace is a folder or in S3."""
     port = free_port()
     api = f"http://127.0.0.1:{port}/api"
     with temporary_settings({PREFECT_API_URL: api}), Services(folder / "logs", api) as services:
-        made = Site(folder, port, services, shared)
-        made.start_server()
-        deploy(load_profile("quickstart", overrides()), shared or made.workspace)
-        made.start_worker("cpu")
-        made.start_worker("p4d")
-        with made.watched():
-            yield made
+        running_site = Site(folder, port, services, remote_uri)
+        running_site.start_server()
+        deploy(load_profile("quickstart", overrides()), remote_uri or running_site.workspace)
+        running_site.start_worker("cpu")
+        running_site.start_worker("p4d")
+        with running_site.recording():
+            yield running_site
+
+
+def artifact_hashes(workspace: Path) -> dict[str, str]:
+    """sha256 of every file of every finished artifact; hashes of metrics ignore times."""
+    hashes: dict[str, str] = {}
+    for path in sorted(workspace.glob("artifacts/*/*/manifest.json")):
+        for name, file in json.loads(path.read_bytes())["files"].items():
+            rows = untimed((path.parent / name).read_bytes()) if name == METRICS else None
+            hashes[f"{path.parent.relative_to(workspace)}/{name}"] = digest(rows) if rows else file["sha256"]
+    return hashes
 
 
 def untimed(rows: bytes) -> list[dict[str, object]]:
-    """Rows of metrics without what tells how long something took."""
-    loaded = [json.loads(line) for line in rows.splitlines()]
-    return [{name: value for name, value in row.items() if "second" not in name} for row in loaded]
+    """Rows of metrics without the fields that are times."""
+    return [
+        {name: value for name, value in json.loads(line).items() if "second" not in name} for line in rows.splitlines()
+    ]
 
 
 def is_final(run: FlowRun) -> bool:
-    """Whether nothing more will happen by itself."""
+    """Whether the run has ended."""
     return run.state is not None and run.state.is_final()
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    """Wait until `condition` holds; fails after `seconds`."""
+    """Wait until `condition` holds.  Raises AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
@@ -233,7 +247,7 @@ def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
 
 
 def _status(process: Path) -> list[str]:
-    """Fields of /proc/PID/stat behind the name: state, parent, group, ..."""
+    """Fields of /proc/PID/stat after the name: state, parent, group, ..."""
     return (process / "stat").read_text().rpartition(")")[2].split()
 
 

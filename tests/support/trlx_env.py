@@ -1,4 +1,4 @@
-"""The environment that tests of trlx itself need."""
+"""The Python environment that tests of trlx itself need."""
 
 from __future__ import annotations
 
