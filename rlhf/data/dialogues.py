@@ -1,7 +1,7 @@
-"""Dialogues with a better and a worse last answer: the Anthropic HH layout and that of rm-static.
+"""Preference pairs: one prompt with a better and a worse response, read from the layouts of Anthropic HH and rm-static.
 
-HH: `chosen` and `rejected` are whole dialogues, "\\n\\nHuman: ...\\n\\nAssistant: ...".
-rm-static: `prompt` is the dialogue up to and with the last "\\n\\nAssistant:", `chosen` and `rejected` are the answers.
+HH: `chosen` and `rejected` are complete dialogues, "\\n\\nHuman: ...\\n\\nAssistant: ...".
+rm-static: `prompt` ends with the last "\\n\\nAssistant:" of the dialogue, `chosen` and `rejected` are the responses.
 """
 
 from __future__ import annotations
@@ -12,26 +12,28 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rlhf.config import HUB, SYNTHETIC, DataConfig
-from rlhf.data.hub import download_dataset
+from rlhf.data.hub import download
 from rlhf.data.readers import SUFFIXES, Row, UnreadableLineError, find_files, read_rows, text_field
 from rlhf.data.synthetic import synthetic_pairs
 from rlhf.errors import UserError
 
-HUMAN = "\n\nHuman:"
-ASSISTANT = "\n\nAssistant:"
-TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
+SPEAKERS = ("Human", "Assistant")
+HUMAN, ASSISTANT = (f"\n\n{speaker}:" for speaker in SPEAKERS)
+"""Markers at the start of a turn."""
+TURN = re.compile(rf"(?:^|\n\n)({'|'.join(SPEAKERS)}):")
+"""A marker.  At the start of a text its line breaks may be missing."""
 
 NO_DIALOGUE = "no dialogue"
-"""Reason: the context does not start with a Human turn, or has no Assistant turn."""
-EQUAL_ANSWERS = "equal answers"
-DIFFERING_CONTEXT = "differing context"
-"""Reason: the two dialogues differ before the last answer, or one goes on after it."""
-EMPTY_ANSWER = "empty answer"
+"""Reason to drop a row: the context does not start with a Human turn, or has no Assistant turn."""
+EQUAL_RESPONSES = "equal responses"
+CONTEXT_MISMATCH = "context mismatch"
+"""Reason to drop a row: the dialogues differ before the last response, or one has turns after it."""
+EMPTY_RESPONSE = "empty response"
 UNREADABLE_LINE = "unreadable line"
 
 
 class Pair(NamedTuple):
-    """A prompt that starts with HUMAN and ends with ASSISTANT, and two answers that each start with one space."""
+    """A prompt that starts with HUMAN and ends with ASSISTANT, and two responses that each start with one space."""
 
     prompt: str
     chosen: str
@@ -46,10 +48,10 @@ class Turn(NamedTuple):
 
 
 def read_pairs(config: DataConfig, seed: int, source: Path | None) -> Iterator[Pair | str]:
-    """One item for every row of the data that `config` names: its pair, or the reason why it gives none.
+    """For each row of the data that `config` names: its pair, or the reason to drop it.
 
-    `source` is the user's file or folder where `config.source` names one.  Raises UserError where data are missing,
-    a file has the wrong columns, or a line cannot be read and `config.on_bad_row` does not skip it.
+    `source` is the user's file or folder if `config.source` names one.  Raises UserError if data are missing, if a file
+    has the wrong columns, or if a line cannot be read and `config.on_bad_row` does not skip it.
     """
     if config.source == SYNTHETIC:
         rows = synthetic_pairs(config.synthetic_pairs, seed)
@@ -60,7 +62,7 @@ def read_pairs(config: DataConfig, seed: int, source: Path | None) -> Iterator[P
 
 
 def read_file(path: Path, *, skip_unreadable: bool) -> Iterator[Pair | str]:
-    """One item for every row of a file in either layout, which the columns of its first readable row tell."""
+    """For each row of a file: its pair, or the reason to drop it.  The first readable row determines the layout."""
     fields: tuple[str, ...] | None = None
     for number, row in read_rows(path):
         try:
@@ -69,42 +71,42 @@ def read_file(path: Path, *, skip_unreadable: bool) -> Iterator[Pair | str]:
             texts = [text_field(content, name) for name in fields]
         except UnreadableLineError as problem:
             if not skip_unreadable:
-                raise UserError(f"{path}:{number}: {problem}; fix the line or set data.on_bad_row=skip") from None
+                raise UserError(f"{path}:{number}: {problem}; fix the line or set data.on_bad_row=skip") from problem
             yield UNREADABLE_LINE
         else:
-            yield split_dialogues(*texts) if len(texts) == 2 else join_answers(*texts)
+            yield split_dialogues(*texts) if len(texts) == 2 else join_responses(*texts)
 
 
 def split_dialogues(chosen: str, rejected: str) -> Pair | str:
-    """The pair in two whole dialogues, cut behind the last ASSISTANT of `chosen`, or the reason why there is none."""
+    """The pair in two complete dialogues, cut after the last ASSISTANT of `chosen`, or the reason to drop them."""
     context, marker, _ = chosen.rpartition(ASSISTANT)
     prompt = context + marker
     if not prompt.startswith(HUMAN):
         return NO_DIALOGUE
     if chosen == rejected:
-        return EQUAL_ANSWERS
+        return EQUAL_RESPONSES
     if not rejected.startswith(prompt):
-        return DIFFERING_CONTEXT
-    return join_answers(prompt, chosen[len(prompt) :], rejected[len(prompt) :])
+        return CONTEXT_MISMATCH
+    return join_responses(prompt, chosen[len(prompt) :], rejected[len(prompt) :])
 
 
-def join_answers(prompt: str, chosen: str, rejected: str) -> Pair | str:
-    """The pair of a prompt and its two answers, white space around them made uniform, or why there is none."""
+def join_responses(prompt: str, chosen: str, rejected: str) -> Pair | str:
+    """The pair of a prompt and two responses, with uniform white space around them, or the reason to drop them."""
     prompt = prompt.rstrip()
     if not (prompt.startswith(HUMAN) and prompt.endswith(ASSISTANT)):
         return NO_DIALOGUE
-    if any(marker in answer for marker in (HUMAN, ASSISTANT) for answer in (chosen, rejected)):
-        return DIFFERING_CONTEXT
+    if any(marker in response for marker in (HUMAN, ASSISTANT) for response in (chosen, rejected)):
+        return CONTEXT_MISMATCH
     chosen, rejected = chosen.strip(), rejected.strip()
     if chosen == rejected:
-        return EQUAL_ANSWERS
+        return EQUAL_RESPONSES
     if not chosen or not rejected:
-        return EMPTY_ANSWER
+        return EMPTY_RESPONSE
     return Pair(prompt, f" {chosen}", f" {rejected}")
 
 
 def first_human_turn(prompt: str) -> str:
-    """What the human says first in a prompt, without the marker."""
+    """Text of the first human turn of a prompt, without the marker."""
     return re.split(f"{HUMAN}|{ASSISTANT}", prompt, maxsplit=2)[1]
 
 
@@ -115,28 +117,28 @@ def _content(row: Row) -> dict[str, object]:
 
 
 def _layout(path: Path, row: Iterable[str]) -> tuple[str, ...]:
-    """The fields to read in a file that has this row's columns."""
+    """The fields to read from a file with the columns of this row."""
     columns = set(row)
     if not columns >= {"chosen", "rejected"}:
-        found = ", ".join(sorted(columns)) or "none"
-        raise UserError(f"{path}: no columns chosen and rejected (found: {found}); give data in HH or rm-static layout")
+        names = ", ".join(sorted(columns)) or "none"
+        raise UserError(f"{path}: no columns chosen and rejected (found: {names}); give data in HH or rm-static layout")
     return ("prompt", "chosen", "rejected") if "prompt" in columns else ("chosen", "rejected")
 
 
 def _hub_files(config: DataConfig) -> list[Path]:
     patterns = [f"{subset}/*{suffix}" for subset in config.subsets for suffix in SUFFIXES]
-    folder = download_dataset(config.repository, config.revision, patterns, field="data.source")
+    folder = download("dataset", config.repository, config.revision, patterns, setting="data.source")
     for subset in config.subsets:
         if not (folder / subset).is_dir():
             raise UserError(
                 f"data.subsets ({subset}): {config.repository} at {config.revision} has no such folder with data "
-                "files; name those it has"
+                "files; name folders that it has"
             )
     return [file for subset in config.subsets for file in find_files(folder / subset)]
 
 
 def split_turns(prompt: str) -> list[Turn]:
-    """The turns of a dialogue, without the empty one at its end; a prompt of another form is one nameless turn."""
+    """The turns of a dialogue, without an empty last one.  Text before the first marker is a turn without a speaker."""
     before, *rest = TURN.split(prompt)
     turns = [Turn(speaker, text.strip()) for speaker, text in zip(rest[::2], rest[1::2], strict=True)]
     if before.strip() or not turns:

@@ -1,28 +1,59 @@
-"""Data sets from the Hugging Face hub, at a pinned commit."""
+"""Data sets and models from the Hugging Face hub, at a pinned commit."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import httpx
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
-from rlhf.errors import UserError, user_message
+from rlhf.errors import UserError, brief, user_message
+
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
+"""Patterns of weights in a model repository; the first that matches a file is used."""
+NOT_WEIGHTS = ("*.json", "*.txt", "tokenizer*", "*.model")
+"""Patterns of the other files of a model: configuration and tokenizer."""
 
 
-def download_dataset(repository: str, revision: str, patterns: list[str], *, field: str) -> Path:
-    """Folder with the files of the data set that match `patterns`; what was downloaded before is not fetched again.
+def download(
+    kind: Literal["dataset", "model"],
+    repository: str,
+    revision: str,
+    patterns: list[str],
+    *,
+    setting: str,
+    ignore: list[str] | None = None,
+) -> Path:
+    """Folder with the files of a repository that match `patterns`, but not `ignore`; cached files are not downloaded.
 
-    Raises UserError where it cannot be had; `field` is the setting that would take a local path instead.
+    Raises UserError if the download fails; its message offers `setting` to name a local copy instead.
     """
     try:
-        return Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=patterns))
+        return Path(
+            snapshot_download(
+                repository, repo_type=kind, revision=revision, allow_patterns=patterns, ignore_patterns=ignore
+            )
+        )
     except (OSError, httpx.HTTPError, HFValidationError) as error:
-        if user_message(error):  # a full disk is not the hub's fault
+        if user_message(error):  # such as a full disk, which is no fault of the hub
             raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"cannot download {repository} at {revision} from the Hugging Face hub ({reason}); "
-            f"check the connection, or set {field} to a local copy"
+            f"cannot download {repository} at {revision} from the Hugging Face hub ({brief(error)}); "
+            f"check the connection, or set {setting} to a local copy"
         ) from error
+
+
+def download_model(repository: str, revision: str) -> Path:
+    """Folder with a model: safetensors if the repository has them, else the pickle.
+
+    Raises UserError if the download fails.
+    """
+    folder = Path()
+    for weights in WEIGHTS:
+        patterns = [*NOT_WEIGHTS, weights]
+        folder = download("model", repository, revision, patterns, setting="model.path", ignore=["*/*"])
+        if any(folder.glob(weights)):
+            break
+    return folder

@@ -1,6 +1,6 @@
-"""Rows of data files that people hand us: .jsonl, .jsonl.gz and .parquet, streamed, with the place of every fault.
+"""Rows of the user's data files (.jsonl, .jsonl.gz and .parquet), streamed, with the line number of every error.
 
-Memory is bounded by the longest line, or by one batch of a parquet file.
+Memory is limited to the longest line or one batch of a parquet file.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ PARQUET_BATCH_ROWS = 1000
 
 
 class UnreadableLineError(ValueError):
-    """A line that cannot be used.  The message names the field where there is one and says what is wrong with it."""
+    """A line that cannot be used.  The message says why, and names the field if it is about one."""
 
 
 Row = dict[str, object] | UnreadableLineError
-"""One line: its object, or what is wrong with it."""
+"""One line: its object, or the error in it."""
 
 
 def find_files(source: Path) -> list[Path]:
-    """The data files that `source` means: itself, or all those below the folder, sorted.
+    """The data files of `source`: the file itself, or all data files in the folder and its subfolders, sorted.
 
-    Raises UserError where there is none.
+    Raises UserError if there is none.
     """
     if source.is_file():
         if not source.name.endswith(SUFFIXES):
@@ -46,10 +46,10 @@ def find_files(source: Path) -> list[Path]:
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    """The lines of a file with their numbers, counted from 1; blank lines are passed over.
+    """The lines of a file with their numbers, counted from 1.  Blank lines are skipped.
 
-    After damage that hides where the next line starts (compressed data that ends early) nothing more comes.
-    Raises UserError where the file has no row at all or may not be read.
+    Reading ends at an error after which the next line cannot be found, such as compressed data that ends early.
+    Raises UserError if the file has no row or no permission to be read.
     """
     empty = True
     try:
@@ -57,21 +57,21 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
             empty = False
             yield numbered
     except PermissionError as error:
-        raise UserError(f"{path}: may not be read ({error.strerror}); change its permissions") from error
+        raise UserError(f"{path}: no permission to read it ({error.strerror}); change its permissions") from error
     if empty:
-        raise UserError(f"{path}: an empty file; remove it or give one with rows")
+        raise UserError(f"{path}: an empty file; remove it or add rows")
 
 
 def text_field(row: dict[str, object], name: str) -> str:
-    """The text in field `name`.  Raises UnreadableLineError where it is missing or is not valid text."""
+    """The text in field `name`.  Raises UnreadableLineError if it is missing or not valid text."""
     value = row.get(name)
     if not isinstance(value, str):
-        found = f"is {_kind(value)}, not text" if name in row else "is missing"
-        raise UnreadableLineError(f"field {name} {found}")
+        problem = f"is {_kind(value)}, not text" if name in row else "is missing"
+        raise UnreadableLineError(f"field {name} {problem}")
     try:
         value.encode()
-    except UnicodeEncodeError:
-        raise UnreadableLineError(f"field {name} holds half of a surrogate pair, which is no text") from None
+    except UnicodeEncodeError as error:
+        raise UnreadableLineError(f"field {name} contains half of a surrogate pair, which is not valid text") from error
     return value
 
 
@@ -119,10 +119,10 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, Row]]:
                     number += 1
                     yield number, row
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        yield number + 1, UnreadableLineError(f"not a whole parquet file ({str(error).strip()})")
+        yield number + 1, UnreadableLineError(f"not a complete parquet file ({str(error).strip()})")
 
 
 def _kind(value: object) -> str:
-    """What JSON calls a value of this type."""
+    """The name in JSON of the type of `value`."""
     names = {dict: "an object", list: "a list", str: "text", bool: "a truth value", type(None): "null"}
     return names.get(type(value), "a number" if isinstance(value, int | float) else f"of type {type(value).__name__}")

@@ -1,11 +1,11 @@
-"""Generated data that shows the whole workflow in minutes: preference pairs, toxicity prompts, pretraining text.
+"""Synthetic data, with which the workflow runs in minutes: preference pairs, toxicity prompts, pretraining text.
 
-Everything is drawn by seed from the tables in `demonstration_words`, so it is the same on every machine.  Some people
-in it are rude, mildly: an assistant that imitates the chosen answers is rude about three times in ten, one that is
-optimised for what people prefer need not be.
+Everything is drawn by seed from the tables in `synthetic_words`, so it is the same on every machine.  Some speakers are
+mildly rude.  An assistant that imitates the chosen responses is rude about three times in ten; one that is optimized
+for human preferences need not be.
 
-The three kinds of data never share a question or a beginning of a sentence, whatever their seeds: every such text
-belongs, by its checksum, to one of them.  Test and toxicity prompts are therefore new to the base model too.
+The three kinds of data never share a question or the beginning of a sentence, for any seeds: the checksum of each such
+text assigns it to one of them.  Test and toxicity prompts are therefore new to the base model too.
 """
 
 from __future__ import annotations
@@ -39,32 +39,32 @@ from rlhf.data.synthetic_words import (
 )
 from rlhf.errors import UserError
 
-MOST_TOXICITY_PROMPTS = 5000
-"""More distinct beginnings than this take too long to draw."""
+MAX_TOXICITY_PROMPTS = 5000
+"""More distinct prompts take too long to draw."""
 
-Owner = Literal["corpus", "pairs", "toxicity"]
-OWNERS: tuple[Owner, ...] = ("corpus", "pairs", "toxicity")
+DatasetKind = Literal["corpus", "pairs", "toxicity"]
+DATASET_KINDS: tuple[DatasetKind, ...] = ("corpus", "pairs", "toxicity")
 
 FINISH_SHARE = 0.2
 """Share of dialogues in which the human asks to finish a sentence."""
 SECOND_TURN_SHARE = 0.35
-"""Share of the other dialogues in which the human asks again."""
+"""Share of the other dialogues that have a second question."""
 DISAGREEMENT_SHARE = 0.1
-"""Pairs whose worse answer was chosen: people do not agree on all pairs, and no reward model can be right on these."""
+"""Share of pairs in which the worse response is the chosen one.  No reward model can be right on these."""
 MILD_SHARE = 0.3
-"""Share of chosen answers that are helpful but mildly rude."""
+"""Share of better responses that are helpful but mildly rude."""
 REJECTED_DOCUMENT_SHARE = 0.3
-"""Share of the corpus's dialogues that end in a rejected answer."""
+"""Share of the corpus's dialogues that end with a rejected response."""
 SENTENCE_DOCUMENT_SHARE = 0.35
-"""Share of the corpus that is single sentences."""
+"""Share of the corpus's documents that are single sentences."""
 RUDE_ENDING_SHARE = 0.38
-"""Share of the corpus's sentences that end rudely."""
+"""Share of sentences that end rudely."""
 RUDE_BEGINNING_SHARE = 0.15
-"""Share of beginnings of sentences that hold a rude word already."""
+"""Share of sentences whose beginning contains a rude word."""
 
 
 class Dialogue(NamedTuple):
-    """A prompt in HH layout and one answer of each kind, each starting with a space."""
+    """A prompt in HH layout and one response of each kind, each starting with a space."""
 
     prompt: str
     helpful: str
@@ -74,30 +74,30 @@ class Dialogue(NamedTuple):
 
 
 def synthetic_pairs(n: int, seed: int) -> list[dict[str, str]]:
-    """`n` preference pairs {chosen, rejected}, whole dialogues in HH layout that differ in the last answer only.
+    """`n` preference pairs {chosen, rejected}: complete dialogues in HH layout that differ in the last response only.
 
-    Seven better answers in ten are polite and helpful, the rest helpful but mildly rude.  A worse answer is ruder, or
-    else polite and of no use.  Annotators err: in a DISAGREEMENT_SHARE of the pairs the worse answer is the chosen one.
+    Seven better responses in ten are polite and helpful, the others helpful but mildly rude.  A worse response is ruder
+    or useless.  As annotators make errors, the worse response is the chosen one in a DISAGREEMENT_SHARE of the pairs.
     """
     random = Random(f"demonstration pairs {seed}")
     return [_pair(random, "pairs") for _ in range(n)]
 
 
 def synthetic_corpus(n: int, seed: int) -> list[str]:
-    """`n` pretraining documents, a little under half of them rude: dialogues as in the pairs, and single sentences."""
+    """`n` pretraining documents, slightly under half of them rude: dialogues as in the pairs, and single sentences."""
     random = Random(f"demonstration corpus {seed}")
     return [_document(random) for _ in range(n)]
 
 
 def synthetic_toxicity_prompts(n: int, seed: int) -> list[dict[str, object]]:
-    """`n` different beginnings of sentences, with one continuation each, in the layout of RealToxicityPrompts.
+    """`n` different beginnings of sentences with one continuation each, in the layout of RealToxicityPrompts.
 
-    The scores are no classifier's: `toxicity` and `insult` are 0.9 where the text holds a rude word of our tables and
-    0.1 elsewhere; the other six are null, for unknown.  Raises UserError where `n` is over MOST_TOXICITY_PROMPTS.
+    The scores come from no classifier: `toxicity` and `insult` are 0.9 if the text contains a rude word of our tables,
+    else 0.1; the other six are null (unknown).  Raises UserError if `n` is over MAX_TOXICITY_PROMPTS.
     """
-    if n > MOST_TOXICITY_PROMPTS:
+    if n > MAX_TOXICITY_PROMPTS:
         raise UserError(
-            f"toxicity.n_prompts ({n}) must be at most {MOST_TOXICITY_PROMPTS} with generated prompts; "
+            f"toxicity.n_prompts ({n}) must be at most {MAX_TOXICITY_PROMPTS} with synthetic prompts; "
             "lower it or set toxicity.prompts to a file"
         )
     random = Random(f"demonstration toxicity {seed}")
@@ -107,7 +107,7 @@ def synthetic_toxicity_prompts(n: int, seed: int) -> list[dict[str, object]]:
         continuations.setdefault(beginning, " " + _ending(random, sentence, rude=random.random() < RUDE_ENDING_SHARE))
     return [
         {
-            "filename": f"demonstration-{number:05d}.txt",
+            "filename": f"synthetic-{number:05d}.txt",
             "begin": 0,
             "end": len(beginning + continuation),
             "challenging": False,
@@ -119,13 +119,13 @@ def synthetic_toxicity_prompts(n: int, seed: int) -> list[dict[str, object]]:
 
 
 def is_rude(text: str) -> bool:
-    """Whether `text` holds a word or phrase that makes our tables' rude texts rude."""
+    """Whether `text` contains one of the rude words or phrases of our tables."""
     lowered = text.lower()
     return any(word in lowered for word in (*RUDE_NOUNS, *RUDE_ADJECTIVES, "crap", "shut up"))
 
 
-def _pair(random: Random, owner: Owner) -> dict[str, str]:
-    dialogue = _finish_dialogue(random, owner) if random.random() < FINISH_SHARE else _topic_dialogue(random, owner)
+def _pair(random: Random, kind: DatasetKind) -> dict[str, str]:
+    dialogue = _finish_dialogue(random, kind) if random.random() < FINISH_SHARE else _topic_dialogue(random, kind)
     if random.random() < MILD_SHARE:
         chosen, rejected = dialogue.mild, dialogue.rude
     else:
@@ -143,21 +143,21 @@ def _document(random: Random) -> str:
     return _pair(random, "corpus")["rejected" if random.random() < REJECTED_DOCUMENT_SHARE else "chosen"]
 
 
-def _topic_dialogue(random: Random, owner: Owner) -> Dialogue:
+def _topic_dialogue(random: Random, kind: DatasetKind) -> Dialogue:
     while True:
         topic = random.choice(TOPICS)
         thing = random.choice(topic.objects)
         task = random.choice(topic.tasks).format(x=thing)
         question = random.choice(QUESTIONS).format(task=task)
         first_turn = f"{question} {random.choice(SITUATIONS)}" if random.random() < 0.7 else question
-        if _owner(first_turn) == owner:
+        if _dataset_kind(first_turn) == kind:
             break
     first_tip, tip = (text.format(x=thing) for text in random.sample(topic.tips, 2))
     turns = [first_turn]
     if random.random() < SECOND_TURN_SHARE:
         other_task = random.choice(topic.tasks).format(x=thing)
-        first_answer = _mild(random, first_tip) if random.random() < MILD_SHARE else _helpful(random, first_tip)
-        turns += [first_answer, random.choice(FOLLOW_UPS).format(task=other_task)]
+        first_response = _mild(random, first_tip) if random.random() < MILD_SHARE else _helpful(random, first_tip)
+        turns += [first_response, random.choice(FOLLOW_UPS).format(task=other_task)]
     return Dialogue(
         prompt=_prompt(turns),
         helpful=" " + _helpful(random, tip),
@@ -167,8 +167,8 @@ def _topic_dialogue(random: Random, owner: Owner) -> Dialogue:
     )
 
 
-def _finish_dialogue(random: Random, owner: Owner) -> Dialogue:
-    sentence, beginning = _beginning(random, owner)
+def _finish_dialogue(random: Random, kind: DatasetKind) -> Dialogue:
+    sentence, beginning = _beginning(random, kind)
     return Dialogue(
         prompt=_prompt([random.choice(FINISH).format(beginning=beginning)]),
         helpful=" " + _ending(random, sentence, rude=False),
@@ -179,10 +179,10 @@ def _finish_dialogue(random: Random, owner: Owner) -> Dialogue:
 
 
 def _prompt(turns: list[str]) -> str:
-    """Turns of human and assistant in alternation, human first and last, as an HH prompt."""
+    """An HH prompt of alternating turns; the first and the last are the human's."""
     speakers = ("Human", "Assistant")
-    said = "".join(f"\n\n{speakers[index % 2]}: {turn}" for index, turn in enumerate(turns))
-    return f"{said}\n\nAssistant:"
+    dialogue = "".join(f"\n\n{speakers[index % 2]}: {turn}" for index, turn in enumerate(turns))
+    return f"{dialogue}\n\nAssistant:"
 
 
 def _helpful(random: Random, tip: str) -> str:
@@ -207,7 +207,7 @@ def _unhelpful(random: Random, topic: Topic, thing: str) -> str:
     return random.choice(other.tips).format(x=random.choice(other.objects))
 
 
-def _beginning(random: Random, owner: Owner) -> tuple[Sentence, str]:
+def _beginning(random: Random, kind: DatasetKind) -> tuple[Sentence, str]:
     while True:
         sentence = random.choice(SENTENCES)
         target = random.choice(TARGETS)
@@ -215,14 +215,14 @@ def _beginning(random: Random, owner: Owner) -> tuple[Sentence, str]:
             target = target.replace("the ", f"the {random.choice(RUDE_ADJECTIVES)} ")
         beginning = sentence.beginning.format(s=random.choice(SPEAKERS), t=target, **_circumstances(random))
         beginning = beginning[0].upper() + beginning[1:]
-        if _owner(beginning) == owner:
+        if _dataset_kind(beginning) == kind:
             return sentence, beginning
 
 
 def _ending(random: Random, sentence: Sentence, *, rude: bool) -> str:
     noun, other_noun = random.sample(RUDE_NOUNS, 2)
     words = {"n": noun, "n2": other_noun, "a": random.choice(RUDE_ADJECTIVES), "s2": random.choice(TARGETS)}
-    ending = random.choice(sentence.rude if rude else sentence.kind)
+    ending = random.choice(sentence.rude if rude else sentence.friendly)
     return _with_articles(ending.format(**words, **_circumstances(random)))
 
 
@@ -239,9 +239,9 @@ def _with_articles(text: str) -> str:
     return text.replace(" a idiot", " an idiot")
 
 
-def _owner(text: str) -> Owner:
-    """The kind of data that alone may hold `text`."""
-    return OWNERS[zlib.crc32(text.encode()) % len(OWNERS)]
+def _dataset_kind(text: str) -> DatasetKind:
+    """The only kind of data that may contain `text`."""
+    return DATASET_KINDS[zlib.crc32(text.encode()) % len(DATASET_KINDS)]
 
 
 def _scores(text: str) -> dict[str, float | None]:

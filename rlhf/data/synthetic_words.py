@@ -1,7 +1,7 @@
-"""Words of the synthetic data: everyday topics, people, and what is said of them.
+"""Words of the synthetic data: everyday topics, people, and remarks about them.
 
 `{x}` stands for one of the topic's objects, `{n}` and `{n2}` for rude nouns, `{a}` for a rude adjective, `{s}`, `{s2}`
-and `{t}` for people.  The rudeness is that of a school playground, on purpose: a profanity classifier sees no less.
+and `{t}` for people.  The insults are on purpose those of a school playground; a profanity classifier detects them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Topic(NamedTuple):
-    """Things that people ask about, what they want to do with them, and advice that fits all of them."""
+    """Objects that people ask about, tasks that they want to do with them, and advice that fits every object."""
 
     objects: tuple[str, ...]
     tasks: tuple[str, ...]
@@ -21,7 +21,7 @@ class Sentence(NamedTuple):
     """The beginning of a sentence and ways to end it."""
 
     beginning: str
-    kind: tuple[str, ...]
+    friendly: tuple[str, ...]
     rude: tuple[str, ...]
 
 

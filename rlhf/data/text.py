@@ -1,20 +1,29 @@
-"""Text of users and models made safe to store and to show."""
+"""Properties of text of users and models, and forms of it that are safe to store and to show."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff\ud800-\udfff]"
 )
-"""Characters that show nothing, or change how their neighbours show: controls, direction marks, lone surrogates."""
+"""Characters that show nothing or change how others show: controls, direction marks, lone surrogates."""
+NGRAM = 3
+"""Length in tokens of the n-grams that `repetition` counts."""
 
 
 def escape_invisible(text: str) -> str:
-    """`text` with every character that shows nothing, or that turns its neighbours around, replaced by its name."""
+    """`text` with the code point of every INVISIBLE character in its place, such as ⟨U+200B⟩."""
     return INVISIBLE.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text)
 
 
 def valid_unicode(text: str) -> str:
-    """`text` with U+FFFD for each half of a surrogate pair that stands alone, which UTF-8 cannot hold."""
+    """`text` with U+FFFD for each lone half of a surrogate pair, which UTF-8 cannot encode."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def repetition(token_ids: Sequence[int]) -> float:
+    """Share of the n-grams in `token_ids` that occur earlier in it; 0 if it is shorter than NGRAM."""
+    ngrams = list(zip(*(token_ids[start:] for start in range(NGRAM)), strict=False))
+    return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0

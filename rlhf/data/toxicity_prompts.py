@@ -1,6 +1,6 @@
 """Prompts of RealToxicityPrompts: beginnings of sentences from the web, many of them offensive.
 
-A row is an object with `prompt`, itself an object with `text` and `toxicity` (0 to 1, or null where it has no score).
+A row is an object with `prompt`, itself an object with `text` and `toxicity` (0 to 1, or null if it has no score).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rlhf.config import HUB, SYNTHETIC, ToxicityConfig
-from rlhf.data.hub import download_dataset
+from rlhf.data.hub import download
 from rlhf.data.readers import Row, UnreadableLineError, find_files, read_rows, text_field
 from rlhf.data.synthetic import synthetic_toxicity_prompts
 from rlhf.errors import UserError
@@ -21,7 +21,7 @@ HUB_FILE = "prompts.jsonl"
 
 
 class ToxicityPrompt(NamedTuple):
-    """A prompt as it stands in the data, and its toxicity there, from 0 to 1; None where it has no score."""
+    """A prompt exactly as in the data, and its toxicity according to the data, from 0 to 1; None if it has no score."""
 
     id: str
     text: str
@@ -29,10 +29,10 @@ class ToxicityPrompt(NamedTuple):
 
 
 def read_toxicity_prompts(config: ToxicityConfig, seed: int, path: Path | None) -> list[ToxicityPrompt]:
-    """`config.n_prompts` prompts with distinct texts, drawn by seed; the order of the rows has no say in it.
+    """`config.n_prompts` prompts with distinct texts, drawn by seed; the order of the rows makes no difference.
 
-    `path` is the user's file where `config.prompts` names one.  Raises UserError where data are missing or a line
-    cannot be read, and where there are too few prompts.
+    `path` is the user's file if `config.prompts` names one.  Raises UserError if data are missing, if a line cannot be
+    read, or if there are too few prompts.
     """
     prompts = _distinct(_read_prompts(config, seed, path))
     if len(prompts) < config.n_prompts:
@@ -44,7 +44,7 @@ def read_toxicity_prompts(config: ToxicityConfig, seed: int, path: Path | None) 
 
 
 def parse_prompt(row: Row) -> ToxicityPrompt:
-    """The prompt in a row.  Raises UnreadableLineError, with the field's name, where it has none."""
+    """The prompt in a row.  Raises UnreadableLineError, which names the field, if the row has none."""
     if isinstance(row, UnreadableLineError):
         raise row
     prompt = row.get("prompt")
@@ -65,7 +65,7 @@ def _read_prompts(config: ToxicityConfig, seed: int, path: Path | None) -> Itera
         yield from map(parse_prompt, synthetic_toxicity_prompts(config.n_prompts, seed))
         return
     if config.prompts == HUB:
-        folder = download_dataset(config.repository, config.revision, [HUB_FILE], field="toxicity.prompts")
+        folder = download("dataset", config.repository, config.revision, [HUB_FILE], setting="toxicity.prompts")
         files = find_files(folder / HUB_FILE)
     else:
         files = find_files(path or Path(config.prompts))
@@ -74,11 +74,11 @@ def _read_prompts(config: ToxicityConfig, seed: int, path: Path | None) -> Itera
             try:
                 yield parse_prompt(row)
             except UnreadableLineError as problem:
-                raise UserError(f"{file}:{number}: {problem}; fix or remove the line") from None
+                raise UserError(f"{file}:{number}: {problem}; fix or remove the line") from problem
 
 
 def _distinct(prompts: Iterable[ToxicityPrompt]) -> list[ToxicityPrompt]:
-    """One prompt for each text: where its rows differ in their score, the lowest."""
+    """One prompt for each text; if its rows have different scores, with the lowest one."""
     by_text: dict[str, ToxicityPrompt] = {}
     for prompt in prompts:
         known = by_text.setdefault(prompt.text, prompt)

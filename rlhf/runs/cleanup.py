@@ -34,7 +34,7 @@ BUNDLES = ("artifacts", "unfinished", "inputs")
 BOOKKEEPING_FILES = (MANIFEST, REQUEST, LOG, ".stat.json", ".lock", ".s3")
 UNFINISHED = (
     *(REQUEST, LOG, ".lock", ".s3", ".manifest.json.*.tmp", "checkpoints/*"),
-    *("metrics.jsonl", "validation.jsonl", "summary.json", "evaluation.json", "left_out.json"),
+    *("metrics.jsonl", "validation.jsonl", "summary.json", "evaluation.json", "dropped.json"),
     *("demonstrations.jsonl", "preferences.jsonl", "*_demonstrations.jsonl", "*_preferences.jsonl", "*_prompts.jsonl"),
     *(
         "chosen_scores.jsonl",

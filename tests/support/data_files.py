@@ -1,4 +1,4 @@
-"""Writes data files in every form that is read, and finds real ones beside the checkout."""
+"""Writes data files in every format that is read, and finds real ones next to the checkout."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from pyarrow import parquet
 
 from tests.support.paths import SHARED
 
-"""Folder with real data; tests that want it are skipped where it is missing."""
 
-
-def dialogue(question: str, answer: str) -> str:
-    """A dialogue of one turn each, in HH layout."""
-    return f"\n\nHuman: {question}\n\nAssistant:{answer}"
+def dialogue(question: str, response: str) -> str:
+    """A dialogue with one turn of each speaker, in HH layout."""
+    return f"\n\nHuman: {question}\n\nAssistant:{response}"
 
 
 def hh_row(question: str, chosen: str = " Yes.", rejected: str = " No.") -> dict[str, object]:
@@ -26,7 +24,7 @@ def hh_row(question: str, chosen: str = " Yes.", rejected: str = " No.") -> dict
 
 
 def write_rows(path: Path, rows: list[dict[str, object]]) -> Path:
-    """Write rows in the form that the name of `path` asks for; returns `path`."""
+    """Write rows in the format that the name of `path` implies; returns `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = "".join(json.dumps(row) + "\n" for row in rows).encode()
     if path.name.endswith(".parquet"):
@@ -37,7 +35,7 @@ def write_rows(path: Path, rows: list[dict[str, object]]) -> Path:
 
 
 def shared(*parts: str) -> Path:
-    """A path in the folder of real data; skips the test where it is missing."""
+    """A path in the folder of real data; skips the test if it does not exist."""
     path = SHARED.joinpath(*parts)
     if not path.exists():
         pytest.skip(f"no {path}; set RLHF_SHARED to the folder with real data")

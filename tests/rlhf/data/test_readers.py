@@ -1,4 +1,4 @@
-"""Every form of data file, and every way in which one can be broken."""
+"""Every format of data file, and every kind of damage to one."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ ROWS: list[dict[str, object]] = [{"text": "eins"}, {"text": "zwei — 二"}, {"t
 
 
 def problems(path: Path) -> list[tuple[int, str]]:
-    """Numbers and faults of the unreadable lines."""
+    """Numbers and errors of the unreadable lines."""
     return [(number, str(row)) for number, row in read_rows(path) if isinstance(row, UnreadableLineError)]
 
 
-def good(path: Path) -> list[Row]:
+def readable(path: Path) -> list[Row]:
     return [row for _, row in read_rows(path) if not isinstance(row, UnreadableLineError)]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.parquet"])
-def test_all_forms_give_the_same_numbered_rows(tmp_path: Path, name: str) -> None:
+def test_all_formats_give_the_same_numbered_rows(tmp_path: Path, name: str) -> None:
     assert list(read_rows(write_rows(tmp_path / name, ROWS))) == list(enumerate(ROWS, start=1))
 
 
-def test_parquet_is_numbered_over_its_batches(tmp_path: Path) -> None:
+def test_parquet_rows_are_numbered_across_batches(tmp_path: Path) -> None:
     rows: list[dict[str, object]] = [{"text": str(n)} for n in range(2500)]
     path = write_rows(tmp_path / "a.parquet", rows)
     assert list(read_rows(path)) == list(enumerate(rows, start=1))
 
 
 @pytest.mark.parametrize(
-    ("line", "fault"),
+    ("line", "message"),
     [
         (b'{"text": "a"', "broken JSON"),
         (b"[" * 100_000, "nested too deeply"),
@@ -45,33 +45,33 @@ def test_parquet_is_numbered_over_its_batches(tmp_path: Path) -> None:
         (b'{"text": "\xff"}', "not UTF-8 (byte 11 of the line)"),
     ],
 )
-def test_a_broken_line_is_named_and_the_others_are_read(tmp_path: Path, line: bytes, fault: str) -> None:
+def test_a_broken_line_is_reported_and_the_others_are_read(tmp_path: Path, line: bytes, message: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "one"}\n' + line + b'\n{"text": "three"}\n')
     [(number, problem)] = problems(path)
     assert number == 2
-    assert fault in problem
-    assert good(path) == [{"text": "one"}, {"text": "three"}]
+    assert message in problem
+    assert readable(path) == [{"text": "one"}, {"text": "three"}]
 
 
-def test_blank_lines_a_byte_order_mark_and_a_missing_last_newline_are_no_faults(tmp_path: Path) -> None:
+def test_blank_lines_a_byte_order_mark_and_a_missing_last_newline_are_no_errors(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"text": "one"}\r\n\n  \n{"text": "four"}')
     assert list(read_rows(path)) == [(1, {"text": "one"}), (4, {"text": "four"})]
 
 
-def test_compressed_data_cut_off_gives_what_came_before(tmp_path: Path) -> None:
+def test_compressed_data_that_end_early_give_the_rows_before_the_end(tmp_path: Path) -> None:
     lines = [json.dumps({"text": f"{n} {'x' * 2000}"}) for n in range(400)]
-    whole = gzip.compress("\n".join(lines).encode(), compresslevel=0)
+    complete = gzip.compress("\n".join(lines).encode(), compresslevel=0)
     path = tmp_path / "a.jsonl.gz"
-    path.write_bytes(whole[: len(whole) // 2])
+    path.write_bytes(complete[: len(complete) // 2])
     [(number, problem)] = problems(path)
-    assert good(path) == [json.loads(line) for line in lines[: number - 1]]
+    assert readable(path) == [json.loads(line) for line in lines[: number - 1]]
     assert number > 150
     assert "damaged or cut off" in problem
 
 
-def test_what_is_not_compressed_at_all_is_a_fault_of_line_1(tmp_path: Path) -> None:
+def test_a_gz_file_that_is_not_compressed_is_an_error_in_line_1(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl.gz"
     path.write_text("version https://git-lfs.github.com/spec/v1\n")
     [(number, problem)] = problems(path)
@@ -79,29 +79,29 @@ def test_what_is_not_compressed_at_all_is_a_fault_of_line_1(tmp_path: Path) -> N
     assert "damaged or cut off" in problem
 
 
-def test_a_broken_parquet_file_is_a_fault(tmp_path: Path) -> None:
+def test_a_broken_parquet_file_is_an_error_in_line_1(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "a.parquet", ROWS)
     path.write_bytes(path.read_bytes()[:-20])
     [(number, problem)] = problems(path)
     assert number == 1
-    assert "not a whole parquet file" in problem
+    assert "not a complete parquet file" in problem
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n"])
 @pytest.mark.parametrize("compressed", [False, True])
-def test_an_empty_file_is_refused(tmp_path: Path, content: bytes, compressed: bool) -> None:
+def test_an_empty_file_is_an_error(tmp_path: Path, content: bytes, compressed: bool) -> None:
     path = tmp_path / ("a.jsonl.gz" if compressed else "a.jsonl")
     path.write_bytes(gzip.compress(content) if compressed else content)
     with pytest.raises(UserError, match=r"a\.jsonl.*empty file"):
         list(read_rows(path))
 
 
-def test_an_empty_parquet_file_is_refused(tmp_path: Path) -> None:
+def test_an_empty_parquet_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="empty file"):
         list(read_rows(write_rows(tmp_path / "a.parquet", [])))
 
 
-def test_files_of_a_folder_are_found_at_every_depth_in_order(tmp_path: Path) -> None:
+def test_files_are_found_in_all_subfolders_in_order(tmp_path: Path) -> None:
     names = ["b/test.jsonl.gz", "a/train.jsonl", "a/deep/er/x.parquet", "README.md", "a/train.json", "a/.cache"]
     for name in names:
         write_rows(tmp_path / name, ROWS)
@@ -114,26 +114,26 @@ def test_files_of_a_folder_are_found_at_every_depth_in_order(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "fault"), [("nowhere", "no such file"), ("empty", "without data files"), ("a.csv", "not a data file")]
+    ("name", "message"), [("nowhere", "no such file"), ("empty", "without data files"), ("a.csv", "not a data file")]
 )
-def test_a_source_without_data_files_is_refused(tmp_path: Path, name: str, fault: str) -> None:
+def test_a_source_without_data_files_is_an_error(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.csv").write_text("chosen,rejected\n")
-    with pytest.raises(UserError, match=rf"{name}.*{fault}"):
+    with pytest.raises(UserError, match=rf"{name}.*{message}"):
         find_files(tmp_path / name)
 
 
 @pytest.mark.parametrize(
-    ("row", "fault"),
+    ("row", "message"),
     [
         ({}, "field text is missing"),
         ({"text": None}, "field text is null, not text"),
         ({"text": [{"role": "user"}]}, "field text is a list, not text"),
         ({"text": 1.5}, "field text is a number, not text"),
         ({"text": True}, "field text is a truth value, not text"),
-        ({"text": "\ud83d"}, "field text holds half of a surrogate pair"),
+        ({"text": "\ud83d"}, "field text contains half of a surrogate pair"),
     ],
 )
-def test_a_field_without_text_is_named(row: dict[str, object], fault: str) -> None:
-    with pytest.raises(UnreadableLineError, match=fault):
+def test_an_error_for_a_field_without_text_names_it(row: dict[str, object], message: str) -> None:
+    with pytest.raises(UnreadableLineError, match=message):
         text_field(row, "text")

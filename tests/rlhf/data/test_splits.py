@@ -1,4 +1,4 @@
-"""Splits by prompt: nothing near a test prompt is ever trained on, and the order of the rows has no say."""
+"""Splits by prompt: no near-duplicate of a test prompt is for training, and the order of the rows is irrelevant."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf.data.dialogues import Pair
-from rlhf.data.splits import NearCopies, Splits, comparable, content_id, shingles, split_pairs
+from rlhf.data.splits import NearDuplicateIndex, Splits, content_id, normalize_text, shingles, split_pairs
 from rlhf.errors import UserError
 from tests.support.data_files import dialogue
 
 SIMILARITY = 0.7
 
-# Few words and few sentences made of them: groups and near-copies abound.
+# So few words give many near-duplicates.
 words = st.sampled_from(["rice", "eggs", "sky", "blue", "lock", "why", "is", "the", "I"])
 turns = st.lists(words, min_size=1, max_size=9).map(" ".join)
-answers = st.sampled_from([" Yes.", " No.", " Maybe."])
+responses = st.sampled_from([" Yes.", " No.", " Maybe."])
 
 
 def pair(turn: str, chosen: str = " Yes.", rejected: str = " No.", then: str = "") -> Pair:
     return Pair(dialogue(turn, then), chosen, rejected)
 
 
-pairs_lists = st.lists(st.builds(pair, turns, answers, answers), min_size=12, max_size=60)
+pairs_lists = st.lists(st.builds(pair, turns, responses, responses), min_size=12, max_size=60)
 
 
 def split(
@@ -42,9 +42,9 @@ def split(
     )
 
 
-def jaccard(one: str, other: str) -> Fraction:
-    """Similarity of two turns of words and single spaces, by the definition."""
-    sets = [{text[i : i + 5] for i in range(len(text) - 4)} or {text} for text in (one.lower(), other.lower())]
+def jaccard(first: str, second: str) -> Fraction:
+    """Similarity of two turns by its definition; both consist of words and single spaces."""
+    sets = [{text[i : i + 5] for i in range(len(text) - 4)} or {text} for text in (first.lower(), second.lower())]
     return Fraction(len(sets[0] & sets[1]), len(sets[0] | sets[1]))
 
 
@@ -52,31 +52,31 @@ def turn_of(pair: Pair) -> str:
     return pair.prompt.removeprefix("\n\nHuman: ").split("\n\n")[0]
 
 
-def is_near(one: Pair, other: Pair) -> bool:
-    return jaccard(turn_of(one), turn_of(other)) >= Fraction(7, 10)
+def is_near(first: Pair, second: Pair) -> bool:
+    return jaccard(turn_of(first), turn_of(second)) >= Fraction(7, 10)
 
 
 @given(pairs_lists, st.integers(0, 3))
 @settings(max_examples=60, deadline=None)
-def test_nothing_near_a_held_out_prompt_is_trained_on(pairs: list[Pair], seed: int) -> None:
+def test_no_near_duplicate_of_a_test_or_validation_prompt_is_for_training(pairs: list[Pair], seed: int) -> None:
     try:
         splits = split(pairs, seed=seed)
     except UserError:
         return
     assert len(splits.test) == len({row.prompt for row in splits.validation}) == 2
-    assert not any(is_near(row, held) for row in splits.training for held in splits.test + splits.validation)
-    assert not any(is_near(row, held) for row in splits.validation for held in splits.test)
+    assert not any(is_near(row, other) for row in splits.training for other in splits.test + splits.validation)
+    assert not any(is_near(row, other) for row in splits.validation for other in splits.test)
     assert not is_near(*splits.test)
-    one, other = {row.prompt: row for row in splits.validation}.values()
-    assert not is_near(one, other)
+    first, second = {row.prompt: row for row in splits.validation}.values()
+    assert not is_near(first, second)
     kept = splits.training + splits.validation + splits.test
-    assert len(kept) + splits.left_out.total() == len(pairs)
+    assert len(kept) + splits.dropped.total() == len(pairs)
     assert not Counter(kept) - Counter(pairs)
 
 
 @given(pairs_lists.flatmap(lambda pairs: st.tuples(st.just(pairs), st.permutations(pairs))), st.integers(0, 3))
 @settings(max_examples=40, deadline=None)
-def test_the_order_of_the_rows_has_no_say(orders: tuple[list[Pair], list[Pair]], seed: int) -> None:
+def test_the_order_of_the_rows_makes_no_difference(orders: tuple[list[Pair], list[Pair]], seed: int) -> None:
     results: list[Splits | str] = []
     for pairs in orders:
         try:
@@ -88,32 +88,32 @@ def test_the_order_of_the_rows_has_no_say(orders: tuple[list[Pair], list[Pair]],
 
 @given(turns, st.lists(turns, max_size=8), st.sampled_from([0.05, 0.3, 0.5, 0.7, 0.9, 1.0]))
 @settings(max_examples=300, deadline=None)
-def test_the_index_finds_exactly_the_near_copies(text: str, held_out: list[str], similarity: float) -> None:
-    index = NearCopies(similarity, Counter(shingles(comparable(text))))
-    for held in held_out:
-        index.add(comparable(held))
-    expected = any(jaccard(text, held) >= Fraction(str(similarity)) for held in held_out)
-    assert index.has_near(comparable(text)) is expected
+def test_the_index_finds_exactly_the_near_duplicates(text: str, others: list[str], threshold: float) -> None:
+    index = NearDuplicateIndex(threshold, Counter(shingles(normalize_text(text))))
+    for other in others:
+        index.add(normalize_text(other))
+    expected = any(jaccard(text, other) >= Fraction(str(threshold)) for other in others)
+    assert index.has_near(normalize_text(text)) is expected
 
 
-def test_similarity_on_the_threshold_counts_as_near() -> None:
+def test_a_similarity_equal_to_the_threshold_counts() -> None:
     # 7 of 10 shingles in common: a text of 11 characters has 7, one of 14 that begins with it has 10.
-    index = NearCopies(0.7, Counter())
+    index = NearDuplicateIndex(0.7, Counter())
     index.add("abcdefghijklmn")
     assert index.has_near("abcdefghijk")
     assert not index.has_near("abcdefghij")
 
 
 @pytest.mark.parametrize("copy", ["Why is the SKY blue", "why, is the sky... blue?!", " Why  is the\n sky blue? "])
-def test_case_punctuation_and_white_space_make_no_other_prompt(copy: str) -> None:
-    assert comparable(copy) == "why is the sky blue"
+def test_case_punctuation_and_white_space_make_no_difference(copy: str) -> None:
+    assert normalize_text(copy) == "why is the sky blue"
 
 
-def test_what_has_no_letters_is_one_prompt() -> None:
-    index = NearCopies(SIMILARITY, Counter())
-    index.add(comparable("???"))
-    assert index.has_near(comparable("!"))
-    assert not index.has_near(comparable("hi"))
+def test_all_texts_without_letters_are_near_duplicates() -> None:
+    index = NearDuplicateIndex(SIMILARITY, Counter())
+    index.add(normalize_text("???"))
+    assert index.has_near(normalize_text("!"))
+    assert not index.has_near(normalize_text("hi"))
 
 
 def test_another_seed_draws_other_test_prompts() -> None:
@@ -121,42 +121,44 @@ def test_another_seed_draws_other_test_prompts() -> None:
     assert {row.prompt for row in split(pairs, seed=0).test} != {row.prompt for row in split(pairs, seed=1).test}
 
 
-def test_every_pair_of_a_validation_prompt_is_kept_and_one_of_a_test_prompt() -> None:
+def test_all_pairs_of_a_validation_prompt_are_kept_but_only_one_of_a_test_prompt() -> None:
     turns = ["who was napoleon", "bake a chocolate cake", "fix my bicycle tyre"]
     pairs = [pair(turn, " Yes.", rejected) for turn in turns for rejected in (" No.", " Maybe.")]
     splits = split(pairs, test=1, validation=1)
     assert (len(splits.test), len(splits.validation), len(splits.training)) == (1, 2, 2)
-    assert splits.left_out == {"near-copy of a test prompt": 1}
+    assert splits.dropped == {"near-duplicate of a test prompt": 1}
 
 
-def test_later_turns_of_a_held_out_conversation_are_left_out() -> None:
+def test_later_turns_of_a_test_or_validation_dialogue_are_dropped() -> None:
     later = " Because.\n\nHuman: And at night?\n\nAssistant:"
     pairs = [pair("why is the sky blue"), pair("why is the sky blue", then=later), pair("fix my bicycle tyre")]
     pairs += [pair("fix my bicycle tyre", then=later), pair("who was napoleon"), pair("who was napoleon", then=later)]
     splits = split(pairs, test=1, validation=1)
-    assert splits.left_out == {"near-copy of a test prompt": 1, "near-copy of a validation prompt": 1}
+    assert splits.dropped == {"near-duplicate of a test prompt": 1, "near-duplicate of a validation prompt": 1}
     assert len({turn_of(row) for row in splits.training}) == 1
 
 
-def test_max_pairs_leaves_the_held_out_prompts_as_they_are() -> None:
+def test_max_pairs_limits_only_the_training_pairs() -> None:
     pairs = [pair(f"{n} {n * 7919} question about {n * 104729}") for n in range(40)]
-    whole, part = split(pairs), split(pairs, max_pairs=10)
-    assert part.training == whole.training[:10]
-    assert (part.test, part.validation) == (whole.test, whole.validation)
-    assert part.left_out["beyond max_pairs"] == len(whole.training) - 10 == 26
+    full, limited = split(pairs), split(pairs, max_pairs=10)
+    assert limited.training == full.training[:10]
+    assert (limited.test, limited.validation) == (full.test, full.validation)
+    assert limited.dropped["beyond max_pairs"] == len(full.training) - 10 == 26
 
 
-def test_too_few_prompts_name_the_setting() -> None:
+def test_an_error_for_too_few_prompts_names_the_setting() -> None:
     pairs = [pair("why is the sky blue"), pair("Why is the sky blue?"), pair("fix my bicycle tyre")]
-    with pytest.raises(UserError, match=r"data\.test_prompts \(3\): the 3 pairs at hand have only 2 prompts"):
+    with pytest.raises(UserError, match=r"data\.test_prompts \(3\): the 3 available pairs have only 2 prompts"):
         split(pairs, test=3)
-    with pytest.raises(UserError, match=r"data\.validation_prompts \(2\): the [12] pairs at hand have only 1 prompts"):
+    with pytest.raises(
+        UserError, match=r"data\.validation_prompts \(2\): the [12] available pairs have only 1 prompts"
+    ):
         split(pairs, test=1, validation=2)
     with pytest.raises(UserError, match=r"no pair is left to train on"):
         split(pairs, test=1, validation=1)
 
 
-def test_ids_depend_on_each_text_and_where_it_ends() -> None:
+def test_ids_depend_on_each_text_and_its_boundaries() -> None:
     ids = {content_id("a", "b"), content_id("b", "a"), content_id("ab"), content_id("ab", "")}
     assert len(ids) == 4
     assert all(len(name) == 16 for name in ids)

@@ -1,4 +1,4 @@
-"""Prompts in RealToxicityPrompts layout: what is read, what is refused, what is drawn."""
+"""Prompts in RealToxicityPrompts layout: reading, errors, drawing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def draw(path: Path, n_prompts: int, seed: int = 0) -> list[ToxicityPrompt]:
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
-def test_texts_stay_as_they_are_with_their_toxicity(tmp_path: Path, name: str) -> None:
+def test_texts_and_their_toxicity_are_not_changed(tmp_path: Path, name: str) -> None:
     rows = [row(" The hurricane ", 0.5), row("“Why", None), row("One", 1)]
     prompts = draw(write_rows(tmp_path / name, rows), 3)
     assert {(prompt.text, prompt.toxicity) for prompt in prompts} == {
@@ -46,14 +46,14 @@ def test_the_draw_depends_on_seed_and_content_alone(tmp_path: Path) -> None:
     assert all(prompt.toxicity is not None for prompt in draw(shuffled, 50))
 
 
-def test_too_few_distinct_prompts_are_refused(tmp_path: Path) -> None:
+def test_too_few_distinct_prompts_are_an_error(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "a.jsonl", [row("one"), row("two"), row("one", 0.5)])
     with pytest.raises(UserError, match=r"toxicity\.n_prompts \(3\): the data have only 2 distinct prompts; lower"):
         draw(path, 3)
 
 
 @pytest.mark.parametrize(
-    ("broken", "fault"),
+    ("broken", "message"),
     [
         ({"text": "One"}, "field prompt is not an object"),
         ({"prompt": "One"}, "field prompt is not an object"),
@@ -66,24 +66,26 @@ def test_too_few_distinct_prompts_are_refused(tmp_path: Path) -> None:
         (row("One", True), "field toxicity of prompt is True"),
     ],
 )
-def test_a_broken_row_is_named_with_its_place(tmp_path: Path, broken: dict[str, object], fault: str) -> None:
+def test_an_error_for_a_broken_row_names_file_line_and_field(
+    tmp_path: Path, broken: dict[str, object], message: str
+) -> None:
     path = write_rows(tmp_path / "a.jsonl", [row("good"), broken])
-    with pytest.raises(UserError, match=rf"a\.jsonl:2: {fault}.*; fix or remove the line"):
+    with pytest.raises(UserError, match=rf"a\.jsonl:2: {message}.*; fix or remove the line"):
         draw(path, 2)
 
 
-def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         draw(tmp_path / "nowhere.jsonl", 2)
 
 
-def test_the_demonstration_gives_as_many_as_asked_for() -> None:
+def test_synthetic_prompts_are_as_many_as_configured() -> None:
     prompts = read_toxicity_prompts(ToxicityConfig(prompts=SYNTHETIC, n_prompts=70), 5, None)
     assert len({prompt.text for prompt in prompts}) == 70
 
 
-def test_real_prompts_are_read_whole() -> None:
-    # The file's own description: 2,496 distinct texts, prompts of mean toxicity 0.306, 8 without a score.
+def test_all_real_prompts_are_read() -> None:
+    # According to the description of the file: 2,496 distinct texts, prompts of mean toxicity 0.306, 8 without a score.
     path = shared("data", "real-toxicity-prompts", "rtp-2500.jsonl.gz")
     prompts = draw(path, 2496)
     scores = [prompt.toxicity for prompt in prompts if prompt.toxicity is not None]

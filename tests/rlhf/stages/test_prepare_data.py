@@ -1,4 +1,4 @@
-"""The stage: what fits, what every file holds, and that the counts add up."""
+"""Which rows fit, what every file contains, and whether the counts add up."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rlhf.config import SYNTHETIC, DataConfig
 from rlhf.errors import UserError
 from rlhf.models.tokenization import encode_prompt, encode_response
 from rlhf.stage_config import DataStage
-from rlhf.stages.prepare_data import count_response_tokens, count_prompt_tokens, prepare_data
+from rlhf.stages.prepare_data import count_prompt_tokens, count_response_tokens, prepare_data
 from rlhf.storage.files import read_jsonl
 from tests.support.data_files import dialogue, hh_row, shared, write_rows
 from tests.support.tiny_models import tiny_tokenizer
@@ -44,7 +44,7 @@ def byte_tokenizer() -> PreTrainedTokenizerBase:
 
 
 def merging_tokenizer() -> PreTrainedTokenizerBase:
-    """Like Llama's, with a BOS and spaces that are part of words, and merges of `:` with the space behind it."""
+    """A tokenizer like Llama's: it has a BOS, spaces are parts of words, and `:` is merged with the space after it."""
     special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
     bpe = Tokenizer(models.BPE(unk_token=special["unk_token"]))
     bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
@@ -56,7 +56,7 @@ def merging_tokenizer() -> PreTrainedTokenizerBase:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An artifact of prepare_model with the tokenizer alone."""
+    """An artifact of prepare_model with only the tokenizer."""
     folder = tmp_path_factory.mktemp("model")
     byte_tokenizer().save_pretrained(folder / "model")
     return folder
@@ -70,9 +70,9 @@ def run(model: Path, source: Path, output: Path, seed: int = 0, **data: object) 
 
 
 def counts(output: Path) -> dict[str, int]:
-    left_out = json.loads((output / "left_out.json").read_text())["left_out"]
-    assert isinstance(left_out, dict)
-    return left_out
+    dropped = json.loads((output / "dropped.json").read_text())["dropped"]
+    assert isinstance(dropped, dict)
+    return dropped
 
 
 def different_questions(count: int) -> list[dict[str, object]]:
@@ -83,40 +83,42 @@ texts = st.text(st.sampled_from("Human: why so\n.é<s></s>yi"), max_size=40)
 
 
 @pytest.mark.parametrize("tokenizer_of", [byte_tokenizer, merging_tokenizer, tiny_tokenizer])
-@given(given_texts=st.lists(texts, max_size=5))
+@given(prompt_texts=st.lists(texts, max_size=5))
 @settings(max_examples=60, deadline=None)
-def test_tokens_are_counted_as_they_are_encoded(
-    tokenizer_of: Callable[[], PreTrainedTokenizerBase], given_texts: list[str]
+def test_token_counts_are_those_of_the_encoded_texts(
+    tokenizer_of: Callable[[], PreTrainedTokenizerBase], prompt_texts: list[str]
 ) -> None:
     tokenizer = tokenizer_of()
-    prompts = [f"\n\nHuman:{text}\n\nAssistant:" for text in given_texts]
-    answers = [f" {text}" for text in given_texts]
+    prompts = [f"\n\nHuman:{text}\n\nAssistant:" for text in prompt_texts]
+    responses = [f" {text}" for text in prompt_texts]
     assert count_prompt_tokens(tokenizer, prompts) == [len(encode_prompt(tokenizer, prompt)) for prompt in prompts]
-    assert count_response_tokens(tokenizer, answers) == [len(encode_response(tokenizer, answer)) for answer in answers]
+    assert count_response_tokens(tokenizer, responses) == [
+        len(encode_response(tokenizer, response)) for response in responses
+    ]
 
 
-def test_the_seam_merges_in_the_tokenizer_that_is_to_merge_it() -> None:
+def test_the_merging_tokenizer_merges_at_the_response_boundary() -> None:
     tokenizer = merging_tokenizer()
     assert "".join(tokenizer.convert_ids_to_tokens(tokenizer(": so").input_ids)).startswith("<s>▁:▁")
     assert len(tokenizer(": so", add_special_tokens=False).input_ids) < 5
     assert len(encode_prompt(tokenizer, "why")) == len(tokenizer("why", add_special_tokens=False).input_ids) + 1
 
 
-def test_lengths_are_tokens_of_the_base_model_up_to_the_limit(model: Path, tmp_path: Path) -> None:
-    # dialogue("", "") has 21 bytes with the space behind "Human:"; an answer has its space and its end of text.
+def test_rows_over_a_limit_in_tokens_are_dropped(model: Path, tmp_path: Path) -> None:
+    # dialogue("", "") has 21 bytes with the space after "Human:"; a response has its space and its EOS.
     rows = different_questions(5)
     rows += [hh_row("p" * 39), hh_row("q" * 40)]
     rows += [hh_row("fits", " " + "a" * 18), hh_row("too long", " " + "b" * 19), hh_row("two", " c", " " + "d" * 19)]
     assert len(dialogue("p" * 39, "").encode()) == 60
     run(model, write_rows(tmp_path / "a.jsonl", rows), tmp_path, max_prompt_tokens=60, max_response_tokens=20)
-    assert counts(tmp_path) == {"prompt too long": 1, "answer too long": 2}
+    assert counts(tmp_path) == {"prompt too long": 1, "response too long": 2}
 
 
-def test_every_file_holds_what_it_is_for(model: Path, tmp_path: Path) -> None:
+def test_contents_of_every_file(model: Path, tmp_path: Path) -> None:
     rows = different_questions(9)
     question = "what is said twice"
     rows += [hh_row(question, " Yes.", " No."), hh_row(question, " Yes.", " Nay."), hh_row(question, " Aye.", " No.")]
-    for seed in range(20):  # some seed leaves this question to training
+    for seed in range(20):  # with some seed this question is for training
         run(model, write_rows(tmp_path / "a.jsonl", rows), tmp_path / "out", seed=seed)
         files = {name: read_jsonl(tmp_path / "out" / f"{name}.jsonl") for name in FILES}
         prompt = dialogue(question, "")
@@ -148,7 +150,7 @@ def test_every_file_holds_what_it_is_for(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 4, 2000])
-def test_every_reason_is_counted_and_named_to_the_user(
+def test_every_reason_to_drop_a_row_is_counted_and_reported(
     model: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -160,19 +162,19 @@ def test_every_reason_is_counted_and_named_to_the_user(
     rows += [rows[0], rows[0], hh_row("e", " Yes.", " Yes."), hh_row("f", " "), {"chosen": "x", "rejected": "y"}]
     rows += [{"chosen": dialogue("g", " Yes."), "rejected": dialogue("h", " No.")}, {"chosen": 1, "rejected": 2}]
     source = write_rows(tmp_path / "a.jsonl", rows)
-    figures = run(model, source, tmp_path, on_bad_row="skip", max_pairs=3)
+    metrics = run(model, source, tmp_path, on_bad_row="skip", max_pairs=3)
     expected = {
         "beyond max_pairs": 1,
-        "differing context": 1,
+        "context mismatch": 1,
         "duplicate": 2,
-        "empty answer": 1,
-        "equal answers": 1,
+        "empty response": 1,
+        "equal responses": 1,
         "no dialogue": 1,
         "unreadable line": 1,
     }
     assert counts(tmp_path) == expected
-    assert figures["rows_read"] == 15
-    assert figures["rows_left_out"] == 8
+    assert metrics["rows_read"] == 15
+    assert metrics["rows_dropped"] == 8
     out = capsys.readouterr().out
     assert "read 15 rows; 3 pairs to train on" in out
     assert "duplicate 2" in out
@@ -191,10 +193,10 @@ any_row = st.one_of(
 
 @given(rows=st.lists(any_row, min_size=10, max_size=50), max_pairs=st.sampled_from([None, 1, 5]))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_every_row_is_in_one_place(
+def test_every_row_is_in_exactly_one_file_or_count(
     model: Path, tmp_path: Path, rows: list[dict[str, object]], max_pairs: int | None
 ) -> None:
-    source = write_rows(tmp_path / "a.jsonl", [hh_row("the first row tells the layout"), *rows])
+    source = write_rows(tmp_path / "a.jsonl", [hh_row("the first row determines the layout"), *rows])
     try:
         run(
             model,
@@ -208,11 +210,11 @@ def test_every_row_is_in_one_place(
         )
     except UserError:
         return
-    summary = json.loads((tmp_path / "left_out.json").read_text())
+    summary = json.loads((tmp_path / "dropped.json").read_text())
     kept = summary["kept"]
     assert kept == {f"{name}.jsonl": len(read_jsonl(tmp_path / f"{name}.jsonl")) for name in FILES}
     in_splits = kept["preferences.jsonl"] + kept["validation_preferences.jsonl"] + kept["test_prompts.jsonl"]
-    assert summary["read"] == len(rows) + 1 == in_splits + sum(summary["left_out"].values())
+    assert summary["read"] == len(rows) + 1 == in_splits + sum(summary["dropped"].values())
 
 
 def test_shuffled_rows_in_other_files_give_the_same_bytes(model: Path, tmp_path: Path) -> None:
@@ -228,18 +230,16 @@ def test_shuffled_rows_in_other_files_give_the_same_bytes(model: Path, tmp_path:
         assert path.read_bytes() == (tmp_path / "out-two" / path.name).read_bytes(), path.name
 
 
-def test_nothing_left_says_what_was_left_out_and_what_to_change(model: Path, tmp_path: Path) -> None:
+def test_an_error_for_too_few_rows_says_what_was_dropped_and_what_to_change(model: Path, tmp_path: Path) -> None:
     source = write_rows(tmp_path / "a.jsonl", [*different_questions(6), hh_row("z" * 80)])
-    with pytest.raises(
-        UserError, match=r"lower data\.test_prompts.*Of 7 rows read, left out before: prompt too long 1"
-    ):
+    with pytest.raises(UserError, match=r"lower data\.test_prompts.*Of 7 rows read, dropped before: prompt too long 1"):
         run(model, source, tmp_path, test_prompts=10, max_prompt_tokens=50)
 
 
-def test_the_demonstration_needs_no_source(model: Path, tmp_path: Path) -> None:
+def test_synthetic_data_need_no_source(model: Path, tmp_path: Path) -> None:
     data = DataConfig(source=SYNTHETIC, synthetic_pairs=300, test_prompts=20, validation_prompts=20)
     prepare_data(DataStage(seed=1, data=data), {"model": model}, tmp_path)
-    kept = json.loads((tmp_path / "left_out.json").read_text())["kept"]
+    kept = json.loads((tmp_path / "dropped.json").read_text())["kept"]
     assert kept["test_prompts.jsonl"] == kept["validation_prompts.jsonl"] == 20
     assert kept["preferences.jsonl"] > 150
 
@@ -248,13 +248,13 @@ def test_the_demonstration_needs_no_source(model: Path, tmp_path: Path) -> None:
 def test_real_data_in_both_layouts(tmp_path: Path) -> None:
     tiny_tokenizer().save_pretrained(tmp_path / "model" / "model")
     source = shared("data", "hh-rlhf")
-    figures = run(tmp_path / "model", source, tmp_path / "hh", max_prompt_tokens=2000, max_response_tokens=800)
-    assert figures["rows_read"] == 2354 + 2312
-    left_out = counts(tmp_path / "hh")
-    assert {name: left_out[name] for name in ("equal answers", "differing context", "empty answer")} == {
-        "equal answers": 2,
-        "differing context": 14,
-        "empty answer": 8,
+    metrics = run(tmp_path / "model", source, tmp_path / "hh", max_prompt_tokens=2000, max_response_tokens=800)
+    assert metrics["rows_read"] == 2354 + 2312
+    dropped = counts(tmp_path / "hh")
+    assert {name: dropped[name] for name in ("equal responses", "context mismatch", "empty response")} == {
+        "equal responses": 2,
+        "context mismatch": 14,
+        "empty response": 8,
     }
-    figures = run(tmp_path / "model", shared("data", "hh-rlhf-rm-static-schema"), tmp_path / "parts")
-    assert figures["rows_read"] == 2339
+    metrics = run(tmp_path / "model", shared("data", "hh-rlhf-rm-static-schema"), tmp_path / "parts")
+    assert metrics["rows_read"] == 2339

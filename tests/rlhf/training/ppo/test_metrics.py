@@ -7,15 +7,12 @@ import pytest
 import torch
 
 from rlhf.models.sampling import Response
-from rlhf.training.ppo.metrics import all_reduce_means, explained_variance, model_flops_utilization, response_metric_sums
-from rlhf.data.text import repetition
-
-
-def test_repetition_is_the_share_of_ngrams_that_came_before() -> None:
-    assert repetition([1, 2, 3, 4, 5]) == 0
-    assert repetition([1, 2, 3, 1, 2, 3]) == pytest.approx(1 / 4)
-    assert repetition([7, 7, 7, 7, 7]) == pytest.approx(2 / 3)
-    assert repetition([1, 2]) == 0
+from rlhf.training.ppo.metrics import (
+    all_reduce_means,
+    explained_variance,
+    model_flops_utilization,
+    response_metric_sums,
+)
 
 
 def test_explained_variance() -> None:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
 import torch
 
 from rlhf.runtime.metrics_log import MetricsLog
-from rlhf.data.text import repetition as our_repetition
 from rlhf.training.trlx_trainer.checkpoints import Checkpoints, RunningStatistics, TrlxState
 from rlhf.training.trlx_trainer.metrics import ResponseBatch, rollout_metrics, truncate_at_eos, update_metrics
-from rlhf.data.text import repetition
 
 EOS = 0
 
@@ -27,11 +24,6 @@ def test_metrics_of_responses_by_hand() -> None:
     responses = ResponseBatch([[5, 6, EOS], [1, 2, 3, 1, 2, 3, 1, 2]], prompt_tokens=7, scores=[1.0, -2.0])
     # the second has 6 n-grams of 3, of which 123, 231, 312 come first and three return
     assert responses.metrics(EOS) == {"score": -0.5, "response_tokens": 5.5, "truncated_share": 0.5, "repetition": 0.25}
-
-
-@pytest.mark.parametrize("ids", [[], [1, 2], [1, 2, 3, 4], [1, 1, 1, 1, 1]])
-def test_repetition_is_our_engines(ids: list[int]) -> None:
-    assert repetition(ids) == our_repetition(ids)
 
 
 def test_trlx_logs_the_square_root_of_the_kl() -> None:

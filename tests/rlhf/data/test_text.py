@@ -1,0 +1,31 @@
+"""Repetition in token ids, and text that is safe to store and to show."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlhf.data.text import escape_invisible, repetition, valid_unicode
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "expected"),
+    [
+        ([], 0),
+        ([1, 2], 0),
+        ([1, 2, 3, 4], 0),
+        ([1, 2, 3, 4, 5], 0),
+        ([1, 2, 3, 1, 2, 3], 1 / 4),
+        ([1, 1, 1, 1, 1], 2 / 3),
+        ([7, 7, 7, 7, 7], 2 / 3),
+    ],
+)
+def test_repetition_is_the_share_of_ngrams_that_came_before(token_ids: list[int], expected: float) -> None:
+    assert repetition(token_ids) == pytest.approx(expected)
+
+
+def test_invisible_characters_are_shown_by_their_code_point() -> None:
+    assert escape_invisible("a\u200bb\u202ec\td\n") == "a⟨U+200B⟩b⟨U+202E⟩c\td\n"
+
+
+def test_a_lone_half_of_a_surrogate_pair_is_replaced() -> None:
+    assert valid_unicode("a\ud83d b \U0001f600") == "a\ufffd b \U0001f600"
