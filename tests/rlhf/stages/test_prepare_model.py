@@ -1,4 +1,4 @@
-"""The base model ends in one layout whatever it comes from, and what is unfit for use is refused in one line."""
+"""The base model is brought into one layout, and an unusable one is refused with a one-line error."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertLMHeadModel
 
 from rlhf.config import ModelConfig
+from rlhf.data import hub
+from rlhf.data.hub import download_model
 from rlhf.errors import UserError
+from rlhf.models.checks import read_model
 from rlhf.stage_config import ModelStage
-from rlhf.stages import prepare_model
-from rlhf.stages.prepare_model import body, download_model, read_model
+from rlhf.stages.prepare_model import prepare_model
 from tests.support.paths import SHARED
 from tests.support.tiny_models import tiny_model
 
@@ -29,7 +31,7 @@ def stage(**settings: object) -> ModelStage:
 
 
 def as_pickle(folder: Path) -> Path:
-    """Replace the safetensors in `folder` by a pytorch_model.bin, which is returned."""
+    """Replace the safetensors in `folder` by a pytorch_model.bin; returns its path."""
     pickled = folder / "pytorch_model.bin"
     torch.save(load_file(folder / "model.safetensors"), pickled)
     (folder / "model.safetensors").unlink()
@@ -51,64 +53,64 @@ def edit_tensors(folder: Path, edit: Callable[[dict[str, torch.Tensor]], object]
     return folder
 
 
-def assert_same_model(source: Path, made: Path) -> None:
-    """Both folders hold models with the same float32 logits and tokenizers with the same ids."""
-    ids = [AutoTokenizer.from_pretrained(folder)(TEXT, return_tensors="pt").input_ids for folder in (source, made)]
+def assert_same_model(source: Path, copy: Path) -> None:
+    """Both folders contain models with the same float32 logits and tokenizers with the same ids."""
+    ids = [AutoTokenizer.from_pretrained(folder)(TEXT, return_tensors="pt").input_ids for folder in (source, copy)]
     assert torch.equal(*ids)
-    logits = [AutoModelForCausalLM.from_pretrained(folder, dtype="float32")(ids[0]).logits for folder in (source, made)]
+    logits = [AutoModelForCausalLM.from_pretrained(folder, dtype="float32")(ids[0]).logits for folder in (source, copy)]
     assert torch.equal(*logits)
 
 
 @pytest.mark.parametrize("pickled", [False, True])
-def test_a_folder_is_brought_into_our_layout(tmp_path: Path, *, pickled: bool) -> None:
+def test_a_folder_is_brought_into_one_layout(tmp_path: Path, *, pickled: bool) -> None:
     source, output = tiny_model(tmp_path / "source"), tmp_path / "output"
     edit_json(source / "generation_config.json", do_sample=False, temperature=0.3)
     if pickled:
         as_pickle(source)
     output.mkdir()
 
-    figures = body(stage(path=str(source)), {"source": source}, output)
+    metrics = prepare_model(stage(path=str(source)), {"source": source}, output)
 
-    made = output / "model"
-    assert {path.name for path in made.iterdir()} == {
+    model = output / "model"
+    assert {path.name for path in model.iterdir()} == {
         "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
-    assert_same_model(source, made)
-    assert figures == {"parameters": sum(tensor.numel() for tensor in load_file(made / "model.safetensors").values())}
-    generation = json.loads((made / "generation_config.json").read_text())
+    assert_same_model(source, model)
+    assert metrics == {"parameters": sum(tensor.numel() for tensor in load_file(model / "model.safetensors").values())}
+    generation = json.loads((model / "generation_config.json").read_text())
     assert generation.keys() == {"bos_token_id", "eos_token_id", "pad_token_id", "transformers_version"}
 
 
-def test_weights_are_stored_in_the_asked_format(tmp_path: Path) -> None:
+def test_weights_are_stored_in_the_configured_dtype(tmp_path: Path) -> None:
     source, output = tiny_model(tmp_path / "source"), tmp_path / "output"
     output.mkdir()
-    body(stage(path=str(source), dtype="bfloat16"), {"source": source}, output)
+    prepare_model(stage(path=str(source), dtype="bfloat16"), {"source": source}, output)
     tensors = load_file(output / "model" / "model.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
     assert json.loads((output / "model" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
 def test_shards_are_read(tmp_path: Path) -> None:
-    whole, sharded = tiny_model(tmp_path / "whole"), tiny_model(tmp_path / "sharded")
+    unsplit, sharded = tiny_model(tmp_path / "unsplit"), tiny_model(tmp_path / "sharded")
     (sharded / "model.safetensors").unlink()
-    AutoModelForCausalLM.from_pretrained(whole).save_pretrained(sharded, max_shard_size="50KB")
+    AutoModelForCausalLM.from_pretrained(unsplit).save_pretrained(sharded, max_shard_size="50KB")
     assert (sharded / "model.safetensors.index.json").is_file()
     model, _ = read_model(sharded, "float32")
-    assert torch.equal(model.state_dict()["lm_head.weight"], load_file(whole / "model.safetensors")["lm_head.weight"])
+    assert torch.equal(model.state_dict()["lm_head.weight"], load_file(unsplit / "model.safetensors")["lm_head.weight"])
 
     next(sharded.glob("model-00002-*.safetensors")).unlink()
     with pytest.raises(UserError, match=r"1 of \d+ shards are missing \(model-00002-.*\); copy them"):
         read_model(sharded, "float32")
 
 
-def test_safetensors_are_read_where_there_is_a_pickle_too(tmp_path: Path) -> None:
+def test_safetensors_are_read_if_there_is_a_pickle_too(tmp_path: Path) -> None:
     source = tiny_model(tmp_path)
     (source / "pytorch_model.bin").write_bytes(b"not read")
     read_model(source, "float32")
 
 
-class Malice:
-    """What a hostile pickle holds: code that runs as it is read."""
+class Exploit:
+    """An object of a hostile pickle: reading it creates a file."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
@@ -117,11 +119,11 @@ class Malice:
         return (Path.touch, (self.trace,))
 
 
-def test_a_pickle_with_code_is_refused_and_its_code_not_run(tmp_path: Path) -> None:
+def test_a_pickle_with_code_is_refused_without_running_the_code(tmp_path: Path) -> None:
     source, trace = tiny_model(tmp_path / "source"), tmp_path / "trace"
     (source / "model.safetensors").unlink()
-    torch.save({"weight": torch.zeros(1), "malice": Malice(trace)}, source / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"pytorch_model\.bin is damaged.*or holds more than tensors"):
+    torch.save({"weight": torch.zeros(1), "exploit": Exploit(trace)}, source / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"pytorch_model\.bin is damaged.*or contains more than tensors"):
         read_model(source, "float32")
     assert not trace.exists()
 
@@ -173,7 +175,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no tokenizer": (
         lambda folder: (folder / "tokenizer.json").unlink(),
-        r"no tokenizer \(tokenizer\.json, .* are all missing\); put the model's beside it",
+        r"no tokenizer \(tokenizer\.json, .* are all missing\); add that of the model",
     ),
     "no end of text": (
         lambda folder: edit_json(folder / "tokenizer_config.json", eos_token=None),
@@ -185,7 +187,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a model that reads in both directions": (
         write_bidirectional_model,
-        r"BertLMHeadModel sees tokens to come; use a model that was trained to write text",
+        r"the output of BertLMHeadModel depends on later tokens; use a model that was trained to generate text",
     ),
 }
 
@@ -200,7 +202,7 @@ def edit_tensors_and_rows(folder: Path, rows: int) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_an_unfit_folder_is_refused_with_path_fault_and_remedy(tmp_path: Path, damage: str) -> None:
+def test_an_unusable_folder_is_refused_with_path_problem_and_remedy(tmp_path: Path, damage: str) -> None:
     source = tiny_model(tmp_path)
     inflict, message = DAMAGES[damage]
     inflict(source)
@@ -211,14 +213,15 @@ def test_an_unfit_folder_is_refused_with_path_fault_and_remedy(tmp_path: Path, d
 
 
 class FakeHub:
-    """A repository; snapshot_download copies what the patterns let through."""
+    """A hub with one repository; snapshot_download creates the files that match the patterns."""
 
     def __init__(self, cache: Path, files: list[str]) -> None:
         self.cache, self.files, self.revisions = cache, files, set[str]()
 
     def snapshot_download(
-        self, _repository: str, *, revision: str, allow_patterns: list[str], ignore_patterns: list[str]
+        self, _repository: str, *, repo_type: str, revision: str, allow_patterns: list[str], ignore_patterns: list[str]
     ) -> str:
+        assert repo_type == "model"
         self.revisions.add(revision)
         self.cache.mkdir(exist_ok=True)
         for name in self.files:
@@ -236,29 +239,31 @@ class FakeHub:
         (["pytorch_model.bin", "tf_model.h5", "flax_model.msgpack"], {"pytorch_model.bin"}),
     ],
 )
-def test_the_hub_is_asked_for_safetensors_first_and_for_nothing_else(
+def test_safetensors_are_downloaded_if_there_are_any_and_else_the_pickle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: list[str], fetched: set[str]
 ) -> None:
     described = ["config.json", "tokenizer.json", "merges.txt"]
-    hub = FakeHub(tmp_path / "cache", [*described, *weights, "onnx/model.safetensors", "README.md", "modeling.py"])
-    monkeypatch.setattr(prepare_model, "snapshot_download", hub.snapshot_download)
+    fake = FakeHub(tmp_path / "cache", [*described, *weights, "onnx/model.safetensors", "README.md", "modeling.py"])
+    monkeypatch.setattr(hub, "snapshot_download", fake.snapshot_download)
     folder = download_model("someone/model", "abc")
     assert {path.name for path in folder.iterdir()} == {*described, *fetched}
-    assert hub.revisions == {"abc"}
+    assert fake.revisions == {"abc"}
 
 
-def test_an_unreachable_hub_is_the_users_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> str:
         raise httpx.ConnectError("no route")
 
-    monkeypatch.setattr(prepare_model, "snapshot_download", refuse)
-    with pytest.raises(UserError, match=r"someone/model at abc .*\(no route\); check .* or set model\.path"):
+    monkeypatch.setattr(hub, "snapshot_download", refuse)
+    with pytest.raises(
+        UserError, match=r"someone/model at abc .*\(ConnectError: no route\); check .* or set model\.path"
+    ):
         download_model("someone/model", "abc")
 
 
 @pytest.mark.skipif(not (SHARED / "models" / "TinyStories-656K").is_dir(), reason="no TinyStories-656K in RLHF_SHARED")
-def test_a_published_model_with_tied_embeddings_is_taken_whole(tmp_path: Path) -> None:
+def test_a_published_model_with_tied_embeddings_is_copied_completely(tmp_path: Path) -> None:
     source = SHARED / "models" / "TinyStories-656K"
-    figures = body(stage(path=str(source)), {"source": source}, tmp_path)
-    assert figures == {"parameters": 656_000}
+    metrics = prepare_model(stage(path=str(source)), {"source": source}, tmp_path)
+    assert metrics == {"parameters": 656_000}
     assert_same_model(source, tmp_path / "model")
