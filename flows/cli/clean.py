@@ -65,7 +65,7 @@ def _print_plan(location: Location, plan: CleanupPlan) -> None:
     for uri in plan.remote:
         typer.echo(f"  remove   {uri}")
     for names, reason_kept in (
-        (plan.shared, "used by other runs"),
+        (plan.shared, "not only of this run"),
         (plan.labels, "labels"),
         (plan.unknown, "not created by a run"),
     ):
