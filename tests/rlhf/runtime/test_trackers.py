@@ -1,4 +1,4 @@
-"""Trackers: what a training measures is read back from TensorBoard's own event files."""
+"""Trackers: the metrics of a training are read back from TensorBoard's own event files."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ CONFIG = part_of(
 @pytest.fixture
 def tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Folder of the event files."""
-    folder = tmp_path / "mine" / "tracker" / "train_ppo"
+    folder = tmp_path / "my-run" / "tracker" / "train_ppo"
     monkeypatch.setenv(TRACKER, "tensorboard")
     monkeypatch.setenv(TRACKER_FOLDER, str(folder))
     return folder
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Step and value of every figure in the event files of `folder` itself."""
+    """Step and value of every metric in the event files of `folder` itself."""
     events = EventAccumulator(str(folder))
     events.Reload()
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def test_rows_of_ppo_are_there_while_it_runs(tensorboard: Path, tmp_path: Path) -> None:
+def test_rows_of_ppo_appear_while_it_runs(tensorboard: Path, tmp_path: Path) -> None:
     log = MetricsLog(tmp_path / "metrics.jsonl", None, log_metrics)
-    measurements = MetricsLog(tmp_path / "validation.jsonl", None, log_metrics)
+    validation = MetricsLog(tmp_path / "validation.jsonl", None, log_metrics)
     with tracker_session(CONFIG):
-        measurements.write({"step": 0, "score": -0.5})
+        validation.write({"step": 0, "score": -0.5})
         log.write({"step": 1, "score": 0.25, "kl": 1.5})
         log.write({"step": 2, "score": 0.5, "kl": 2.0})
         assert scalars(tensorboard)["metrics/kl"] == [(1, 1.5), (2, 2.0)]
-    log.write({"step": 3, "score": 0.75, "kl": 2.5})  # nobody listens any more
+    log.write({"step": 3, "score": 0.75, "kl": 2.5})  # after the session
     assert scalars(tensorboard) == {
         "metrics/score": [(1, 0.25), (2, 0.5)],
         "metrics/kl": [(1, 1.5), (2, 2.0)],
@@ -55,7 +55,7 @@ def test_rows_of_ppo_are_there_while_it_runs(tensorboard: Path, tmp_path: Path) 
     }
 
 
-def test_fine_tuning_shows_what_it_writes(tensorboard: Path, tmp_path: Path) -> None:
+def test_fine_tuning_shows_the_rows_of_its_metrics_file(tensorboard: Path, tmp_path: Path) -> None:
     inputs, output = tiny_inputs(tmp_path), tmp_path / "sft"
     output.mkdir()
     train_sft(CONFIG, inputs, output)
@@ -67,7 +67,7 @@ def test_fine_tuning_shows_what_it_writes(tensorboard: Path, tmp_path: Path) -> 
         values = [value for _, value in shown[f"metrics/{name}"]]
         assert values == pytest.approx([value for _, value in written], rel=1e-6)
         assert written
-    assert not list(output.rglob("events.out*"))  # no part of the artifact
+    assert not list(output.rglob("events.out*"))  # not a part of the artifact
 
 
 def test_without_a_tracker_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +79,7 @@ def test_without_a_tracker_nothing_is_written(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
-def test_a_tracker_that_is_not_installed_is_named(
+def test_an_error_for_a_missing_tracker_package_names_it(
     name: str, tensorboard: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rlhf.runtime.trackers.tracking.get_available_trackers", lambda: ["tensorboard"])
