@@ -1,11 +1,11 @@
 "use strict";
-// Shows one pair after the other and sends each answer.  An answer counts as given once the server has said that it is
-// on the disk; until then the pair stays, and the same answer may be sent again without being counted twice.
+// Shows one pair after another and sends each answer.  An answer counts once the server confirms that it is on disk.
+// Until then the pair stays visible, and the same answer may be sent again without being counted twice.
 const QUESTIONS = ["helpfulness", "harmlessness", "overall"];
 const SIDES = [["left", "First", "1"], ["tie", "Tie", "2"], ["right", "Second", "3"]];
 const get = (id) => document.getElementById(id);
 const views = ["instructions", "pair", "finished"].map(get);
-const state = { pairs: [], token: "", at: 0, busy: false, history: [], seconds: 0, since: 0 };
+const state = { pairs: [], token: "", index: 0, busy: false, history: [], seconds: 0, clockStart: 0, started: false };
 
 function field(question) {
   return document.querySelector(`fieldset[data-question="${question}"]`);
@@ -29,7 +29,7 @@ function buildChoices() {
       input.type = "radio";
       input.name = question;
       input.value = value;
-      input.addEventListener("change", mark);
+      input.addEventListener("change", highlightCurrent);
       const hint = document.createElement("kbd");
       hint.textContent = key;
       hint.setAttribute("aria-hidden", "true");
@@ -40,7 +40,7 @@ function buildChoices() {
   }
 }
 
-function mark() {
+function highlightCurrent() {
   const current = currentQuestion();
   for (const question of QUESTIONS) {
     field(question).classList.toggle("current", question === current);
@@ -48,25 +48,25 @@ function mark() {
   get("save").disabled = state.busy || current !== null;
 }
 
-function say(message, problem = false) {
+function showStatus(message, problem = false) {
   get("status").textContent = message;
   get("status").classList.toggle("problem", problem);
 }
 
-function put(element, text) {
+function setText(element, text) {
   element.textContent = text || "empty answer";
   element.classList.toggle("empty", !text);
 }
 
-function show(view) {
-  for (const other of views) {
-    other.hidden = other !== view;
+function showView(view) {
+  for (const candidate of views) {
+    candidate.hidden = candidate !== view;
   }
   window.scrollTo(0, 0);
   view.querySelector("h1").focus({ preventScroll: true });
 }
 
-function progress() {
+function updateProgress() {
   const done = state.pairs.filter((pair) => pair.done).length;
   get("progress").max = state.pairs.length;
   get("progress").value = done;
@@ -75,33 +75,33 @@ function progress() {
 }
 
 function stopClock() {
-  if (state.since) {
-    state.seconds += (performance.now() - state.since) / 1000;
+  if (state.clockStart) {
+    state.seconds += (performance.now() - state.clockStart) / 1000;
   }
-  state.since = 0;
+  state.clockStart = 0;
 }
 
 function startClock() {
-  state.since = document.hidden || get("pair").hidden ? 0 : performance.now();
+  state.clockStart = document.hidden || get("pair").hidden ? 0 : performance.now();
 }
 
-function spent() {
-  return state.seconds + (state.since ? (performance.now() - state.since) / 1000 : 0);
+function elapsedSeconds() {
+  return state.seconds + (state.clockStart ? (performance.now() - state.clockStart) / 1000 : 0);
 }
 
-function tick() {
-  const whole = Math.floor(spent());
-  get("clock").textContent = get("pair").hidden ? "" : `· ${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
+function updateClock() {
+  const total = Math.floor(elapsedSeconds());
+  get("clock").textContent = get("pair").hidden ? "" : `· ${Math.floor(total / 60)}:${String(total % 60).padStart(2, "0")}`;
 }
 
-function open(index) {
+function openPair(index) {
   stopClock();
-  progress();
+  updateProgress();
   if (index < 0) {
-    finish();
+    showFinished();
     return;
   }
-  state.at = index;
+  state.index = index;
   const pair = state.pairs[index];
   state.seconds = pair.seconds;
   get("title").textContent = `Pair ${index + 1} of ${state.pairs.length}`;
@@ -120,25 +120,25 @@ function open(index) {
     }),
   );
   get("dialogue").tabIndex = 0;
-  put(document.querySelector("#left-answer .text"), pair.left);
-  put(document.querySelector("#right-answer .text"), pair.right);
+  setText(document.querySelector("#left-answer .text"), pair.left);
+  setText(document.querySelector("#right-answer .text"), pair.right);
   get("questions").reset();
   get("comment").value = pair.comment;
-  mark();
-  show(get("pair"));
+  highlightCurrent();
+  showView(get("pair"));
   get("dialogue").scrollTop = get("dialogue").scrollHeight;
   startClock();
-  tick();
+  updateClock();
 }
 
-function finish() {
+function showFinished() {
   const total = state.pairs.reduce((sum, pair) => sum + pair.seconds, 0);
   get("summary").textContent = `${state.pairs.length} pairs in ${Math.max(1, Math.round(total / 60))} minutes.`;
-  show(get("finished"));
-  tick();
+  showView(get("finished"));
+  updateClock();
 }
 
-function next() {
+function nextOpenPair() {
   return state.pairs.findIndex((pair) => !pair.done);
 }
 
@@ -151,8 +151,8 @@ async function send(index, choices) {
       pair_id: pair.id,
       revision: pair.revision + 1,
       choices,
-      comment: index === state.at && !get("pair").hidden ? get("comment").value : pair.comment,
-      seconds: index === state.at && !get("pair").hidden ? Math.round(spent() * 10) / 10 : pair.seconds,
+      comment: index === state.index && !get("pair").hidden ? get("comment").value : pair.comment,
+      seconds: index === state.index && !get("pair").hidden ? Math.round(elapsedSeconds() * 10) / 10 : pair.seconds,
     }),
   });
   const answer = await response.json();
@@ -162,22 +162,22 @@ async function send(index, choices) {
   Object.assign(pair, answer);
 }
 
-async function attempt(action, success) {
+async function trySaving(action, success) {
   if (state.busy) {
     return;
   }
   state.busy = true;
-  mark();
-  say("Saving …");
+  highlightCurrent();
+  showStatus("Saving …");
   try {
     await action();
-    say(success);
+    showStatus(success);
   } catch (error) {
     const unreachable = error instanceof TypeError;
-    say(unreachable ? "Not saved: the server does not answer. Start it again, then press Enter." : `Not saved: ${error.message}.`, true);
+    showStatus(unreachable ? "Not saved: the server does not respond. Once it is running again, press Enter." : `Not saved: ${error.message}.`, true);
   } finally {
     state.busy = false;
-    mark();
+    highlightCurrent();
   }
 }
 
@@ -185,33 +185,33 @@ function save() {
   if (currentQuestion() !== null) {
     return;
   }
-  const index = state.at;
+  const index = state.index;
   const choices = Object.fromEntries(QUESTIONS.map((question) => [question, chosen(question)]));
-  attempt(async () => {
+  trySaving(async () => {
     await send(index, choices);
     state.history.push(index);
-    open(next());
+    openPair(nextOpenPair());
   }, "Saved.");
 }
 
 function undo() {
-  const given = get("pair").hidden ? [] : QUESTIONS.filter((question) => chosen(question) !== null);
-  if (given.length && !state.busy) {
-    field(given[given.length - 1]).querySelector("input:checked").checked = false;
-    mark();
-    say("Choice taken back.");
+  const answered = get("pair").hidden ? [] : QUESTIONS.filter((question) => chosen(question) !== null);
+  if (answered.length && !state.busy) {
+    field(answered[answered.length - 1]).querySelector("input:checked").checked = false;
+    highlightCurrent();
+    showStatus("Choice undone.");
     return;
   }
   const previous = state.history.length ? state.history[state.history.length - 1] : state.pairs.findLastIndex((pair) => pair.done);
   if (previous < 0) {
-    say("There is nothing to take back.");
+    showStatus("There is nothing to undo.");
     return;
   }
-  attempt(async () => {
+  trySaving(async () => {
     await send(previous, null);
     state.history.pop();
-    open(previous);
-  }, "The answer before is taken back.");
+    openPair(previous);
+  }, "The previous pair is undone.");
 }
 
 function press(key) {
@@ -219,8 +219,8 @@ function press(key) {
   const side = SIDES.find(([, , digit]) => digit === key);
   if (side && current !== null && !state.busy) {
     field(current).querySelector(`input[value="${side[0]}"]`).checked = true;
-    say("");
-    mark();
+    showStatus("");
+    highlightCurrent();
     if (currentQuestion() === null) {
       save();
     }
@@ -256,22 +256,22 @@ function onKey(event) {
 function help() {
   if (get("instructions").hidden) {
     stopClock();
-    get("start").textContent = "Go on";
-    show(get("instructions"));
-    tick();
+    get("start").textContent = "Continue";
+    showView(get("instructions"));
+    updateClock();
   } else {
     resume();
   }
 }
 
 function resume() {
-  const waiting = state.pairs[state.at] && !state.pairs[state.at].done && state.since === 0 && state.shown;
-  if (waiting) {
-    show(get("pair"));
+  const paused = state.pairs[state.index] && !state.pairs[state.index].done && state.clockStart === 0 && state.started;
+  if (paused) {
+    showView(get("pair"));
     startClock();
   } else {
-    state.shown = true;
-    open(next());
+    state.started = true;
+    openPair(nextOpenPair());
   }
 }
 
@@ -297,13 +297,13 @@ async function main() {
   });
   document.addEventListener("keydown", onKey);
   document.addEventListener("visibilitychange", () => (document.hidden ? stopClock() : startClock()));
-  setInterval(tick, 1000);
-  if (progress() === 0) {
-    show(get("instructions"));
+  setInterval(updateClock, 1000);
+  if (updateProgress() === 0) {
+    showView(get("instructions"));
   } else {
-    state.shown = true;
-    open(next());
+    state.started = true;
+    openPair(nextOpenPair());
   }
 }
 
-main().catch(() => say("The server does not answer. Start it again, then reload this page.", true));
+main().catch(() => showStatus("The server does not respond. Once it is running again, reload this page.", true));
