@@ -1,4 +1,4 @@
-"""Fixtures for the whole suite."""
+"""Fixtures for all tests."""
 
 from __future__ import annotations
 

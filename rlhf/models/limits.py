@@ -7,7 +7,7 @@ import math
 from rlhf.config import TrainingConfig
 
 RECOMPUTE_FROM_PARAMETERS = 1_000_000_000
-"""Models of this size and larger recompute activations: a fifth of the speed for their memory."""
+"""Models of this size and larger recompute activations in training: it saves memory and costs a fifth of the speed."""
 SCORING_FACTOR = 4
 """Dialogues that train_reward scores at once, per pair of a device batch in training, which takes more memory."""
 COMPARED_ROWS = 8

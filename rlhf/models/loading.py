@@ -61,8 +61,8 @@ def load_reward_model(folder: Path, dtype: Dtype, base: Path | None = None) -> P
 def new_reward_model(folder: Path, dtype: Dtype, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The causal language model in `folder` with a score head in place of its output layer, and its tokenizer.
 
-    The head is drawn by seed from N(0, 1 / (hidden size + 1)), as in Stiennon et al. 2020 (arXiv 2009.01325), so that
-    the first scores are of the order of 1.  The tokenizer gets a separate pad token, because transformers reads the
+    `seed` draws the head from N(0, 1 / (hidden size + 1)), as in Stiennon et al. 2020 (arXiv 2009.01325), so that the
+    first scores are of the order of 1.  The tokenizer gets a separate pad token, because transformers reads the
     score at the last token that is not padding: if EOS were the padding, that would be the token before the EOS.
     """
     tokenizer = load_tokenizer(folder)

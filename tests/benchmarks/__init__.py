@@ -1,1 +1,1 @@
-"""`python -m tests.benchmarks` (`make bench`): how fast it is, beside what, and where the time goes."""
+"""`python -m tests.benchmarks` (`make bench`): speed and memory, compared with other implementations."""
