@@ -31,7 +31,7 @@ class Splits:
     """Pairs by purpose, each in an order drawn by seed.
 
     `test` holds one pair per test prompt, `validation` all pairs of the validation prompts.  `dropped` counts by reason
-    the pairs that are in no split, so all lengths and counts add up to the number of pairs given.
+    the pairs that are in no split, so all lengths and counts add up to the number of input pairs.
     """
 
     training: list[Pair]
@@ -78,9 +78,9 @@ def split_pairs(
             f"data.test_prompts ({test_prompts}) or data.validation_prompts ({validation_prompts}), or give more data"
         )
 
-    kept = training[:max_pairs]
-    dropped[BEYOND_MAX_PAIRS] = len(training) - len(kept)
-    return Splits(_pairs(kept), _pairs(validation), _pairs(test), +dropped)
+    limited = training[:max_pairs]
+    dropped[BEYOND_MAX_PAIRS] = len(training) - len(limited)
+    return Splits(_pairs(limited), _pairs(validation), _pairs(test), +dropped)
 
 
 def normalize_text(turn: str) -> str:

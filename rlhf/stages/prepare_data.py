@@ -54,21 +54,21 @@ def prepare_data(config: DataStage, inputs: dict[str, Path], output: Path) -> di
     files = _files(splits)
     for name, rows in files.items():
         write_jsonl(output / name, rows)
-    kept = {name: len(rows) for name, rows in files.items()}
-    counts = {"read": read, "kept": kept, "dropped": dict(sorted(dropped.items()))}
+    row_counts = {name: len(rows) for name, rows in files.items()}
+    counts = {"read": read, "kept": row_counts, "dropped": dict(sorted(dropped.items()))}
     write_atomically(output / "dropped.json", json.dumps(counts, indent=2))
     note(
         f"read {read} rows; {len(splits.training)} pairs to train on, {len(splits.validation)} pairs of "
-        f"{kept['validation_prompts.jsonl']} validation prompts, {len(splits.test)} test prompts; "
+        f"{row_counts['validation_prompts.jsonl']} validation prompts, {len(splits.test)} test prompts; "
         f"dropped: {_sentence(dropped)}"
     )
     return {
         "rows_read": read,
         "rows_dropped": dropped.total(),
         "training_pairs": len(splits.training),
-        "training_prompts": kept["ppo_prompts.jsonl"],
+        "training_prompts": row_counts["ppo_prompts.jsonl"],
         "validation_pairs": len(splits.validation),
-        "validation_prompts": kept["validation_prompts.jsonl"],
+        "validation_prompts": row_counts["validation_prompts.jsonl"],
         "test_prompts": len(splits.test),
     }
 
@@ -113,7 +113,7 @@ def _read_fitting_pairs(
     """The number of rows, and their distinct pairs that are short enough.  Counts the others in `dropped`."""
     rows = read_pairs(config.data, config.seed, source)
     read = 0
-    kept: list[Pair] = []
+    fitting: list[Pair] = []
     seen: set[str] = set()
     while batch := list(islice(rows, ROWS_AT_ONCE)):
         read += len(batch)
@@ -122,9 +122,9 @@ def _read_fitting_pairs(
         new = {key: pair for key, pair in distinct.items() if key not in seen}
         seen.update(new)
         dropped[DUPLICATE] += sum(isinstance(item, Pair) for item in batch) - len(new)
-        kept += _short_enough(config.data, tokenizer, list(new.values()), dropped)
-        progress("read", read, read, pairs=len(kept))
-    return read, kept
+        fitting += _short_enough(config.data, tokenizer, list(new.values()), dropped)
+        progress("read", read, read, pairs=len(fitting))
+    return read, fitting
 
 
 def _short_enough(
