@@ -40,5 +40,5 @@ def read_labels(workspace: str, run: str, source: str | None, partial: bool) -> 
         except IncompleteError as error:
             get_run_logger().info("The report waits until every pair is labeled: %s", error)
             return finished_run.results.human_evaluation.status
-    get_run_logger().info("%d of %d pairs labeled", evaluation.labeled, evaluation.items)
+    get_run_logger().info("%d of %d pairs labeled", evaluation.labeled, evaluation.pairs)
     return evaluation.status

@@ -83,9 +83,9 @@ def import_(
         typer.echo(f"dropped: {problem}")
     if imported.missing:
         typer.echo(f"missing: {', '.join(imported.missing)}")
-    typer.echo(f"{evaluation.labeled} of {evaluation.items} pairs labeled, annotators: {len(evaluation.annotators)}")
+    typer.echo(f"{evaluation.labeled} of {evaluation.pairs} pairs labeled, annotators: {len(evaluation.annotators)}")
     for question in evaluation.questions:
-        counts = question.items
+        counts = question.pairs
         typer.echo(f"{question.question:<13} RLHF better {counts.wins}, tie {counts.ties}, SFT better {counts.losses}")
     typer.echo(f"report: {run.folder / 'report.html'}")
 

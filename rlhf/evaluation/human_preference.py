@@ -20,7 +20,7 @@ from rlhf.results.human_evaluation import (
     QUESTIONS,
     AnnotatorResults,
     Counts,
-    DisputedItem,
+    DisputedPair,
     HumanEvaluation,
     NetPreference,
     Question,
@@ -48,7 +48,7 @@ def evaluate(
     """
     model_votes = {entry.id: _sign(rewards[entry.prompt_id][1] - rewards[entry.prompt_id][0]) for entry in key.values()}
     if not judgements:
-        return HumanEvaluation(items=len(key), reward_model_agreement=_agreement(model_votes, {}))
+        return HumanEvaluation(pairs=len(key), reward_model_agreement=_agreement(model_votes, {}))
     votes = [(judgement, unblind(judgement, key[judgement.pair_id])) for judgement in judgements]
     by_pair = {question: _votes_by_pair(votes, question) for question in QUESTIONS}
     labeled = len(by_pair["overall"])
@@ -56,7 +56,7 @@ def evaluate(
     decided = [judgement for judgement in judgements if judgement.choices.overall != "tie"]
     return HumanEvaluation(
         status="complete" if labeled == len(key) else "partial",
-        items=len(key),
+        pairs=len(key),
         labeled=labeled,
         questions=tuple(_question(question, votes, by_pair[question], seed) for question in QUESTIONS),
         annotators=_annotators(votes),
@@ -90,7 +90,7 @@ def required_sample_sizes(counts: Counts) -> tuple[RequiredSampleSize, ...]:
     shares = [(wins, losses)] if wins != losses else []
     shares += [((untied + d) / 2, (untied - d) / 2) for d in DIFFERENCES if d <= untied]
     return tuple(
-        RequiredSampleSize(win_share=win, loss_share=loss, items=required_sample_size(win, loss))
+        RequiredSampleSize(win_share=win, loss_share=loss, pairs=required_sample_size(win, loss))
         for win, loss in shares
     )
 
@@ -99,11 +99,11 @@ def _question(
     question: Question, votes: list[tuple[Judgement, Votes]], by_pair: dict[str, list[int]], seed: int
 ) -> QuestionResults:
     answers = [judgement_votes[question] for _, judgement_votes in votes]
-    items = _counts(_sign(sum(pair_votes)) for pair_votes in by_pair.values())
+    pairs = _counts(_sign(sum(pair_votes)) for pair_votes in by_pair.values())
     return QuestionResults(
         question=question,
-        items=items,
-        win_rate=_share(items.wins, items.wins + items.losses),
+        pairs=pairs,
+        win_rate=_share(pairs.wins, pairs.wins + pairs.losses),
         answers=_counts(answers),
         net=NetPreference(mean=sum(answers) / len(answers), ci95=cluster_interval(list(by_pair.values()), seed)),
         alpha=_alpha(question, votes, list(by_pair)),
@@ -132,7 +132,7 @@ def _annotators(votes: list[tuple[Judgement, Votes]]) -> tuple[AnnotatorResults,
     )
 
 
-def _disputed(by_pair: dict[str, list[int]], key: Mapping[str, KeyEntry]) -> tuple[DisputedItem, ...]:
+def _disputed(by_pair: dict[str, list[int]], key: Mapping[str, KeyEntry]) -> tuple[DisputedPair, ...]:
     """The pairs whose votes have the highest variance, then in the order of the prompts' ids."""
     variance = {
         pair_id: sum(vote * vote for vote in votes) / len(votes) - (sum(votes) / len(votes)) ** 2
@@ -143,17 +143,17 @@ def _disputed(by_pair: dict[str, list[int]], key: Mapping[str, KeyEntry]) -> tup
         key=lambda pair_id: (-variance[pair_id], key[pair_id].prompt_id),
     )
     return tuple(
-        DisputedItem(prompt=key[pair_id].prompt_id, votes=_counts(by_pair[pair_id]))
+        DisputedPair(prompt=key[pair_id].prompt_id, votes=_counts(by_pair[pair_id]))
         for pair_id in disputed[:MOST_DISPUTED]
     )
 
 
 def _agreement(model_votes: dict[str, int], majority: dict[str, int]) -> RewardModelAgreement:
-    items = _counts(model_votes.values())
+    pairs = _counts(model_votes.values())
     both = [(model_votes[pair_id], vote) for pair_id, vote in majority.items() if model_votes[pair_id] and vote]
     return RewardModelAgreement(
-        items=items,
-        win_rate=_share(items.wins, items.wins + items.losses),
+        pairs=pairs,
+        win_rate=_share(pairs.wins, pairs.wins + pairs.losses),
         agreement=_share(sum(model_vote == vote for model_vote, vote in both), len(both)),
     )
 

@@ -200,7 +200,7 @@ def _preference(results: Results) -> str:
     people = results.human_evaluation
     if people.status == "pending":
         return people.status
-    counts = people.questions[-1].items
+    counts = people.questions[-1].pairs
     return f"{counts.wins}, {counts.ties}, {counts.losses}"
 
 

@@ -48,7 +48,7 @@ class NetPreference(Record):
     mean: float = Field(ge=-1, le=1)
     """Mean over the answers of all annotators."""
     ci95: tuple[float, float]
-    """95 % cluster bootstrap interval: resamples items together with all their answers.  Holds for these annotators."""
+    """95 % cluster bootstrap interval: resamples pairs together with all their answers.  Holds for these annotators."""
 
 
 class QuestionResults(Record):
@@ -56,10 +56,10 @@ class QuestionResults(Record):
 
     question: Question
     """Which question was asked."""
-    items: Counts
-    """Majority of the annotators per item; a tie if both models have the same number of votes."""
+    pairs: Counts
+    """Majority of the annotators per pair; a tie if both models have the same number of votes."""
     win_rate: Share | None
-    """Share of wins among the items without a tie; null if every item is a tie."""
+    """Share of wins among the pairs without a tie; null if every pair is a tie."""
     answers: Counts
     """All answers of all annotators."""
     net: NetPreference
@@ -76,11 +76,11 @@ class AnnotatorResults(Record):
     answers: dict[Question, Counts]
     """Counts per question."""
     median_seconds: float = Field(ge=0)
-    """Median time per item."""
+    """Median time per pair."""
 
 
-class DisputedItem(Record):
-    """An item on which the annotators disagree."""
+class DisputedPair(Record):
+    """A pair on which the annotators disagree."""
 
     prompt: str
     """ID of the test prompt."""
@@ -91,7 +91,7 @@ class DisputedItem(Record):
 class RewardModelAgreement(Record):
     """The reward model's preference on the same pairs.  It is not independent: PPO was trained to maximize it."""
 
-    items: Counts
+    pairs: Counts
     """Pairs in which the RLHF model's response has the higher, the same or the lower reward."""
     win_rate: Share | None
     """Share of wins among the pairs without a tie; null if every pair is a tie."""
@@ -100,22 +100,22 @@ class RewardModelAgreement(Record):
 
 
 class RequiredSampleSize(Record):
-    """Number of items that a sign test needs to detect a given difference (80 % power, p < 0.05)."""
+    """Number of pairs that a sign test needs to detect a given difference (80 % power, p < 0.05)."""
 
     win_share: float
-    """Share of wins among all items."""
+    """Share of wins among all pairs."""
     loss_share: float
-    """Share of losses among all items; the rest are ties."""
-    items: int | None
-    """Required items; null if more than 16,384."""
+    """Share of losses among all pairs; the rest are ties."""
+    pairs: int | None
+    """Required pairs; null if more than 16,384."""
 
 
 class HumanEvaluation(Record):
     """Results of the blinded comparison by people."""
 
     status: Literal["pending", "partial", "complete"] = "pending"
-    """`pending`: no labels have been imported; `partial`: some items have no label; `complete`: all items have one."""
-    items: int = Field(ge=0)
+    """`pending`: no labels have been imported; `partial`: some pairs have no label; `complete`: all pairs have one."""
+    pairs: int = Field(ge=0)
     """Pairs to label."""
     labeled: int = Field(default=0, ge=0)
     """Pairs with at least one label."""
@@ -126,10 +126,10 @@ class HumanEvaluation(Record):
     left_preference: Share | None = None
     """Share of overall answers, without ties, that prefer the response shown on the left; one half means no bias."""
     median_seconds: float | None = None
-    """Median time per item, over all annotators."""
-    disputed: tuple[DisputedItem, ...] = ()
-    """Up to ten items with the least agreement on the overall question."""
+    """Median time per pair, over all annotators."""
+    disputed: tuple[DisputedPair, ...] = ()
+    """Up to ten pairs with the least agreement on the overall question."""
     reward_model_agreement: RewardModelAgreement | None = None
     """The reward model's preference on the same pairs."""
     required_sample_sizes: tuple[RequiredSampleSize, ...] = ()
-    """Items needed to detect the observed difference, then other differences with the same share of ties."""
+    """Pairs needed to detect the observed difference, then other differences with the same share of ties."""

@@ -14,7 +14,7 @@ from rlhf.storage.files import read_jsonl, write_jsonl
 from rlhf.storage.fingerprints import digest
 from tests.support.artifacts import finish
 
-STEPS = {
+STAGES = {
     "model": "prepare_model",
     "data": "prepare_data",
     "sft": "train_sft",
@@ -58,7 +58,7 @@ def fake_config(synthetic: bool = True) -> ReportStage:
 def fake_run(root: Path, *, prompts: int = 12, continuations: int = 60, effect: float = 1.0) -> dict[str, Path]:
     """Write finished artifacts under `root`; `effect` scales the rise in reward and the fall in toxicity."""
     draw = np.random.default_rng(5)
-    folders = {name: root / name for name in STEPS}
+    folders = {name: root / name for name in STAGES}
     for folder in folders.values():
         folder.mkdir(parents=True)
 
@@ -133,7 +133,7 @@ def fake_run(root: Path, *, prompts: int = 12, continuations: int = 60, effect: 
     write_jsonl(
         folders["policy_comparison"] / "validation_loss.jsonl",
         [
-            {"id": f"held-{number}", "tokens": 20, "sft_loss": loss, "rlhf_loss": loss + 0.03}
+            {"id": f"demonstration-{number}", "tokens": 20, "sft_loss": loss, "rlhf_loss": loss + 0.03}
             for number, loss in enumerate(draw.normal(1.4, 0.2, 40).tolist())
         ],
     )
@@ -159,12 +159,12 @@ def fake_run(root: Path, *, prompts: int = 12, continuations: int = 60, effect: 
     for name, folder in folders.items():
         finish(
             folder,
-            STEPS[name],
+            STAGES[name],
             digest(name)[:16],
             inputs={source: digest(source)[:16] for source in INPUTS.get(name, ())},
             versions={"python": "3.11.9", "torch": "2.13.0", "transformers": "5.23.0"},
             seed=42,
-            seconds=3.5 * (1 + list(STEPS).index(name)) ** 2,
+            seconds=3.5 * (1 + list(STAGES).index(name)) ** 2,
             processes=2 if name == "rlhf" else 1,
         )
     return folders
@@ -173,11 +173,11 @@ def fake_run(root: Path, *, prompts: int = 12, continuations: int = 60, effect: 
 def _response(name: str, number: int, reward: float) -> dict[str, object]:
     question = QUESTIONS[number % len(QUESTIONS)]
     earlier = "\n\nHuman: Hello!\n\nAssistant: Hello, what can I do for you?" if number % 3 == 0 else ""
-    answer = f" Gladly ({name}): take your time, start with what you have, and tell me how it went."
+    text = f" Gladly ({name}): take your time, start with what you have, and tell me how it went."
     return {
         "id": f"prompt-{number}",
         "prompt": f"{earlier}\n\nHuman: {question}\n\nAssistant:",
-        "response": HOSTILE if number == 1 else "" if number == 2 and name == "sft_responses" else answer,
+        "response": HOSTILE if number == 1 else "" if number == 2 and name == "sft_responses" else text,
         "seed": number,
         "reward": reward,
         "stopped": True,

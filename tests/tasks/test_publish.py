@@ -45,8 +45,8 @@ def test_tables_and_plots_are_artifacts(finished: tuple[Results, ReportData]) ->
     of_this_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[UUID(publishing())]))
     with get_client(sync_client=True) as client:
         artifacts: list[Artifact] = client.read_artifacts(artifact_filter=of_this_run)
-    found = {artifact.key: artifact for artifact in artifacts}
-    assert {key for key in found if key and key.startswith("plot-")} == {
+    by_key = {artifact.key: artifact for artifact in artifacts}
+    assert {key for key in by_key if key and key.startswith("plot-")} == {
         "plot-reward",
         "plot-kl-to-the-sft-model",
         "plot-response-length",
@@ -54,8 +54,8 @@ def test_tables_and_plots_are_artifacts(finished: tuple[Results, ReportData]) ->
         "plot-change-in-toxicity-from-sft-to-rlhf",
         "plot-calibration-of-the-reward-model",
     }
-    assert str(found["results"].data).startswith("# Better: higher reward and less toxicity")
-    metrics, stages = (json.loads(str(found[key].data)) for key in ("metrics", "stages"))
+    assert str(by_key["results"].data).startswith("# Better: higher reward and less toxicity")
+    metrics, stages = (json.loads(str(by_key[key].data)) for key in ("metrics", "stages"))
     assert metrics[0]["metric"] == "reward of test responses"
     assert float(metrics[0]["RLHF"]) == pytest.approx(results.reward.rlhf.mean, rel=1e-3)
     assert [row["stage"] for row in stages] == [stage.name for stage in results.stages]

@@ -23,15 +23,15 @@ let limit = FIRST;
 
 function show() {
   const words = query.value.toLocaleLowerCase().split(/\s+/).filter(Boolean);
-  const found = items.sort(orders[order.value]).filter((item) => words.every((word) => item.text.includes(word)));
-  const visible = new Set(found.slice(0, words.length ? Infinity : limit));
+  const matches = items.sort(orders[order.value]).filter((item) => words.every((word) => item.text.includes(word)));
+  const visible = new Set(matches.slice(0, words.length ? Infinity : limit));
   for (const item of items) {
     item.element.hidden = !visible.has(item);
   }
   list.replaceChildren(...items.map((item) => item.element));
   shown.textContent = `${visible.size} of ${items.length} shown`;
-  more.hidden = visible.size === found.length;
-  more.textContent = `Show all ${found.length}`;
+  more.hidden = visible.size === matches.length;
+  more.textContent = `Show all ${matches.length}`;
 }
 
 function reveal(event) {

@@ -37,16 +37,16 @@ def test_the_published_counts_give_the_published_p_value() -> None:
     models = ["rlhf"] * 30 + ["tie"] * 54 + ["sft"] * 16
     evaluation = evaluate([prefers(n, model) for n, model in enumerate(models)], key(100), rewards(100), seed=0)
     overall = evaluation.questions[-1]
-    assert overall.items == overall.answers == Counts(wins=30, ties=54, losses=16)
+    assert overall.pairs == overall.answers == Counts(wins=30, ties=54, losses=16)
     assert overall.win_rate is not None
     assert round(overall.win_rate.p_value, 3) == 0.054
     assert overall.win_rate.share == pytest.approx(30 / 46)
     assert overall.net.mean == pytest.approx(0.14)
     assert overall.alpha is None  # one annotator
-    assert (evaluation.status, evaluation.labeled, evaluation.items) == ("complete", 100, 100)
-    assert evaluation.required_sample_sizes[0].items is not None
-    assert 180 < evaluation.required_sample_sizes[0].items < 200
-    assert evaluation.questions[0].items == Counts(ties=100)
+    assert (evaluation.status, evaluation.labeled, evaluation.pairs) == ("complete", 100, 100)
+    assert evaluation.required_sample_sizes[0].pairs is not None
+    assert 180 < evaluation.required_sample_sizes[0].pairs < 200
+    assert evaluation.questions[0].pairs == Counts(ties=100)
     assert evaluation.questions[0].win_rate is None
 
 
@@ -67,7 +67,7 @@ def test_several_annotators_give_a_majority_per_pair() -> None:
     ]
     evaluation = evaluate(judgements, key(3), rewards(3), seed=0)
     overall = evaluation.questions[-1]
-    assert overall.items == Counts(wins=1, ties=1, losses=0)
+    assert overall.pairs == Counts(wins=1, ties=1, losses=0)
     assert overall.answers == Counts(wins=3, ties=0, losses=2)
     assert overall.net.mean == pytest.approx(1 / 5)
     assert (evaluation.status, evaluation.labeled) == ("partial", 2)
@@ -93,7 +93,7 @@ def test_reward_model_agreement_compares_rewards_with_majorities() -> None:
     pending = evaluate([], key(30), rewards(30), seed=0)
     assert pending.status == "pending"
     assert pending.reward_model_agreement is not None
-    assert pending.reward_model_agreement.items == Counts(wins=19, ties=1, losses=10)
+    assert pending.reward_model_agreement.pairs == Counts(wins=19, ties=1, losses=10)
     assert pending.reward_model_agreement.agreement is None
     people = [prefers(n, "rlhf") for n in (0, 15, 16, 29)] + [prefers(17, "tie"), prefers(3, "sft")]
     agreement = evaluate(people, key(30), rewards(30), seed=0).reward_model_agreement

@@ -82,7 +82,7 @@ def test_a_whole_import_completes_the_report(run: FinishedRun, manifest: Path) -
     assert (people.status, people.labeled) == ("complete", ITEMS)
     counts = people.questions[-1].answers
     assert (counts.wins, counts.ties, counts.losses) == (7, 0, 1)
-    assert people.questions[-1].items.model_dump() == {"wins": 3, "ties": 1, "losses": 0}
+    assert people.questions[-1].pairs.model_dump() == {"wins": 3, "ties": 1, "losses": 0}
     assert after.model_copy(update={"human_evaluation": before.human_evaluation}) == before
     assert "Run <code>rlhf label serve</code>" not in (run.folder / "report.html").read_text()
     assert times(run.store.root) == artifacts

@@ -18,7 +18,7 @@ from rlhf.runs.published import write_with_stage_times
 from rlhf.stages.aggregate_results import aggregate_results
 from rlhf.storage.files import read_jsonl
 from tests.support.paths import ROOT
-from tests.support.results_fixture import STEPS, fake_config, fake_run
+from tests.support.results_fixture import STAGES, fake_config, fake_run
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +65,9 @@ def test_metrics_are_those_of_the_artifacts(run: tuple[dict[str, Path], Path]) -
     assert [of_label["toxicity"][group]["prompts"] for group in ("all", "toxic", "nontoxic")] == [60, 12, 48]
     assert of_label["toxicity"]["toxic"]["mean"]["sft"] == pytest.approx(mean(sft[::5]))
     people = content["human_evaluation"]
-    assert (people["status"], people["items"], people["questions"]) == ("pending", 12, [])
+    assert (people["status"], people["pairs"], people["questions"]) == ("pending", 12, [])
     wins = sum(second > first for first, second in zip(before, after, strict=True))
-    assert people["reward_model_agreement"]["items"] == {"wins": wins, "ties": 0, "losses": 12 - wins}
+    assert people["reward_model_agreement"]["pairs"] == {"wins": wins, "ties": 0, "losses": 12 - wins}
     reward_model = content["reward_model"]
     assert (reward_model["accuracy"], reward_model["ci95"], reward_model["pairs"]) == (0.75, [0.655, 0.826], 96)
     assert (reward_model["mean_margin"], reward_model["loss"], reward_model["calibration_error"]) == (0.8, 0.5, 0.05)
@@ -107,7 +107,7 @@ def test_lineage_names_every_stage(run: tuple[dict[str, Path], Path]) -> None:
         "export_labeling_manifest",
     ]
     assert set(content["lineage"]["fingerprints"]) == set(names)
-    assert len(set(content["lineage"]["fingerprints"].values())) == len(STEPS)
+    assert len(set(content["lineage"]["fingerprints"].values())) == len(STAGES)
     assert content["lineage"]["devices"]["train_ppo"] == "2 x cpu"
     assert content["lineage"]["versions"]["torch"] == "2.13.0"
     assert content["lineage"]["seed"] == 42
@@ -197,5 +197,5 @@ def test_report_and_blinding_need_neither_torch_nor_matplotlib() -> None:
         "import sys, rlhf.results.schema, rlhf.labeling.session, rlhf.labeling.server\n"
         "print([name for name in ('torch', 'matplotlib', 'scipy', 'transformers', 'prefect') if name in sys.modules])"
     )
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert found.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert process.stdout.strip() == "[]"
