@@ -60,7 +60,7 @@ def test_rotary_settings_get_their_old_names() -> None:
 
 
 def test_an_untested_architecture_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="knows gptj, gpt2, gpt_neox, not llama"):
+    with pytest.raises(UserError, match="supports gptj, gpt2, gpt_neox, not llama"):
         convert_for_trlx(tiny_model(tmp_path / "llama", "llama"), tmp_path / "old")
     assert not (tmp_path / "old").exists()
 

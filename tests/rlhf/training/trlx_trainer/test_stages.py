@@ -137,7 +137,7 @@ def test_a_killed_run_resumes_from_its_checkpoint(tmp_path: Path, stages: Stages
     saved = json.loads(state.read_bytes())
     assert saved["running_statistics"]["count"] == pytest.approx(16)
     assert stages.run("rlhf.stages.train_ppo_trlx", request, output)
-    assert "going on after step" in (output / "log.txt").read_text()
+    assert "resuming after step" in (output / "log.txt").read_text()
     rows = read_jsonl(output / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert rows[:2] == before

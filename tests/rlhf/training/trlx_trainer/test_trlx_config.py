@@ -60,7 +60,7 @@ def test_unsupported_settings_are_rejected() -> None:
     def convert(ppo: PpoConfig) -> None:
         ppo_settings(ppo, model=MODEL, checkpoints=CHECKPOINTS, prompt_tokens=5, processes=1, seed=1)
 
-    with pytest.raises(UserError, match="wrong reference model"):
+    with pytest.raises(UserError, match="reference model is wrong"):
         convert(PpoConfig(unfrozen_blocks="all"))
     with pytest.raises(UserError, match=r"multiple of ppo\.rollout_batch_size \(48\).*try 32"):
         convert(PpoConfig(rollouts_per_step=64, minibatch_size=4, rollout_batch_size=48))
