@@ -1,1 +1,1 @@
-"""The workflow stages as cached Prefect tasks.  Nothing here imports torch."""
+"""The stages of the pipeline as cached Prefect tasks.  No module of this package imports torch."""

@@ -139,7 +139,7 @@ def test_a_server_that_does_not_answer_is_one_line_and_exit_2(name: str, tmp_pat
         name, "quickstart", "--workspace", str(tmp_path / "runs")
     )
     assert outcome.code == 2, outcome.output + outcome.error
-    assert re.fullmatch(rf"error: no Prefect server answers at {unused}, .*\n", outcome.error)
+    assert re.fullmatch(rf"error: no Prefect server answers at {unused} \(PREFECT_API_URL\); .*\n", outcome.error)
 
 
 def test_a_full_disk_is_one_line_and_exit_2(prefect_server: str, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_wrong_labels_fail_the_flow(run: FinishedRun, tmp_path: Path, monkeypatc
     manifest = write_output(run, tmp_path / "output", [judgement(item) for item in items])
     manifest.write_text(manifest.read_text() + json.dumps({"id": "feedface"}) + "\n")
     monkeypatch.setattr(read_labels, "retries", 0)
-    with pytest.raises(UserError, match="line 5: unknown item"):
+    with pytest.raises(UserError, match="line 5: unknown pair"):
         collect_labels(str(run.folder.parent), source=str(manifest))
 
 
