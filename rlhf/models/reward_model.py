@@ -67,7 +67,7 @@ class RewardModel:
 
     @torch.inference_mode()
     def _score_batch(self, rows: list[list[int]]) -> Tensor:
-        """Scores [B].  Rows are padded on the right, where a causal model cannot see it; it is masked all the same."""
+        """Scores [B].  Rows are padded on the right, which a causal model cannot see; the padding is masked as well."""
         last_B = torch.tensor([len(ids) - 1 for ids in rows])
         length = int(last_B.max()) + 1
         ids_BL = torch.tensor([ids + [0] * (length - len(ids)) for ids in rows])

@@ -20,7 +20,7 @@ from rlhf.runtime.distributed import init_distributed
 def prepare_processes() -> PartialState:
     """This process's place among all.
 
-    Raises UserError where there are several without DeepSpeed, under which alone trlx can share out its model.
+    Raises UserError if there are several ranks without DeepSpeed, which trlx needs to shard its model.
     """
     # A bar would end up in the same line as what the stage tells of its progress.
     trlx.utils.logging.disable_progress_bar()
@@ -35,7 +35,7 @@ def prepare_processes() -> PartialState:
 
 
 def reward_device(state: PartialState) -> torch.device:
-    """A GPU that no process trains on where there is one, as in the published recipe; else the main process's."""
+    """A GPU on which no rank trains if there is one, as in the published recipe; else the main rank's."""
     if state.device.type == "cuda" and torch.cuda.device_count() > state.num_processes:
         return torch.device("cuda", torch.cuda.device_count() - 1)
     return cast(torch.device, state.device)

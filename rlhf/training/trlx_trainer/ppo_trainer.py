@@ -156,7 +156,7 @@ class PpoTrainer(RecordingMixin, AcceleratePPOTrainer):  # type: ignore[misc]  #
         """Raise UserError if the KL exceeds its limit or is NaN."""
         if not self.row["kl"] <= self.run.config.max_kl:
             raise UserError(
-                f"step {self.step + 1}: the KL to the reference is {self.row['kl']:.3g} nats per answer, ppo.max_kl "
+                f"step {self.step + 1}: the KL to the reference is {self.row['kl']:.3g} nats per response, ppo.max_kl "
                 f"is {self.run.config.max_kl:g}; the last good checkpoint is kept; lower ppo.learning_rate or raise "
                 "ppo.kl_coefficient"
             )

@@ -65,7 +65,7 @@ def run_trlx(config: SftStage, inputs: dict[str, Path], output: Path) -> None:
         model=converted,
         checkpoints=checkpoints.root,
         tokens=longest_text(
-            converted, [prompt + answer for prompt, answer in samples + validation_samples], EXTRA_TOKENS
+            converted, [prompt + response for prompt, response in samples + validation_samples], EXTRA_TOKENS
         ),
         steps=steps,
         processes=processes.num_processes,

@@ -70,7 +70,7 @@ class SftTrainer(RecordingMixin, AccelerateSFTTrainer):  # type: ignore[misc]  #
         self.run.metrics.write({"step": step, "epoch": step * self.run.epochs_per_step, **metrics})
 
     def validate(self) -> dict[str, float]:
-        """Mean loss over the batches of held-out samples, in nats per token, instead of responses to nothing."""
+        """Measure the validation loss, in nats per token; trlx would generate responses here."""
         self.validation_loss = measure_validation_loss(self)
         self.check_finite(self.validation_loss)
         if self.iter_count == 0:
@@ -78,7 +78,7 @@ class SftTrainer(RecordingMixin, AccelerateSFTTrainer):  # type: ignore[misc]  #
         return {}
 
     def check_finite(self, loss: float) -> None:
-        """Raise UserError where a loss is no number."""
+        """Raise UserError if a loss is not finite."""
         if not math.isfinite(loss):
             raise UserError(f"fine-tuning: the loss at step {self.iter_count} is {loss}; lower sft.learning_rate")
 
@@ -89,7 +89,7 @@ class SftTrainer(RecordingMixin, AccelerateSFTTrainer):  # type: ignore[misc]  #
 
 @torch.no_grad()
 def measure_validation_loss(trainer: SftTrainer) -> float:
-    """Mean over the batches of held-out samples, which every process measures for itself."""
+    """Mean loss over the batches of validation samples; every rank measures all of them."""
     train = trainer.config.train
     store = DialogStore(
         [
