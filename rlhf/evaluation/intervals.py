@@ -161,7 +161,7 @@ def krippendorff_alpha(ratings: Sequence[Sequence[float | None]], values: Sequen
 def cluster_interval(clusters: Sequence[Sequence[float]], seed: int) -> tuple[float, float]:
     """95 % percentile bootstrap interval of the mean of all values, resampling clusters.
 
-    Different annotators' answers to one item are correlated, so items are resampled together with all their answers.
+    Different annotators' answers to one pair are correlated, so pairs are resampled together with all their answers.
     """
     sums = np.array([sum(cluster) for cluster in clusters], dtype=np.float64)
     sizes = np.array([len(cluster) for cluster in clusters], dtype=np.float64)

@@ -74,7 +74,8 @@ def _own_output(run: FinishedRun) -> Path:
     """Folder of the labeling page's output; if no page has it open, its output files are brought up to date."""
     if not run.labels.is_dir():
         raise UserError(
-            f"{run.folder.name}: nobody has labeled yet; `rlhf label serve --run {run.folder.name}` starts the labeling page"
+            f"{run.folder.name}: nobody has labeled yet; "
+            f"`rlhf label serve --run {run.folder.name}` starts the labeling page"
         )
     with suppress(SessionInUseError):
         LabelingSession(run.pairs, run.labels).close()

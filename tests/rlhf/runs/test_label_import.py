@@ -177,7 +177,7 @@ def damaged_response(manifest: Path, line: dict[str, Any], how: str) -> str:
 def test_damage_is_named_and_changes_nothing(run: FinishedRun, manifest: Path, how: str) -> None:
     message, good = damaged(manifest, how)
     before = state(run)
-    with pytest.raises(UserError, match="nothing was imported; --partial takes what is good") as caught:
+    with pytest.raises(UserError, match="nothing was imported; --partial imports the valid answers") as caught:
         import_labels(run, str(manifest), partial=False)
     assert message in str(caught.value)
     assert state(run) == before
@@ -311,7 +311,7 @@ def test_labels_come_from_s3(run: FinishedRun, tmp_path: Path) -> None:
 
 
 def test_without_a_source_the_page_s_answers_are_made_whole_and_imported(run: FinishedRun) -> None:
-    with pytest.raises(UserError, match="nobody has labeled yet; `rlhf label serve --run fake` opens the page"):
+    with pytest.raises(UserError, match="nobody has labeled yet; `rlhf label serve --run fake` starts the labeling page"):
         import_labels(run, None, partial=False)
     labels = LabelingSession(run.pairs, run.labels)
     journal = labels.journal("Ada")
