@@ -15,7 +15,14 @@ from tests.benchmarks.measure import CPU
 from tests.benchmarks.part import Options
 from tests.benchmarks.work import Work
 
-TINY = {"width": 64, "blocks": 3, "heads": 2, "rotary": 16, "vocabulary": 128, "prompt_tokens": 12}
+TINY = {
+    "hidden_size": 64,
+    "num_layers": 3,
+    "num_heads": 2,
+    "rotary_size": 16,
+    "vocab_size": 128,
+    "prompt_tokens": 12,
+}
 SMALL = {"response_tokens": 8, "rollouts": 8, "epochs": 1, "chunk": 4}
 
 
@@ -23,15 +30,15 @@ SMALL = {"response_tokens": 8, "rollouts": 8, "epochs": 1, "chunk": 4}
 @pytest.mark.exhaustive
 def test_a_tiny_model_on_the_cpu() -> None:
     result = run_on(GPTJ_6B.model_copy(update=TINY | SMALL), CPU, threads=1)
-    assert all(math.isfinite(value) and value > 0 for value in result.figures.values())
+    assert all(math.isfinite(value) and value > 0 for value in result.metrics.values())
     sides = {
         f"{side}.{phase}" for side in ("ours", "reference") for phase in ("generate", "score", "evaluate", "train")
     }
     assert {f"{name}_seconds" for name in sides} | {f"{name}_tokens_per_second" for name in sides} <= set(
-        result.figures
+        result.metrics
     )
-    assert {"ratio", "training_ratio", "copy_gigabytes_per_second", "ours.training_mfu"} <= set(result.figures)
-    assert {"ours.peak_bytes", "ours.decode_seconds_over_limit"} <= set(result.figures)
+    assert {"ratio", "training_ratio", "copy_gigabytes_per_second", "ours.training_mfu"} <= set(result.metrics)
+    assert {"ours.peak_bytes", "ours.decode_seconds_over_limit"} <= set(result.metrics)
     (table,) = result.tables
     assert "MFU" in str(table.caption)
 
