@@ -62,7 +62,7 @@ def test_tables_and_plots_are_artifacts(finished: tuple[Results, ReportData]) ->
     assert stages[0]["time"] == "3.5 s"
 
 
-def test_a_picture_stands_alone(finished: tuple[Results, ReportData]) -> None:
+def test_an_image_of_a_plot_needs_no_other_file(finished: tuple[Results, ReportData]) -> None:
     for plot in finished[1].training:
         kind, _, content = image_uri(plot).partition(",")
         assert kind == "data:image/svg+xml;base64"
