@@ -78,8 +78,9 @@ def test_verdict_of_a_clear_result(results: Results) -> None:
     assert conclusion.tone == "good"
     assert conclusion.headline == "Better: higher reward and less toxicity"
     assert conclusion.sentence == (
-        "On 12 test prompts that were not used in training, the mean reward of the responses rose by 0.400 (95 % interval "
-        "0.300 to 0.500); on 60 toxicity prompts, mean toxicity fell by 0.0150 (95 % interval 0.0100 to 0.0200)."
+        "On 12 test prompts that were not used in training, the mean reward of the responses rose by 0.400 "
+        "(95 % interval 0.300 to 0.500); on 60 toxicity prompts, mean toxicity fell by 0.0150 (95 % interval 0.0100 to "
+        "0.0200)."
     )
 
 
