@@ -5,8 +5,8 @@ sampled tokens, including the EOS.  Values at padding are never read.
 
 Source: Schulman et al., 2016, "High-Dimensional Continuous Control Using Generalized Advantage Estimation", equations
 11, 12 and 16.  Differs from trlx@3340c2f: the score is added at the last token (the EOS if it was sampled), not at the
-position after it, so that the EOS is an action in the loss; scores are clipped before they are scaled, not after;
-advantages are whitened once over all rollouts of a step, not in each minibatch.
+position after it, so that the EOS is an action in the loss; advantages are whitened once over all rollouts of a step,
+not in each minibatch.
 """
 
 from __future__ import annotations

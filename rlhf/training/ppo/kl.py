@@ -2,7 +2,8 @@
 
 Source: Ziegler et al., 2019, "Fine-Tuning Language Models from Human Preferences", section 2.2.  Differs from
 trlx@3340c2f: only response tokens count; the estimator is unbiased (trlx has the ratio upside down); the coefficient
-is updated with the number of rollouts that the KL was measured on, not with the minibatch size.
+is updated once per step with the number of rollouts that the KL was measured on, not once per epoch with the minibatch
+size.
 """
 
 from __future__ import annotations

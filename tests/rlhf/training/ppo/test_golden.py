@@ -102,6 +102,17 @@ def test_kl_controller() -> None:
         assert controller.coefficient == pytest.approx(step["coefficient"], abs=1e-9)
 
 
+def test_scores_are_clipped_before_they_are_scaled() -> None:
+    """40 after fifty 1 and fifty -1 is clipped to 10: the variance is (100 + 10^2 * 100 / 101) / 100 = 1.9901.
+
+    trlx@3340c2f does the same (AcceleratePPOTrainer.make_experience).  Scaling first would give 40 / 4.104 = 9.747.
+    """
+    statistics = RunningStatistics()
+    scale_scores(tensor([1.0, -1.0] * 50), statistics, clip=10, scale=True)
+    scaled = scale_scores(tensor([40.0]), statistics, clip=10, scale=True)
+    assert_equal(scaled, [10 / math.sqrt((100 + 100 * 100 / 101) / 100)])
+
+
 class TestDeliberateDifferences:
     """Deliberate differences from trlx, shown on one response " a b EOS", padded to four positions."""
 
@@ -153,13 +164,3 @@ class TestDeliberateDifferences:
         controller = KlController(coefficient=0.05, target=6.0, horizon=10_000)
         controller.update(12.0, rollouts=64)
         assert controller.coefficient == pytest.approx(0.050064, abs=1e-12)
-
-    def test_scores_are_clipped_before_they_are_scaled(self) -> None:
-        """40 after fifty 1 and fifty -1 is clipped to 10: the variance is (100 + 10^2 * 100 / 101) / 100 = 1.9901.
-
-        trlx divides 40 by the deviation with 40 in it, 4.104: 9.747.
-        """
-        statistics = RunningStatistics()
-        scale_scores(tensor([1.0, -1.0] * 50), statistics, clip=10, scale=True)
-        scaled = scale_scores(tensor([40.0]), statistics, clip=10, scale=True)
-        assert_equal(scaled, [10 / math.sqrt((100 + 100 * 100 / 101) / 100)])
