@@ -1,4 +1,4 @@
-"""Cleaning removes what runs made and nothing else, in a folder and in a bucket."""
+"""Cleanup removes what runs created and nothing else, in a folder and in a bucket."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def publish(root: Path, run: str, **stages: str) -> None:
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
-    """Two runs that share their data; an SFT stage that did not end."""
+    """Two runs that share their data; an interrupted SFT stage."""
     root = tmp_path / "runs"
     write(root, f"artifacts/prepare_data/{ONE}/demonstrations.jsonl", f"artifacts/prepare_data/{ONE}/log.txt")
     finish(root / f"artifacts/prepare_data/{ONE}", "prepare_data", ONE, inputs={"source": GIVEN})
@@ -83,7 +83,7 @@ def add_foreign(root: Path) -> None:
     write(root, "third/results.json", text=json.dumps({"run_name": "fourth", "stages": []}))
 
 
-def test_everything_of_ours_goes_and_everything_else_stays(workspace: Path) -> None:
+def test_files_of_runs_are_removed_and_all_others_kept(workspace: Path) -> None:
     add_foreign(workspace)
     location = LocalLocation(workspace)
     found = plan_cleanup(location)
@@ -96,13 +96,13 @@ def test_everything_of_ours_goes_and_everything_else_stays(workspace: Path) -> N
     assert plan_cleanup(location).removable == []
 
 
-def test_nothing_is_left_of_a_workspace_that_only_runs_have_written_to(workspace: Path) -> None:
+def test_a_workspace_with_only_files_of_runs_becomes_empty(workspace: Path) -> None:
     remove(LocalLocation(workspace), plan_cleanup(LocalLocation(workspace)))
     assert workspace.is_dir()
     assert list(workspace.iterdir()) == []
 
 
-def test_one_run_goes_with_what_no_other_run_uses(workspace: Path) -> None:
+def test_one_run_is_removed_with_the_artifacts_that_only_it_uses(workspace: Path) -> None:
     location = LocalLocation(workspace)
     found = plan_cleanup(location, "first")
     assert {name.split("/")[0] for name in found.removable} == {"artifacts", "records", "first"}
@@ -118,8 +118,8 @@ def test_one_run_goes_with_what_no_other_run_uses(workspace: Path) -> None:
         plan_cleanup(location, "first")
 
 
-def test_a_removal_that_was_interrupted_is_ended_by_the_next(workspace: Path) -> None:
-    """What tells that files are removable goes after them, so that no file is orphaned."""
+def test_an_interrupted_removal_is_finished_by_the_next(workspace: Path) -> None:
+    """Files that identify others are removed after them, so that no file is orphaned."""
     location, removable = LocalLocation(workspace), plan_cleanup(LocalLocation(workspace)).removable
     for stop in range(len(removable)):
         location.remove(removable[stop : stop + 1])
@@ -136,7 +136,7 @@ def test_links_are_not_followed(workspace: Path, tmp_path: Path) -> None:
     assert (tmp_path / "remote" / ONE / "log.txt").is_file()
 
 
-def test_a_manifest_cannot_name_what_lies_outside(workspace: Path) -> None:
+def test_a_manifest_cannot_name_files_outside_its_folder(workspace: Path) -> None:
     write(workspace, "notes.txt")
     path = workspace / f"artifacts/prepare_data/{ONE}" / MANIFEST
     manifest = json.loads(path.read_text())
@@ -161,7 +161,7 @@ def test_a_missing_workspace_is_named(tmp_path: Path) -> None:
 
 @pytest.fixture
 def bucket(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Location]:
-    """The workspace with unknown files, as objects below s3://lab/team/runs; other objects beside that prefix."""
+    """The workspace with unknown files, as objects below s3://lab/team/runs; other objects next to that prefix."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
@@ -181,7 +181,7 @@ def keys() -> set[str]:
     return {found["Key"] for found in boto3.client("s3").list_objects_v2(Bucket="lab")["Contents"]}
 
 
-def test_foreign_objects_under_the_same_prefix_stay(bucket: Location) -> None:
+def test_unknown_objects_under_the_same_prefix_are_kept(bucket: Location) -> None:
     found = plan_cleanup(bucket)
     assert sorted(found.unknown) == sorted(FOREIGN)
     before = keys()
@@ -191,7 +191,7 @@ def test_foreign_objects_under_the_same_prefix_stay(bucket: Location) -> None:
     assert keys() == beside | {f"team/runs/{name}" for name in [*FOREIGN, *LABEL_FILES]}
 
 
-def test_what_the_store_in_s3_writes_is_ours_there_and_here(
+def test_everything_that_the_s3_store_writes_is_removable_there_and_in_the_cache(
     bucket: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert runs_of(bucket) == {"first", "second"}
@@ -217,7 +217,7 @@ def test_what_the_store_in_s3_writes_is_ours_there_and_here(
         assert location.names() == []
 
 
-def test_the_files_of_a_labeling_job_go_with_its_run(workspace: Path, bucket: Location) -> None:
+def test_the_files_of_a_labeling_job_are_removed_with_its_run(workspace: Path, bucket: Location) -> None:
     client = boto3.client("s3")
     sent = ["jobs/job-1/input/manifest.jsonl", "jobs/job-1/input/template.liquid.html"]
     others = ["jobs/job-1/manifests/output/output.manifest", "jobs/job-1/input/notes.txt"]

@@ -1,4 +1,4 @@
-"""Importing labels: everything wrong is named, nothing changes then, and what is good completes the report."""
+"""A label import names every problem and then changes nothing; valid labels complete the report."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
 
 @pytest.fixture
 def run(made: FinishedRun) -> Iterator[FinishedRun]:
-    """The finished run as it was before anything was imported."""
+    """A finished run before any import."""
     before = {path: path.read_bytes() for path in made.folder.iterdir() if path.is_file()}
     yield made
     for path in made.folder.iterdir():
@@ -72,7 +72,7 @@ def published(run: FinishedRun) -> Results:
     return Results.model_validate_json((run.folder / "results.json").read_bytes())
 
 
-def test_a_whole_import_completes_the_report(run: FinishedRun, manifest: Path) -> None:
+def test_a_complete_import_completes_the_report(run: FinishedRun, manifest: Path) -> None:
     before = published(run)
     artifacts = times(run.store.root)
     imported = import_labels(run, str(manifest), partial=False)
@@ -88,7 +88,7 @@ def test_a_whole_import_completes_the_report(run: FinishedRun, manifest: Path) -
     assert times(run.store.root) == artifacts
 
 
-def test_labels_stay_when_the_report_is_written_again(run: FinishedRun, manifest: Path) -> None:
+def test_labels_are_kept_when_the_report_is_rebuilt(run: FinishedRun, manifest: Path) -> None:
     import_labels(run, str(manifest), partial=False)
     (run.folder / "results.json").write_text("{}")
     rebuild_report(run)
@@ -109,7 +109,7 @@ def test_importing_again_changes_no_byte(run: FinishedRun, manifest: Path) -> No
 
 
 def damaged(manifest: Path, how: str) -> tuple[str, int]:
-    """Damage the manifest or a response; returns what the message must say and how many items are still good."""
+    """Damage the manifest or a response; returns what the message must say and how many pairs are still valid."""
     first, second, *rest = lines_of(manifest)
     name, content = second["id"], manifest.read_bytes()
     plain = {key: value for key, value in second.items() if "preference" not in key}
@@ -187,7 +187,7 @@ def test_damage_is_named_and_changes_nothing(run: FinishedRun, manifest: Path, h
     assert imported.evaluation.status == ("complete" if good == ITEMS else "partial")
 
 
-def test_all_damage_is_named_at_once(run: FinishedRun, manifest: Path) -> None:
+def test_all_damage_is_named_together(run: FinishedRun, manifest: Path) -> None:
     message, _ = damaged(manifest, "unknown choice")
     first, *rest = lines_of(manifest)
     write_lines(manifest, [*rest, {**first, "id": "feedface"}])
@@ -201,7 +201,7 @@ def test_all_damage_is_named_at_once(run: FinishedRun, manifest: Path) -> None:
     assert f"  pair {rest[0]['id']}: no answer" in lines
 
 
-def test_nothing_good_is_an_error_with_partial_too(run: FinishedRun, manifest: Path) -> None:
+def test_without_valid_answers_partial_is_an_error_too(run: FinishedRun, manifest: Path) -> None:
     write_lines(manifest, [pair.model_dump() for pair in read_blinded_pairs(run.pairs)])
     with pytest.raises(IncompleteError, match="nothing can be imported"):
         import_labels(run, str(manifest), partial=True)
@@ -216,7 +216,7 @@ def test_references_stay_inside(run: FinishedRun, manifest: Path, reference: str
         import_labels(run, str(manifest), partial=False)
 
 
-def test_the_key_itself_must_be_whole(run: FinishedRun) -> None:
+def test_the_key_must_be_intact(run: FinishedRun) -> None:
     key = run.pairs / "key.jsonl"
     content = key.read_text()
     key.write_text(content.replace('"a": "sft", "b": "rlhf"', '"a": "rlhf", "b": "sft"'))
@@ -231,7 +231,7 @@ def test_the_key_itself_must_be_whole(run: FinishedRun) -> None:
 
 
 def as_ground_truth(run: FinishedRun, root: str, folder: Path, spelling: str) -> Path:
-    """What a labeling job leaves: radio buttons, a timestamped file, references into the bucket."""
+    """Output of a labeling job: radio buttons, a timestamped file, references into the bucket."""
     folder = folder / "manifests" / "output"
     folder.mkdir(parents=True)
     responses = folder.parents[1] / "annotations" / "worker-response" / "iteration-1"
@@ -282,7 +282,7 @@ def test_a_labeling_job_is_read_in_both_spellings(run: FinishedRun, tmp_path: Pa
 
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """AWS, as moto plays it."""
+    """AWS, simulated by moto."""
     for name, value in (("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "x"), ("DEFAULT_REGION", "us-east-1")):
         monkeypatch.setenv(f"AWS_{name}", value)
     with mock_aws():
@@ -310,8 +310,10 @@ def test_labels_come_from_s3(run: FinishedRun, tmp_path: Path) -> None:
         import_labels(run, "s3://labels/team/job/manifests/output/output.manifest", partial=False)
 
 
-def test_without_a_source_the_page_s_answers_are_made_whole_and_imported(run: FinishedRun) -> None:
-    with pytest.raises(UserError, match="nobody has labeled yet; `rlhf label serve --run fake` starts the labeling page"):
+def test_without_a_source_the_answers_of_the_page_are_imported(run: FinishedRun) -> None:
+    with pytest.raises(
+        UserError, match="nobody has labeled yet; `rlhf label serve --run fake` starts the labeling page"
+    ):
         import_labels(run, None, partial=False)
     labels = LabelingSession(run.pairs, run.labels)
     journal = labels.journal("Ada")

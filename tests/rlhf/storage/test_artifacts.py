@@ -1,4 +1,4 @@
-"""Artifacts: the manifest decides, a wrong byte is named, a fingerprint holds exactly what a stage depends on."""
+"""Artifacts count by their manifest, changed bytes are named, fingerprints cover exactly what a stage depends on."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_manifest_names_every_file_by_its_sha256(tmp_path: Path) -> None:
     assert manifest.files["model/weights"].sha256 == "88d4266fd4e6338d13b845fcf289579d209c897823b9217da3e161936f031589"
 
 
-def test_a_whole_artifact_has_no_damage(tmp_path: Path) -> None:
+def test_an_intact_artifact_has_no_problems(tmp_path: Path) -> None:
     folder = make_artifact(tmp_path / "a")
     assert verify(folder) == []
     assert verify(folder, thorough=True) == []
@@ -54,7 +54,7 @@ def test_one_changed_byte_is_named(tmp_path: Path) -> None:
     assert "sha256" in problem
 
 
-def test_a_changed_byte_behind_an_old_time_stamp_is_found_by_a_thorough_check(tmp_path: Path) -> None:
+def test_a_thorough_check_finds_a_changed_byte_under_an_old_time_stamp(tmp_path: Path) -> None:
     folder = make_artifact(tmp_path / "a")
     weights = folder / "model" / "weights"
     assert verify(folder) == []
@@ -64,7 +64,7 @@ def test_a_changed_byte_behind_an_old_time_stamp_is_found_by_a_thorough_check(tm
     assert len(verify(folder, thorough=True)) == 1
 
 
-def test_a_touched_but_equal_file_is_no_damage(tmp_path: Path) -> None:
+def test_a_touched_but_equal_file_is_intact(tmp_path: Path) -> None:
     folder = make_artifact(tmp_path / "a")
     os.utime(folder / "model" / "weights", ns=(1, 1))
     assert verify(folder) == []
@@ -75,7 +75,7 @@ def test_missing_and_shortened_files_are_named(tmp_path: Path) -> None:
     (folder / "rows.jsonl").unlink()
     (folder / "model" / "weights").write_bytes(b"abc")
     assert sorted(verify(folder)) == [
-        f"{folder}/model/weights: 3 bytes where the manifest says 4",
+        f"{folder}/model/weights: 3 bytes, but the manifest says 4",
         f"{folder}/rows.jsonl: missing",
     ]
 
@@ -85,10 +85,10 @@ def test_without_a_manifest_nothing_is_finished(tmp_path: Path) -> None:
     text = (folder / "manifest.json").read_text()
     (folder / "manifest.json").write_text(text[: len(text) // 2])
     assert read_manifest(folder) is None
-    assert "missing or not whole" in verify(folder)[0]
+    assert "missing or not intact" in verify(folder)[0]
 
 
-def test_unfinished_work_is_no_part_of_an_artifact(tmp_path: Path) -> None:
+def test_unfinished_files_are_not_part_of_an_artifact(tmp_path: Path) -> None:
     folder = make_artifact(tmp_path / "a")
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "stage-1").write_text("x")
@@ -104,7 +104,7 @@ def with_change(**parts: dict[str, object]) -> RunConfig:
     return RunConfig.model_validate(parts)
 
 
-def test_a_fingerprint_changes_with_its_own_settings_and_inputs_only() -> None:
+def test_a_fingerprint_changes_only_with_its_own_settings_and_inputs() -> None:
     base = sft_fingerprint(RunConfig())
     assert sft_fingerprint(with_change(sft={"learning_rate": 1e-4})) != base
     assert sft_fingerprint(RunConfig(seed=1)) != base
@@ -113,11 +113,11 @@ def test_a_fingerprint_changes_with_its_own_settings_and_inputs_only() -> None:
     assert sft_fingerprint(with_change(compute={"threads": 1})) == base
 
 
-def test_where_an_input_lies_does_not_matter() -> None:
+def test_the_path_of_an_input_does_not_matter() -> None:
     assert sft_fingerprint(with_change(model={"path": "/a"})) == sft_fingerprint(with_change(model={"path": "/b"}))
 
 
-def test_built_in_places_are_told_apart() -> None:
+def test_built_in_sources_have_different_fingerprints() -> None:
     def data_fingerprint(source: str) -> str:
         config = part_of(with_change(data={"source": source}), DataStage)
         return fingerprint_stage("prepare_data", config, {}, "rlhf.runtime.stage")
@@ -128,7 +128,7 @@ def test_built_in_places_are_told_apart() -> None:
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of this package's sources that fingerprints are made of while a test changes it."""
+    """A copy of this package from which fingerprints are computed, so that a test can change it."""
     copy = tmp_path / "rlhf"
     shutil.copytree(Path(rlhf.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(rlhf, "__file__", str(copy / "__init__.py"))
@@ -155,7 +155,7 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(source.replace(old, new), encoding="utf-8")
 
 
-def test_docstrings_comments_and_layout_of_any_module_leave_all_fingerprints_as_they_are(package: Path) -> None:
+def test_docstrings_comments_and_layout_of_any_module_change_no_fingerprint(package: Path) -> None:
     before = stage_digests()
     for path in package.rglob("*.py"):
         tree = ast.parse(path.read_bytes())
@@ -167,14 +167,14 @@ def test_docstrings_comments_and_layout_of_any_module_leave_all_fingerprints_as_
     assert stage_digests() == before
 
 
-def test_a_change_of_the_ppo_loss_concerns_ppo_alone(package: Path) -> None:
+def test_a_change_of_the_ppo_loss_changes_only_train_ppo(package: Path) -> None:
     before = stage_digests()
     edit(package / "training" / "ppo" / "losses.py", "0.5 *", "0.25 *")
     after = stage_digests()
     assert {name for name in before if before[name] != after[name]} == {"train_ppo"}
 
 
-def test_a_module_that_every_stage_imports_indirectly_concerns_every_stage(package: Path) -> None:
+def test_a_change_in_a_shared_module_changes_every_stage(package: Path) -> None:
     before = stage_digests()
     edit(package / "errors.py", "str(error)", "repr(error)")
     assert not set(before.values()) & set(stage_digests().values())
@@ -196,7 +196,7 @@ def test_a_fingerprint_changes_with_the_minor_version_of_python(monkeypatch: pyt
     forget_sources()
 
 
-def test_external_fingerprints_follow_content_and_names(tmp_path: Path) -> None:
+def test_fingerprints_of_paths_follow_content_and_names(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "data.jsonl").write_text("{}")

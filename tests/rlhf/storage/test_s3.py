@@ -1,4 +1,4 @@
-"""Artifacts in S3: whole or not at all, whatever breaks on the way, and never other bytes than the manifest says."""
+"""Artifacts in S3 are complete or missing, whatever fails during a transfer, and never differ from their manifest."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def address() -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files that are quickly sent count as large."""
+    """Small files already count as large."""
     monkeypatch.setattr(s3_transfer, "PART_BYTES", 100_000)
     monkeypatch.setattr(moto.s3.models, "S3_UPLOAD_PART_MIN_SIZE", 1)
 
 
 @pytest.fixture
 def uri(address: str) -> str:
-    """A place of the test's own."""
+    """A prefix of the test's own."""
     assert address
     bucket = f"bucket-{uuid4().hex}"
     client().create_bucket(Bucket=bucket)
@@ -57,7 +57,7 @@ def uri(address: str) -> str:
 
 @pytest.fixture
 def faults(address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
-    """Clients go through a proxy, and lose no time between attempts."""
+    """Clients go through a proxy, without waits between attempts."""
     monkeypatch.setattr(time, "sleep", lambda _seconds: None)
     with faulty(address) as proxy:
         yield proxy
@@ -68,7 +68,7 @@ def client() -> Any:
 
 
 def machine(uri: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> S3Store:
-    """The store as a machine sees it whose cache is `folder`."""
+    """The store of a machine whose cache is `folder`."""
     monkeypatch.setenv("RLHF_CACHE", str(folder))
     return S3Store(uri)
 
@@ -116,7 +116,7 @@ def test_a_uri_names_a_bucket_and_a_prefix() -> None:
         parse_uri("s3://")
 
 
-def test_parts_grow_where_there_would_be_more_than_s3_takes() -> None:
+def test_parts_grow_if_there_would_be_more_than_s3_allows() -> None:
     assert part_bytes(100_000 * 10_000) == 100_000
     assert part_bytes(100_000 * 10_000 + 1) == 100_001
 
@@ -137,7 +137,7 @@ def test_everything_is_encrypted_and_nothing_is_public(here: S3Store, monkeypatc
             assert grant["Grantee"]["Type"] == "CanonicalUser"  # the owner
 
 
-def test_s3_is_told_the_sha256_of_what_it_gets(here: S3Store) -> None:
+def test_s3_receives_the_sha256_of_every_upload(here: S3Store) -> None:
     folder = made(here)
     here.publish("train", "f1")
     place = {"Bucket": here.bucket.name, "Key": here.bucket.key(f"artifacts/train/f1/{SMALL}")}
@@ -174,26 +174,26 @@ def test_an_upload_survives(here: S3Store, there: S3Store, faults: Faults, fault
 
 
 @pytest.mark.parametrize("name", [SMALL, LARGE])
-def test_a_wrong_byte_that_stays_is_never_used(here: S3Store, there: S3Store, faults: Faults, name: str) -> None:
+def test_a_permanently_wrong_byte_is_never_used(here: S3Store, there: S3Store, faults: Faults, name: str) -> None:
     folder = made(here)
     here.publish("train", "f1")
     faults.plan = lambda method, path: "wrong byte" if method == "GET" and path.endswith(name) else None
     copy = there.folder("train", "f1")
-    with pytest.raises(UserError, match=rf"{name}: sha256 differs.*made again"), there.local_copies([copy]):
+    with pytest.raises(UserError, match=rf"{name}: sha256 differs.*rebuild"), there.local_copies([copy]):
         raise AssertionError("used")
     assert not (copy / MANIFEST).exists()
     assert not (copy / name).exists()
     assert there.verify("train", "f1") != []  # so the stage runs again, or
     faults.plan = lambda _method, _path: None
-    here.publish("train", "f1")  # who still has it whole publishes it again
+    here.publish("train", "f1")  # a machine that still has it intact publishes it again
     with there.local_copies([copy]):
         assert same(folder, copy)
 
 
-def test_an_upload_that_fails_leaves_nothing_that_counts(here: S3Store, there: S3Store, faults: Faults) -> None:
+def test_a_failed_upload_leaves_nothing_that_counts(here: S3Store, there: S3Store, faults: Faults) -> None:
     made(here)
     faults.plan = lambda method, path: "500" if method == "PUT" and "partNumber=2" in path else None
-    with pytest.raises(UserError, match="out of order"):
+    with pytest.raises(UserError, match="S3 is unavailable"):
         here.publish("train", "f1")
     faults.plan = lambda _method, _path: None
     assert there.manifest("train", "f1") is None
@@ -214,7 +214,7 @@ S3Store(sys.argv[1]).publish("train", "f1")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["partNumber=3", MANIFEST])
-def test_a_kill_while_it_uploads_costs_only_what_was_under_way(
+def test_a_kill_during_an_upload_costs_only_the_files_in_progress(
     here: S3Store, there: S3Store, address: str, where: str
 ) -> None:
     made(here)
@@ -241,9 +241,7 @@ def test_a_kill_while_it_uploads_costs_only_what_was_under_way(
     assert there.verify("train", "f1") == []
 
 
-def test_a_damaged_copy_is_fetched_again_and_only_its_damaged_files(
-    here: S3Store, there: S3Store, faults: Faults
-) -> None:
+def test_only_the_damaged_files_of_a_copy_are_downloaded_again(here: S3Store, there: S3Store, faults: Faults) -> None:
     folder = made(here)
     here.publish("train", "f1")
     copy = there.folder("train", "f1")
@@ -258,7 +256,7 @@ def test_a_damaged_copy_is_fetched_again_and_only_its_damaged_files(
     assert any(SMALL in path for path in read)
 
 
-def test_an_object_that_is_gone_is_named(here: S3Store, there: S3Store) -> None:
+def test_a_missing_object_is_named(here: S3Store, there: S3Store) -> None:
     made(here)
     here.publish("train", "f1")
     here.bucket.remove([f"artifacts/train/f1/{SMALL}"])
@@ -268,7 +266,7 @@ def test_an_object_that_is_gone_is_named(here: S3Store, there: S3Store) -> None:
     assert there.verify("train", "f1") == []
 
 
-def test_a_result_made_anew_takes_the_place_of_the_old_one(here: S3Store, there: S3Store) -> None:
+def test_a_rebuilt_result_replaces_the_old_one(here: S3Store, there: S3Store) -> None:
     made(here)
     here.publish("train", "f1")
     copy = there.folder("train", "f1")
@@ -280,7 +278,7 @@ def test_a_result_made_anew_takes_the_place_of_the_old_one(here: S3Store, there:
         assert same(folder, copy)
 
 
-def test_a_users_own_file_or_folder_is_there_for_every_machine(here: S3Store, there: S3Store, tmp_path: Path) -> None:
+def test_a_users_file_or_folder_is_available_to_every_machine(here: S3Store, there: S3Store, tmp_path: Path) -> None:
     (tmp_path / "data" / "more").mkdir(parents=True)
     (tmp_path / "data" / MANIFEST).write_text("the user's own")
     (tmp_path / "data" / "more" / "rows.jsonl").write_text("{}\n")
@@ -294,7 +292,7 @@ def test_a_users_own_file_or_folder_is_there_for_every_machine(here: S3Store, th
 
 
 def stopped(store: S3Store, text: str) -> Path:
-    """What a stage left that was stopped after a checkpoint."""
+    """Files of a stage that was stopped after a checkpoint."""
     folder = store.folder("train", "f1")
     (folder / "checkpoints" / "1").mkdir(parents=True, exist_ok=True)
     (folder / "checkpoints" / "1" / "state").write_text(text)
@@ -302,7 +300,7 @@ def stopped(store: S3Store, text: str) -> Path:
     return folder
 
 
-def test_another_machine_goes_on_from_the_checkpoints(here: S3Store, there: S3Store) -> None:
+def test_another_machine_resumes_from_the_checkpoints(here: S3Store, there: S3Store) -> None:
     stopped(here, "one")
     here.save_unfinished("train", "f1")
     there.restore_unfinished("train", "f1")
@@ -330,7 +328,7 @@ def test_half_saved_checkpoints_are_not_used(here: S3Store, there: S3Store, faul
     assert not there.folder("train", "f1").exists()
 
 
-def test_the_cache_loses_what_was_unused_longest_and_nothing_in_use_or_unpublished(
+def test_the_least_recently_used_is_evicted_but_nothing_in_use_or_unpublished(
     here: S3Store, there: S3Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for fingerprint in ("f1", "f2", "f3"):
@@ -366,7 +364,7 @@ def test_verifying_names_the_object_with_a_wrong_byte(
     assert not list(there.workspace.glob(".verify-*"))
 
 
-def test_what_the_user_can_mend_is_one_line(uri: str, faults: Faults, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_that_a_user_can_fix_are_one_line(uri: str, faults: Faults, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"s3://no-such-bucket/x: there is no bucket no-such-bucket; create it"):
         Bucket("s3://no-such-bucket/x").write("a", b"")
     faults.plan = lambda method, _path: "403" if method == "PUT" else None
@@ -382,7 +380,7 @@ def test_what_the_user_can_mend_is_one_line(uri: str, faults: Faults, monkeypatc
             Bucket(uri).write("a", b"")
 
 
-def test_the_attempts_end(here: S3Store, faults: Faults, tmp_path: Path) -> None:
+def test_retries_end(here: S3Store, faults: Faults, tmp_path: Path) -> None:
     folder = made(here)
     files = record_files(folder)
     upload(here.bucket, "x", {SMALL: (folder / SMALL, files[SMALL])})
