@@ -27,10 +27,9 @@ from rlhf.labeling.middleware import AnnotatorTokens
 from rlhf.labeling.server import create_app
 from rlhf.labeling.session import LabelingSession
 from rlhf.runs.published import FinishedRun
-from tests.rlhf.labeling.test_server import AWKWARD
 from tests.support.cli import CommandLine, free_port
 from tests.support.finished_run import finished_run
-from tests.support.page_client import labeling_task
+from tests.support.page_client import AWKWARD, labeling_task
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page, Route

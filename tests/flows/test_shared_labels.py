@@ -20,10 +20,10 @@ from rlhf.results.schema import CONFIG, REPORT, RESULTS
 from rlhf.runs.published import FinishedRun
 from rlhf.storage.s3 import Bucket
 from rlhf.storage.s3_store import S3Store, open_s3_store
-from tests.rlhf.labeling.test_ground_truth_job import ARN, JOB
-from tests.rlhf.report.test_run_comparison import publish
 from tests.support.finished_run import finished_run, judgement, write_output
+from tests.support.labeling_job import ARN, JOB
 from tests.support.s3_server import shared_workspace
+from tests.support.two_runs import publish
 
 
 @pytest.fixture

@@ -77,3 +77,13 @@ def without_key(folder: Path) -> Path:
     """The same labeling task, with its key deleted."""
     (folder / KEY_FILE).unlink()
     return folder
+
+
+AWKWARD = {
+    "script": " <script>document.title = 'taken'</script><img src=x onerror=alert(1)>",
+    "liquid": " {{ task.input.answer_b }}{% include 'secrets' %}{{ 7 | times: 7 }}",
+    "direction": " safe \u202egnp.exe\u2066 \u200f",
+    "long": " " + "word " * 2000,
+    "empty": "",
+    "broken": " half \ud83d a pair \x00 and \x1b[31m",
+}

@@ -26,16 +26,8 @@ from rlhf.labeling.ground_truth_job import (
 )
 from rlhf.labeling.ground_truth_reader import read_label_output
 from rlhf.results.human_evaluation import QUESTIONS
-from tests.rlhf.labeling.test_server import AWKWARD
-from tests.support.page_client import labeling_task, plain_pairs, without_key
-
-JOB = LabelingJob(
-    name="hh-comparison-1",
-    prefix="s3://labels/team",
-    role="arn:aws:iam::123456789012:role/labeling",
-    workteam="arn:aws:sagemaker:us-east-1:123456789012:workteam/private-crowd/us",
-)
-ARN = "arn:aws:sagemaker:us-east-1:123456789012:labeling-job/hh-comparison-1"
+from tests.support.labeling_job import ARN, JOB
+from tests.support.page_client import AWKWARD, labeling_task, plain_pairs, without_key
 
 
 class Form(HTMLParser):

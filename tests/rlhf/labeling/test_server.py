@@ -14,16 +14,7 @@ from rlhf.labeling.manifest import PromptResponses
 from rlhf.labeling.middleware import MAX_BODY, AnnotatorTokens
 from rlhf.labeling.server import annotator_name, serve
 from rlhf.labeling.session import LabelingSession, SessionInUseError
-from tests.support.page_client import ADDRESS, Visitor, labeling_task, plain_pairs, visiting
-
-AWKWARD = {
-    "script": " <script>document.title = 'taken'</script><img src=x onerror=alert(1)>",
-    "liquid": " {{ task.input.answer_b }}{% include 'secrets' %}{{ 7 | times: 7 }}",
-    "direction": " safe \u202egnp.exe\u2066 \u200f",
-    "long": " " + "word " * 2000,
-    "empty": "",
-    "broken": " half \ud83d a pair \x00 and \x1b[31m",
-}
+from tests.support.page_client import ADDRESS, AWKWARD, Visitor, labeling_task, plain_pairs, visiting
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,8 @@ from rlhf.results.base import Difference
 from rlhf.results.policy_comparison import RewardHackingSign
 from rlhf.results.schema import ReportData, Results
 from rlhf.stages.aggregate_results import aggregate_results
-from tests.rlhf.evaluation.test_human_preference import key, prefers, rewards
+from tests.support.html_elements import Elements
+from tests.support.judgements import key, prefers, rewards
 from tests.support.results_fixture import HOSTILE, fake_config, fake_run
 
 MINUS = "\N{MINUS SIGN}"
@@ -43,25 +43,6 @@ def page(artifact: Path) -> str:
 @pytest.fixture(scope="module")
 def results(artifact: Path) -> Results:
     return Results.model_validate_json((artifact / "results.json").read_bytes())
-
-
-class Elements(HTMLParser):
-    """Start tags with their attributes, and the text outside of style and script."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.ids: list[str] = []
-        self.text = ""
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self.ids += [value for name, value in attrs if name == "id" and value]
-
-    def handle_data(self, data: str) -> None:
-        if self.tags and self.tags[-1][0] not in ("style", "script"):
-            self.text += data
 
 
 def with_differences(results: Results, reward: tuple[float, float], toxicity: tuple[float, float]) -> Results:
