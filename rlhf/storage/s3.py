@@ -253,7 +253,7 @@ def user_hint(error: Exception, bucket: str) -> str | None:
     if isinstance(error, NO_CREDENTIALS):
         return f"no AWS credentials ({error}); set AWS_PROFILE or AWS_ACCESS_KEY_ID, or give this machine a role"
     if isinstance(error, HTTPClientError | NoConnectionError):
-        return f"S3 does not answer ({error}); check the network, AWS_REGION and AWS_ENDPOINT_URL"
+        return f"S3 does not answer ({error}); check the network, AWS_DEFAULT_REGION and AWS_ENDPOINT_URL"
     return _hint_for_status(error, bucket) if isinstance(error, ClientError) else None
 
 
