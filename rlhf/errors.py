@@ -20,7 +20,7 @@ def user_message(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in WRITE_ERRNOS:
         return f"cannot write{path}: {error.strerror}; free space or choose another folder with --workspace"
     if isinstance(error, OSError) and error.errno in PERMISSION_ERRNOS:
-        return f"no permission for{path or ' a file'}: {error.strerror}; change its permissions or name another path"
+        return f"no permission for{path or ' a file'}: {error.strerror}; change its permissions or choose another path"
     if "No space left on device" in str(error):  # safetensors and torch wrap the operating system's error
         return f"cannot write: no space left on device ({error}); free space or choose another folder with --workspace"
     return None

@@ -21,19 +21,20 @@ from rlhf.errors import UserError
 from rlhf.results.schema import CONFIG, LABELS, REPORT, RESULTS
 from rlhf.runtime.stage import StageRequest
 from rlhf.stage_config import STAGES
-from rlhf.storage.artifacts import LOG, MANIFEST, REQUEST, Manifest
+from rlhf.storage.artifacts import LOG, MANIFEST, REQUEST, STAT_CACHE, parse_manifest
 from rlhf.storage.files import locked, write_atomically
 from rlhf.storage.s3 import S3, Bucket
+from rlhf.storage.s3_store import ARTIFACTS, INPUTS, REMOTE_MANIFEST, UNFINISHED
 
 FINGERPRINT = re.compile("[0-9a-f]{16}")
 RECORD = re.compile(r"(?P<stage>[a-z_]+)-(?P<fingerprint>[0-9a-f]{16})")
 FAILURE = re.compile("[0-9a-f]{32}")
 """Name under which Prefect stores the error of a failed stage, next to the records of finished ones."""
-BUNDLES = ("artifacts", "unfinished", "inputs")
+ARTIFACT_FOLDERS = (ARTIFACTS, UNFINISHED, INPUTS)
 """Folders of STAGE/FINGERPRINT, or in `inputs` of FINGERPRINT/NAME, each with a manifest once it is complete."""
-BOOKKEEPING_FILES = (MANIFEST, REQUEST, LOG, ".stat.json", ".lock", ".s3")
-UNFINISHED = (
-    *(REQUEST, LOG, ".lock", ".s3", ".manifest.json.*.tmp", "checkpoints/*"),
+BOOKKEEPING_FILES = (MANIFEST, REQUEST, LOG, STAT_CACHE, ".lock", REMOTE_MANIFEST)
+UNFINISHED_FILES = (
+    *(REQUEST, LOG, ".lock", REMOTE_MANIFEST, ".manifest.json.*.tmp", "checkpoints/*"),
     *("metrics.jsonl", "validation.jsonl", "summary.json", "evaluation.json", "dropped.json"),
     *("demonstrations.jsonl", "preferences.jsonl", "*_demonstrations.jsonl", "*_preferences.jsonl", "*_prompts.jsonl"),
     *(
@@ -47,7 +48,7 @@ UNFINISHED = (
     *("model/config.json", "model/generation_config.json", "model/tokenizer*.json", "model/special_tokens_map.json"),
     *("model/model*.safetensors", "model/model.safetensors.index.json", "model/README.md"),
 )
-"""Files that an interrupted stage may have written next to its request."""
+"""Patterns of the files that an interrupted stage may have written next to its request."""
 PUBLISHED = (REPORT, RESULTS, CONFIG)
 JOBS = "labeling_jobs.json"
 """File in a run's folder: the URIs of the objects that `rlhf label send` put into S3."""
@@ -180,7 +181,7 @@ def plan_cleanup(location: Location, run: str | None = None) -> CleanupPlan:
     runs = {owner.run for owner in owners.values() if owner.run}
     if run is not None and run not in runs:
         raise UserError(f"{location.uri}: no run {run}; there are {', '.join(sorted(runs)) or 'none'}")
-    exclusive = _bundles_of(location, run, owners) if run is not None else None
+    exclusive = _exclusive_artifacts(location, run, owners) if run is not None else None
     plan = CleanupPlan()
     for name in names:
         owner = owners.get(name)
@@ -188,7 +189,7 @@ def plan_cleanup(location: Location, run: str | None = None) -> CleanupPlan:
             plan.unknown.append(name)
         elif owner.labels:
             plan.labels.append(name)
-        elif exclusive is None or owner.run == run or owner.bundle in exclusive:
+        elif exclusive is None or owner.run == run or owner.artifact in exclusive:
             plan.removable.append(name)
         else:
             plan.shared.append(name)
@@ -197,7 +198,7 @@ def plan_cleanup(location: Location, run: str | None = None) -> CleanupPlan:
         uri
         for name in plan.removable
         if owners[name].run and name.endswith(f"/{JOBS}")
-        for uri in _listed(location.read(name))
+        for uri in _read_uris(location.read(name))
     ]
     if isinstance(location, LocalLocation):
         _require_idle(location, plan.removable)
@@ -219,9 +220,9 @@ def remove(location: Location, plan: CleanupPlan) -> None:
 
 @dataclass(frozen=True)
 class FileOwner:
-    """What a file of a run belongs to."""
+    """The owner of a file: an artifact, a run, or neither if all runs of the workspace share it."""
 
-    bundle: str = ""
+    artifact: str = ""
     """STAGE/FINGERPRINT, or the fingerprint of an input."""
     run: str = ""
     """Name of the run that published it."""
@@ -230,86 +231,86 @@ class FileOwner:
 
 def _files_of_runs(location: Location, names: list[str]) -> Iterator[tuple[str, FileOwner]]:
     """Every file that a run created, with its owner."""
-    in_bundle: dict[tuple[str, str, str], list[str]] = {}
-    runs: dict[str, list[str]] = {}
+    artifact_files: dict[tuple[str, str, str], list[str]] = {}
+    run_files: dict[str, list[str]] = {}
     for name in names:
         parts = name.split("/")
-        if parts[0] in BUNDLES and len(parts) > 3:
-            in_bundle.setdefault((parts[0], parts[1], parts[2]), []).append("/".join(parts[3:]))
+        if parts[0] in ARTIFACT_FOLDERS and len(parts) > 3:
+            artifact_files.setdefault((parts[0], parts[1], parts[2]), []).append("/".join(parts[3:]))
         elif parts[0] == "records" and len(parts) == 2:
             record = RECORD.fullmatch(parts[1])
             if record and record["stage"] in STAGES:
-                yield name, FileOwner(bundle=f"{record['stage']}/{record['fingerprint']}")
+                yield name, FileOwner(artifact=f"{record['stage']}/{record['fingerprint']}")
             elif FAILURE.fullmatch(parts[1]) and _is_failure(location.read(name), parts[1]):
                 yield name, FileOwner()
-        elif (parts[0] == "leases" and len(parts) == 2 and parts[1].startswith(BUNDLES)) or (
+        elif (parts[0] == "leases" and len(parts) == 2 and parts[1].startswith(ARTIFACT_FOLDERS)) or (
             len(parts) == 1 and fnmatch(name, COMPARISON)
         ):
             yield name, FileOwner()
-        elif len(parts) > 1 and parts[0] not in (*BUNDLES, "records", "leases"):
-            runs.setdefault(parts[0], []).append("/".join(parts[1:]))
-    for (part, first, second), inside in in_bundle.items():
-        bundle = first if part == "inputs" else f"{first}/{second}"
-        for name in _of_bundle(location, part, first, second, inside):
-            yield f"{part}/{first}/{second}/{name}", FileOwner(bundle=bundle)
-    for run, inside in runs.items():
-        for name, owner in _of_run(location, run, inside):
+        elif len(parts) > 1 and parts[0] not in (*ARTIFACT_FOLDERS, "records", "leases"):
+            run_files.setdefault(parts[0], []).append("/".join(parts[1:]))
+    for (part, first, second), files in artifact_files.items():
+        artifact = first if part == INPUTS else f"{first}/{second}"
+        for name in _owned_in_artifact(location, part, first, second, files):
+            yield f"{part}/{first}/{second}/{name}", FileOwner(artifact=artifact)
+    for run, files in run_files.items():
+        for name, owner in _owned_in_run(location, run, files):
             yield f"{run}/{name}", owner
 
 
-def _of_bundle(location: Location, part: str, first: str, second: str, names: list[str]) -> list[str]:
-    stage, fingerprint = (part, first) if part == "inputs" else (first, second)
-    if not FINGERPRINT.fullmatch(fingerprint) or (part != "inputs" and stage not in STAGES):
+def _owned_in_artifact(location: Location, part: str, first: str, second: str, names: list[str]) -> list[str]:
+    stage, fingerprint = (part, first) if part == INPUTS else (first, second)
+    if not FINGERPRINT.fullmatch(fingerprint) or (part != INPUTS and stage not in STAGES):
         return []
     folder = f"{part}/{first}/{second}"
     if MANIFEST in names:
-        manifest = _parse_manifest(location.read(f"{folder}/{MANIFEST}"))
+        manifest = parse_manifest(location.read(f"{folder}/{MANIFEST}"))
         # In S3, the manifest of an unfinished stage names the folder `unfinished` as its stage.
         if manifest is None or manifest.fingerprint != fingerprint or manifest.stage not in (stage, part):
             return []
         return [name for name in names if name in manifest.files or name in BOOKKEEPING_FILES]
     if REQUEST in names and _is_request(location.read(f"{folder}/{REQUEST}"), stage, fingerprint):
-        return [name for name in names if any(fnmatch(name, pattern) for pattern in UNFINISHED)]
+        return [name for name in names if any(fnmatch(name, pattern) for pattern in UNFINISHED_FILES)]
     return []
 
 
-def _of_run(location: Location, run: str, names: list[str]) -> Iterator[tuple[str, FileOwner]]:
+def _owned_in_run(location: Location, run: str, names: list[str]) -> Iterator[tuple[str, FileOwner]]:
     results = _results(location, run) if RESULTS in names else None
     if results is None or results.run_name != run:
         return
     exported = next((stage.fingerprint for stage in results.stages if stage.name == "export_model"), "")
-    manifest = _content(location, f"artifacts/export_model/{exported}/{MANIFEST}")
-    model = _parse_manifest(manifest)
-    placed = set(model.files) if model else set()
+    manifest = parse_manifest(_content(location, f"{ARTIFACTS}/export_model/{exported}/{MANIFEST}"))
+    model_files = set(manifest.files) if manifest else set()
     for name in names:
         if any(fnmatch(name, pattern) for pattern in LABEL_FILES):
             yield name, FileOwner(run=run, labels=True)
-        elif name in PUBLISHED or name == JOBS or name in placed or fnmatch(name, TRACKER_FILES):
+        elif name in PUBLISHED or name == JOBS or name in model_files or fnmatch(name, TRACKER_FILES):
             yield name, FileOwner(run=run)
 
 
-def _bundles_of(location: Location, run: str, owners: dict[str, FileOwner]) -> set[str]:
+def _exclusive_artifacts(location: Location, run: str, owners: dict[str, FileOwner]) -> set[str]:
     """Artifacts and inputs that only this run uses."""
-    used = {owner.run: _used(location, owner.run) for owner in owners.values() if owner.run}
-    others = [bundles for name, bundles in used.items() if name != run]
+    used = {owner.run: _artifacts_of(location, owner.run) for owner in owners.values() if owner.run}
+    others = [artifacts for name, artifacts in used.items() if name != run]
     return used[run].difference(*others)
 
 
-def _used(location: Location, run: str) -> set[str]:
+def _artifacts_of(location: Location, run: str) -> set[str]:
+    """Artifacts and inputs that a run uses."""
     results = _results(location, run)
     assert results is not None
-    bundles = {f"{stage.name.partition('[')[0]}/{stage.fingerprint}" for stage in results.stages}
+    artifacts = {f"{stage.name.partition('[')[0]}/{stage.fingerprint}" for stage in results.stages}
     inputs = set()
-    for bundle in bundles:
-        manifest = _parse_manifest(_content(location, f"artifacts/{bundle}/{MANIFEST}"))
+    for artifact in artifacts:
+        manifest = parse_manifest(_content(location, f"{ARTIFACTS}/{artifact}/{MANIFEST}"))
         inputs |= set(manifest.inputs.values()) if manifest else set()
-    return bundles | inputs
+    return artifacts | inputs
 
 
 def _removed_last(name: str) -> bool:
     """Whether this file identifies other files, so that it must be removed after them."""
     parts = name.split("/")
-    return parts[-1] in (RESULTS, JOBS) or (parts[0] in BUNDLES and parts[3:] in ([MANIFEST], [REQUEST]))
+    return parts[-1] in (RESULTS, JOBS) or (parts[0] in ARTIFACT_FOLDERS and parts[3:] in ([MANIFEST], [REQUEST]))
 
 
 def _require_idle(folder: LocalLocation, names: Iterable[str]) -> None:
@@ -325,11 +326,11 @@ def _require_idle(folder: LocalLocation, names: Iterable[str]) -> None:
 def record_objects(folder: Path, uris: list[str]) -> None:
     """Record in a run's folder the URIs of objects that were put into S3 for it."""
     path = folder / JOBS
-    known = _listed(path.read_bytes()) if path.is_file() else []
+    known = _read_uris(path.read_bytes()) if path.is_file() else []
     write_atomically(path, json.dumps(sorted({*known, *uris}), indent=2) + "\n")
 
 
-def _listed(content: bytes) -> list[str]:
+def _read_uris(content: bytes) -> list[str]:
     """URIs that `record_objects` has written."""
     with suppress(ValueError):
         listed = json.loads(content)
@@ -348,12 +349,6 @@ def _content(location: Location, name: str) -> bytes:
     with suppress(FileNotFoundError):
         return location.read(name)
     return b""
-
-
-def _parse_manifest(content: bytes) -> Manifest | None:
-    with suppress(ValidationError):
-        return Manifest.model_validate_json(content)
-    return None
 
 
 def _is_failure(content: bytes, name: str) -> bool:

@@ -69,16 +69,16 @@ def find_run(workspace: str, name: str | None) -> FinishedRun:
             f"holds several runs ({', '.join(names)}); choose one with --run" if names else "holds no finished run"
         )
         raise UserError(f"{workspace}: {problem}; --workspace names another folder, `rlhf run` makes a run")
-    chosen = name or names[0]
-    if chosen not in names:
-        raise UserError(f"{workspace}: no finished run {chosen}; there are {', '.join(names) or 'none'}")
-    folder = store.run_folder(chosen)
+    run_name = name or names[0]
+    if run_name not in names:
+        raise UserError(f"{workspace}: no finished run {run_name}; there are {', '.join(names) or 'none'}")
+    folder = store.run_folder(run_name)
     store.pull(folder, [RESULTS, CONFIG, LABELS])
     try:
         results = Results.model_validate_json((folder / RESULTS).read_bytes())
     except ValidationError as error:
         raise UserError(
-            f"{folder / RESULTS}: written by another version; `rlhf run PROFILE --name {chosen}` rebuilds it"
+            f"{folder / RESULTS}: written by another version; `rlhf run PROFILE --name {run_name}` rebuilds it"
         ) from error
     return FinishedRun(folder, store, results)
 
@@ -91,8 +91,8 @@ def open_run(workspace: str, name: str | None) -> Iterator[FinishedRun]:
     """
     run = find_run(workspace, name)
     stages = [(stage.name.partition("[")[0], stage.fingerprint) for stage in run.results.stages]
-    read = [run.store.folder(stage, fingerprint) for stage, fingerprint in stages if stage in READ_BY_IMPORT]
-    with run.store.local_copies([run.pairs, *read]):
+    folders = [run.store.folder(stage, fingerprint) for stage, fingerprint in stages if stage in READ_BY_IMPORT]
+    with run.store.local_copies([run.pairs, *folders]):
         if problems := verify(run.pairs):
             raise UserError(f"{'; '.join(problems)}; `rlhf run PROFILE --name {run.folder.name}` rebuilds it")
         yield run

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -63,9 +63,16 @@ def artifact_files(folder: Path) -> Iterator[Path]:
 def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of a finished artifact, or None if it is missing or not intact."""
     try:
-        return Manifest.model_validate_json((folder / MANIFEST).read_bytes())
-    except (FileNotFoundError, ValidationError):
+        return parse_manifest((folder / MANIFEST).read_bytes())
+    except FileNotFoundError:
         return None
+
+
+def parse_manifest(content: bytes | None) -> Manifest | None:
+    """The manifest with this content, or None if it is missing or not intact."""
+    with suppress(ValidationError):
+        return Manifest.model_validate_json(content) if content is not None else None
+    return None
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -89,7 +96,7 @@ def verify(folder: Path, *, thorough: bool = False) -> list[str]:
     manifest = read_manifest(folder)
     if manifest is None:
         return [f"{folder / MANIFEST}: missing or not intact"]
-    checked = {} if thorough else _read_stat_cache(folder)
+    known_stamps = {} if thorough else _read_stat_cache(folder)
     problems, stamps = [], {}
     for name, record in manifest.files.items():
         path = folder / name
@@ -100,11 +107,11 @@ def verify(folder: Path, *, thorough: bool = False) -> list[str]:
         stamp = [status.st_size, status.st_mtime_ns, record.sha256]
         if status.st_size != record.size:
             problems.append(f"{path}: {status.st_size} bytes, but the manifest says {record.size}")
-        elif checked.get(name) == stamp or file_sha256(path) == record.sha256:
+        elif known_stamps.get(name) == stamp or file_sha256(path) == record.sha256:
             stamps[name] = stamp
         else:
             problems.append(f"{path}: sha256 differs from the manifest")
-    if stamps != checked and os.access(folder, os.W_OK):
+    if stamps != known_stamps and os.access(folder, os.W_OK):
         write_atomically(folder / STAT_CACHE, json.dumps(stamps))
     return problems
 

@@ -1,4 +1,4 @@
-"""Files: written atomically or durably, hashed, replaced as a whole."""
+"""Files: atomic and durable writes, hashes, locks, replacement of folders."""
 
 from __future__ import annotations
 
@@ -101,6 +101,6 @@ def read_jsonl(path: Path) -> list[dict[str, object]]:
 
 
 def write_jsonl(path: Path, rows: list[dict[str, object]]) -> None:
-    """Write rows as JSON Lines.  Model text that is no valid Unicode is kept by escaping."""
+    """Write rows as JSON Lines.  Model text that is not valid Unicode is kept by escaping."""
     with path.open("w", encoding="utf-8") as stream:
         stream.writelines(json.dumps(row) + "\n" for row in rows)

@@ -58,7 +58,7 @@ def source_digest(module: str) -> str:
         if path is None:
             raise LookupError(f"{name}: no such module below {package}")
         sources[name], imported = _code(path)
-        pending.extend(found for found, is_module in imported if is_module or _module_file(package, found))
+        pending.extend(target for target, is_module in imported if is_module or _module_file(package, target))
     for name in SETTINGS_MODULES:
         sources.pop(name, None)
     return digest([sys.version_info[:2], sources])

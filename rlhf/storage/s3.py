@@ -154,10 +154,10 @@ class Bucket:
         with self.as_user_errors():
             for start in range(0, len(names), DELETE_BATCH):
                 batch = {"Objects": names[start : start + DELETE_BATCH], "Quiet": True}
-                answer = self.client.delete_objects(Bucket=self.name, Delete=batch, ChecksumAlgorithm="SHA256")
-                for failed in answer.get("Errors", []):
+                reply = self.client.delete_objects(Bucket=self.name, Delete=batch, ChecksumAlgorithm="SHA256")
+                for failure in reply.get("Errors", []):
                     raise UserError(
-                        f"{self.uri}: cannot remove {failed['Key']} ({failed['Code']}); allow s3:DeleteObject"
+                        f"{self.uri}: cannot remove {failure['Key']} ({failure['Code']}); allow s3:DeleteObject"
                     )
 
     def sizes(self, prefix: str) -> dict[str, int]:
@@ -166,7 +166,7 @@ class Bucket:
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=start)
         with self.as_user_errors():
             return {
-                found["Key"].removeprefix(start): found["Size"] for page in pages for found in page.get("Contents", [])
+                entry["Key"].removeprefix(start): entry["Size"] for page in pages for entry in page.get("Contents", [])
             }
 
     def folders(self) -> list[str]:
@@ -175,9 +175,9 @@ class Bucket:
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=start, Delimiter="/")
         with self.as_user_errors():
             return [
-                found["Prefix"].removeprefix(start).rstrip("/")
+                entry["Prefix"].removeprefix(start).rstrip("/")
                 for page in pages
-                for found in page.get("CommonPrefixes", [])
+                for entry in page.get("CommonPrefixes", [])
             ]
 
     def abort_uploads(self, prefix: str) -> None:

@@ -20,10 +20,8 @@ from functools import cache
 from pathlib import Path
 from uuid import uuid4
 
-from pydantic import ValidationError
-
 from rlhf.errors import UserError
-from rlhf.storage.artifacts import CHECKPOINTS, MANIFEST, FileRecord, Manifest, Store, verify
+from rlhf.storage.artifacts import CHECKPOINTS, MANIFEST, FileRecord, Manifest, Store, parse_manifest, verify
 from rlhf.storage.files import file_sha256, locked, write_atomically
 from rlhf.storage.fingerprints import digest
 from rlhf.storage.s3 import S3, Bucket
@@ -32,7 +30,7 @@ from rlhf.storage.s3_transfer import DamagedError, download, upload
 CACHE, CACHE_GB, DEFAULT_CACHE_GB = "RLHF_CACHE", "RLHF_CACHE_GB", "200"
 ARTIFACTS, INPUTS, UNFINISHED = "artifacts", "inputs", "unfinished"
 FILES = "files"
-"""Folder, within an input or unfinished artifact, of everything but its manifest."""
+"""Folder of an input or an unfinished artifact that contains everything but its manifest."""
 REMOTE_MANIFEST = ".s3"
 """File in a cached folder: the manifest of the copy in S3 that this one is at least as new as."""
 GIGABYTE = 10**9
@@ -64,12 +62,12 @@ class S3Store(Store):
 
     def manifest(self, stage: str, fingerprint: str) -> Manifest | None:
         """The manifest of an artifact in S3, or None if it is not finished."""
-        return _parsed(self._manifest_of(f"{ARTIFACTS}/{stage}/{fingerprint}"))
+        return parse_manifest(self._manifest_bytes(f"{ARTIFACTS}/{stage}/{fingerprint}"))
 
     def verify(self, stage: str, fingerprint: str) -> list[str]:
         """Compare an artifact in S3 with its manifest by presence and size; a download also hashes the bytes."""
-        bundle = f"{ARTIFACTS}/{stage}/{fingerprint}"
-        return self._missing_objects(bundle, self._manifest_of(bundle))
+        key = f"{ARTIFACTS}/{stage}/{fingerprint}"
+        return self._missing_objects(key, self._manifest_bytes(key))
 
     @contextmanager
     def local_copies(self, folders: Iterable[Path], /) -> Iterator[None]:
@@ -79,16 +77,16 @@ class S3Store(Store):
         unfinished.
         """
         with ExitStack() as leases:
-            for bundle in sorted({self.artifact_key(folder) for folder in folders}):
-                leases.enter_context(self.lease(bundle))
-                self._fetch(bundle)
+            for key in sorted({self.artifact_key(folder) for folder in folders}):
+                leases.enter_context(self.lease(key))
+                self._fetch(key)
             self.evict()
             yield
 
     @contextmanager
-    def lease(self, bundle: str) -> Iterator[None]:
+    def lease(self, key: str) -> Iterator[None]:
         """Protect a cached folder from eviction inside the `with` block."""
-        path = self._lease_file(bundle)
+        path = self._lease_file(key)
         with locked(path, shared=True):
             os.utime(path)
             yield
@@ -99,58 +97,58 @@ class S3Store(Store):
 
     def publish(self, stage: str, fingerprint: str) -> None:
         """Upload this machine's finished artifact to S3, unless the same one exists there."""
-        bundle = f"{ARTIFACTS}/{stage}/{fingerprint}"
-        folder = self.workspace / bundle
+        key = f"{ARTIFACTS}/{stage}/{fingerprint}"
+        folder = self.workspace / key
         content = (folder / MANIFEST).read_bytes()
-        manifest = _parsed(content)
+        manifest = parse_manifest(content)
         assert manifest is not None, f"{folder} is published before it is finished"
-        self._put(bundle, {name: (folder / name, record) for name, record in manifest.files.items()}, content)
+        self._put(key, {name: (folder / name, record) for name, record in manifest.files.items()}, content)
         write_atomically(folder / REMOTE_MANIFEST, content.decode())
         self._remove(f"{UNFINISHED}/{stage}/{fingerprint}")
 
     def upload_input(self, path: Path, fingerprint: str) -> Path:
         """Upload a user's file or folder to S3, unless it exists there; returns its path in the cache."""
-        bundle = f"{INPUTS}/{fingerprint}/{path.name}"
-        content = self._manifest_of(bundle)
-        if self._missing_objects(bundle, content):
+        key = f"{INPUTS}/{fingerprint}/{path.name}"
+        content = self._manifest_bytes(key)
+        if self._missing_objects(key, content):
             files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-            self._put_files(bundle, {file.relative_to(path.parent).as_posix(): file for file in files})
-        return self.workspace / bundle / FILES / path.name
+            self._put_files(key, {file.relative_to(path.parent).as_posix(): file for file in files})
+        return self.workspace / key / FILES / path.name
 
     def save_unfinished(self, stage: str, fingerprint: str) -> None:
         """Upload the files of an interrupted stage, if it has checkpoints, so that another machine can resume it."""
         folder = self.folder(stage, fingerprint)
         if not any((folder / CHECKPOINTS).glob("*")):
             return
-        bundle = f"{UNFINISHED}/{stage}/{fingerprint}"
+        key = f"{UNFINISHED}/{stage}/{fingerprint}"
         names = {
             path.relative_to(folder).as_posix(): path
             for path in folder.rglob("*")
             if path.is_file() and not path.relative_to(folder).parts[0].startswith(".")
         }
-        content = self._put_files(bundle, names)
+        content = self._put_files(key, names)
         write_atomically(folder / REMOTE_MANIFEST, content.decode())
-        stale = self.bucket.sizes(bundle).keys() - {MANIFEST, *(f"{FILES}/{name}" for name in names)}
-        self.bucket.remove(f"{bundle}/{name}" for name in stale)
+        stale = self.bucket.sizes(key).keys() - {MANIFEST, *(f"{FILES}/{name}" for name in names)}
+        self.bucket.remove(f"{key}/{name}" for name in stale)
 
     def restore_unfinished(self, stage: str, fingerprint: str) -> None:
         """Download the files of a stage that another machine interrupted, unless this machine has newer ones."""
-        bundle, folder = f"{UNFINISHED}/{stage}/{fingerprint}", self.folder(stage, fingerprint)
-        content = self._manifest_of(bundle)
-        manifest = _parsed(content)
+        key, folder = f"{UNFINISHED}/{stage}/{fingerprint}", self.folder(stage, fingerprint)
+        content = self._manifest_bytes(key)
+        manifest = parse_manifest(content)
         if manifest is None or content == _content(folder / REMOTE_MANIFEST):
             return
-        saved = datetime.fromisoformat(manifest.finished_at).timestamp()
-        if any(path.stat().st_mtime > saved for path in folder.glob(f"{CHECKPOINTS}/*")):
+        saved_at = datetime.fromisoformat(manifest.finished_at).timestamp()
+        if any(path.stat().st_mtime > saved_at for path in folder.glob(f"{CHECKPOINTS}/*")):
             return
         try:
-            self._fetch(bundle)
+            self._fetch(key)
         except UserError:
             return  # the checkpoints are not intact: the stage starts over
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        (self.workspace / bundle / FILES).replace(folder)
-        shutil.rmtree(self.workspace / bundle)
+        (self.workspace / key / FILES).replace(folder)
+        shutil.rmtree(self.workspace / key)
         assert content is not None
         write_atomically(folder / REMOTE_MANIFEST, content.decode())
 
@@ -187,72 +185,70 @@ class S3Store(Store):
             self.artifact_key(path.parent): sum(record.size for record in manifest.files.values())
             for part in (ARTIFACTS, INPUTS)
             for path in self.workspace.glob(f"{part}/*/*/{MANIFEST}")
-            if (manifest := _parsed(_content(path))) and _content(path.with_name(REMOTE_MANIFEST)) == _content(path)
+            if (manifest := parse_manifest(_content(path)))
+            and _content(path.with_name(REMOTE_MANIFEST)) == _content(path)
         }
         over = sum(sizes.values()) - limit
-        for bundle in sorted(sizes, key=lambda bundle: self._lease_file(bundle).stat().st_mtime):
+        for key in sorted(sizes, key=lambda key: self._lease_file(key).stat().st_mtime):
             if over <= 0:
                 return
-            with suppress(BlockingIOError), locked(self._lease_file(bundle), wait=False):
+            with suppress(BlockingIOError), locked(self._lease_file(key), wait=False):
                 trash = self.workspace / f".removed-{uuid4().hex}"
-                (self.workspace / bundle).rename(trash)  # atomic: a half-removed folder is never taken for an artifact
+                (self.workspace / key).rename(trash)  # atomic: a half-removed folder is never taken for an artifact
                 shutil.rmtree(trash)
-                over -= sizes[bundle]
+                over -= sizes[key]
 
     def verify_all(self) -> dict[str, list[str] | None]:
         """Hash every file of every artifact in S3; returns the problems of each, None for one that is not finished."""
         names = self.bucket.sizes(ARTIFACTS).keys()
-        bundles = sorted({"/".join([ARTIFACTS, *name.split("/")[:2]]) for name in names})
+        keys = sorted({"/".join([ARTIFACTS, *name.split("/")[:2]]) for name in names})
         finished = {f"{ARTIFACTS}/{name.removesuffix(f'/{MANIFEST}')}" for name in names}
-        return {
-            f"{self.bucket.uri}/{bundle}": self._verify_bytes(bundle) if bundle in finished else None
-            for bundle in bundles
-        }
+        return {f"{self.bucket.uri}/{key}": self._verify_bytes(key) if key in finished else None for key in keys}
 
-    def _verify_bytes(self, bundle: str) -> list[str]:
-        content = self._manifest_of(bundle)
-        manifest = _parsed(content)
-        if manifest is None or (missing := self._missing_objects(bundle, content)):
-            return [f"{self.bucket.uri}/{bundle}/{MANIFEST}: missing or not intact"] if manifest is None else missing
+    def _verify_bytes(self, key: str) -> list[str]:
+        content = self._manifest_bytes(key)
+        manifest = parse_manifest(content)
+        if manifest is None or (missing := self._missing_objects(key, content)):
+            return [f"{self.bucket.uri}/{key}/{MANIFEST}: missing or not intact"] if manifest is None else missing
         scratch = self.workspace / f".verify-{uuid4().hex}"
         try:
-            download(self.bucket, bundle, manifest.files, scratch)
+            download(self.bucket, key, manifest.files, scratch)
         except DamagedError as error:
             return str(error).splitlines()
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return []
 
-    def _manifest_of(self, bundle: str) -> bytes | None:
-        return self.bucket.read(f"{bundle}/{MANIFEST}")
+    def _manifest_bytes(self, key: str) -> bytes | None:
+        return self.bucket.read(f"{key}/{MANIFEST}")
 
-    def _missing_objects(self, bundle: str, content: bytes | None) -> list[str]:
-        manifest, uri = _parsed(content), f"{self.bucket.uri}/{bundle}"
+    def _missing_objects(self, key: str, content: bytes | None) -> list[str]:
+        manifest, uri = parse_manifest(content), f"{self.bucket.uri}/{key}"
         if manifest is None:
             return [f"{uri}/{MANIFEST}: missing or not intact"]
-        sizes = self.bucket.sizes(bundle)
+        sizes = self.bucket.sizes(key)
         return [
             f"{uri}/{name}: {sizes.get(name, 'no')} bytes, but the manifest says {record.size}"
             for name, record in manifest.files.items()
             if sizes.get(name) != record.size
         ]
 
-    def _put(self, bundle: str, files: Mapping[str, tuple[Path, FileRecord]], content: bytes) -> None:
-        existing = self._manifest_of(bundle)
-        if existing == content and not self._missing_objects(bundle, existing):
+    def _put(self, key: str, files: Mapping[str, tuple[Path, FileRecord]], content: bytes) -> None:
+        existing = self._manifest_bytes(key)
+        if existing == content and not self._missing_objects(key, existing):
             return
         if existing is not None:
-            self.bucket.remove([f"{bundle}/{MANIFEST}"])  # until everything is uploaded it counts as unfinished
-        self.bucket.abort_uploads(bundle)
-        upload(self.bucket, bundle, files)
-        self.bucket.write(f"{bundle}/{MANIFEST}", content)
+            self.bucket.remove([f"{key}/{MANIFEST}"])  # until everything is uploaded it counts as unfinished
+        self.bucket.abort_uploads(key)
+        upload(self.bucket, key, files)
+        self.bucket.write(f"{key}/{MANIFEST}", content)
 
-    def _put_files(self, bundle: str, files: Mapping[str, Path]) -> bytes:
+    def _put_files(self, key: str, files: Mapping[str, Path]) -> bytes:
         records = {
             f"{FILES}/{name}": FileRecord(sha256=file_sha256(path), size=path.stat().st_size)
             for name, path in files.items()
         }
-        part, name, fingerprint = bundle.split("/", 2)
+        part, name, fingerprint = key.split("/", 2)
         manifest = Manifest(
             stage=part,
             fingerprint=fingerprint if part == UNFINISHED else name,
@@ -268,19 +264,17 @@ class S3Store(Store):
             finished_at=datetime.now(UTC).isoformat(),
         )
         content = manifest.model_dump_json(indent=2).encode()
-        self._put(
-            bundle, {f"{FILES}/{name}": (path, records[f"{FILES}/{name}"]) for name, path in files.items()}, content
-        )
+        self._put(key, {f"{FILES}/{name}": (path, records[f"{FILES}/{name}"]) for name, path in files.items()}, content)
         return content
 
-    def _fetch(self, bundle: str) -> None:
-        folder = self.workspace / bundle
-        with locked(self._lease_file(bundle, ".fetch")):
+    def _fetch(self, key: str) -> None:
+        folder = self.workspace / key
+        with locked(self._lease_file(key, ".fetch")):
             while True:
-                content = self._manifest_of(bundle)
-                manifest = _parsed(content)
+                content = self._manifest_bytes(key)
+                manifest = parse_manifest(content)
                 if manifest is None or content is None:
-                    raise UserError(f"{self.bucket.uri}/{bundle} is not finished; run again to make it")
+                    raise UserError(f"{self.bucket.uri}/{key} is not finished; run again to build it")
                 local = _content(folder / MANIFEST)
                 if local == content and not verify(folder):
                     return
@@ -292,23 +286,23 @@ class S3Store(Store):
                     name: record for name, record in manifest.files.items() if not _matches(folder / name, record)
                 }
                 try:
-                    download(self.bucket, bundle, missing, folder)
+                    download(self.bucket, key, missing, folder)
                 except DamagedError as error:
-                    if self._manifest_of(bundle) != content:
+                    if self._manifest_bytes(key) != content:
                         continue  # it was replaced during the download
-                    self.bucket.remove([f"{bundle}/{MANIFEST}"])
+                    self.bucket.remove([f"{key}/{MANIFEST}"])
                     raise UserError(f"{error}; it now counts as unfinished: run again to rebuild it") from error
                 write_atomically(folder / MANIFEST, content.decode())
                 write_atomically(folder / REMOTE_MANIFEST, content.decode())
                 return
 
-    def _remove(self, bundle: str) -> None:
-        names = self.bucket.sizes(bundle).keys()
-        self.bucket.remove([f"{bundle}/{MANIFEST}"] if names else [])
-        self.bucket.remove(f"{bundle}/{name}" for name in names - {MANIFEST})
+    def _remove(self, key: str) -> None:
+        names = self.bucket.sizes(key).keys()
+        self.bucket.remove([f"{key}/{MANIFEST}"] if names else [])
+        self.bucket.remove(f"{key}/{name}" for name in names - {MANIFEST})
 
-    def _lease_file(self, bundle: str, suffix: str = "") -> Path:
-        path = self.workspace / "leases" / (bundle.replace("/", "-") + suffix)
+    def _lease_file(self, key: str, suffix: str = "") -> Path:
+        path = self.workspace / "leases" / (key.replace("/", "-") + suffix)
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             path.touch()
@@ -320,12 +314,6 @@ def _content(path: Path) -> bytes | None:
         return path.read_bytes()
     except FileNotFoundError:
         return None
-
-
-def _parsed(content: bytes | None) -> Manifest | None:
-    with suppress(ValidationError):
-        return Manifest.model_validate_json(content) if content is not None else None
-    return None
 
 
 def _matches(path: Path, record: FileRecord) -> bool:

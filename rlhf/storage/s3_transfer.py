@@ -133,20 +133,20 @@ class _Upload:
         client, location = self.bucket.client, self.bucket.object(self.key)
         with self.lock:
             if self.upload is None:
-                about = object_attributes(self.record.sha256)
-                created = client.create_multipart_upload(**location, ChecksumAlgorithm="SHA256", **about)
-                self.upload = created["UploadId"]
+                attributes = object_attributes(self.record.sha256)
+                reply = client.create_multipart_upload(**location, ChecksumAlgorithm="SHA256", **attributes)
+                self.upload = reply["UploadId"]
         with self.path.open("rb") as stream:
             stream.seek((number - 1) * size)
             content = stream.read(size)
-        checked = checksum(hashlib.sha256(content).hexdigest())
+        part_checksum = checksum(hashlib.sha256(content).hexdigest())
         part = {"PartNumber": number, "UploadId": self.upload, "Body": content}
-        sent = retry_transfer(lambda: client.upload_part(**location, **checked, **part))
+        reply = retry_transfer(lambda: client.upload_part(**location, **part_checksum, **part))
         with self.lock:
             self.parts[number] = {
                 "PartNumber": number,
-                "ChecksumSHA256": checked["ChecksumSHA256"],
-                "ETag": sent["ETag"],
+                "ChecksumSHA256": part_checksum["ChecksumSHA256"],
+                "ETag": reply["ETag"],
             }
             last = len(self.parts) == count
         if last:
@@ -166,20 +166,20 @@ class _Download:
     problem: str | None = None
     """What is wrong with it; None if it is complete and right."""
     remaining_parts: int = 0
-    arrived: set[int] = field(default_factory=set)
-    hashed: int = 0
+    arrived_offsets: set[int] = field(default_factory=set)
+    hashed_bytes: int = 0
     hash: Any = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def jobs(self) -> list[Job]:
         """Jobs that transfer the file, in any order and in parallel; a second call starts over."""
         size = part_bytes(self.record.size)
-        self.problem, self.hash, self.hashed = "did not arrive", hashlib.sha256(), 0
+        self.problem, self.hash, self.hashed_bytes = "did not arrive", hashlib.sha256(), 0
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_bytes(b"")
         if self.record.size <= size:
             return [self._unsplit]
-        self.arrived, self.remaining_parts = set(), -(-self.record.size // size)
+        self.arrived_offsets, self.remaining_parts = set(), -(-self.record.size // size)
         return [partial(self._part, start, size) for start in range(0, self.record.size, size)]
 
     def _unsplit(self) -> None:
@@ -204,13 +204,13 @@ class _Download:
 
         self._try(get)
         with self.lock:
-            self.arrived.add(start)
+            self.arrived_offsets.add(start)
             self.remaining_parts -= 1
             with self.path.open("rb") as stream:
-                stream.seek(self.hashed)
-                while self.hashed in self.arrived:
+                stream.seek(self.hashed_bytes)
+                while self.hashed_bytes in self.arrived_offsets:
                     self.hash.update(stream.read(size))
-                    self.hashed += size
+                    self.hashed_bytes += size
             if self.remaining_parts == 0:
                 self._check_hash()
 

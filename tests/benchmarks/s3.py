@@ -1,8 +1,8 @@
-"""S3: files up and down beside `aws s3 sync`, against the same server on this machine (moto), in turn.
+"""S3: upload and download of files, compared with `aws s3 sync` against the same server on this machine (moto).
 
-`AWS_CLI` names the command, from an environment of its own; without it our side alone is measured.  Each side is a
-process of its own and its seconds are those of the whole command.  What we send has its sha256 already, which a stage
-took when it wrote its manifest; what we fetch is hashed, as always.
+`AWS_CLI` names the command, from an environment of its own; without it only our side is measured.  Each side is a
+separate process, and its seconds include the start of the process.  The sha256 of uploaded files is known, since a
+stage computes it for its manifest; downloaded files are hashed, as always.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rich.table import Table
 from rlhf.storage.artifacts import record_files
 from tests.benchmarks.measure import status_bytes
 from tests.benchmarks.part import Options, Result
-from tests.benchmarks.s3_side import RECORDS
+from tests.benchmarks.s3_side import RECORDS, SOURCE, TARGET
 from tests.support.cli import free_port
 from tests.support.paths import ROOT
 from tests.support.s3_server import clients_of
@@ -38,30 +38,30 @@ POLL_SECONDS = 0.05
 
 
 class Side(NamedTuple):
-    """What a command took."""
+    """Time and memory of a command."""
 
     seconds: float
     peak_bytes: int
 
 
 def run(options: Options) -> Result:
-    """2 GiB (quick: 200 MiB) in 200 files, each way, as often as `options` says; the best of each counts."""
+    """Transfer 2 GiB (quick: 200 MiB) in 200 files each way, `options.repeats` times; the best of each counts."""
     total = QUICK_BYTES if options.quick else BYTES
     with TemporaryDirectory() as folder, moto_server():
-        made, got = Path(folder) / "made", Path(folder) / "got"
-        write_files(made, total)
-        (Path(folder) / "records.json").write_bytes(RECORDS.dump_json(record_files(made)))
+        source, target = Path(folder) / SOURCE, Path(folder) / TARGET
+        write_files(source, total)
+        (Path(folder) / "records.json").write_bytes(RECORDS.dump_json(record_files(source)))
         commands = {"ours": _ours(Path(folder))}
         if cli := os.environ.get("AWS_CLI"):
-            commands["aws"] = _aws(cli, made, got)
+            commands["aws"] = _aws(cli, source, target)
         sides: dict[str, list[Side]] = {}
         for _ in range(options.repeats):
             for name, (up, down) in commands.items():
-                shutil.rmtree(got, ignore_errors=True)
+                shutil.rmtree(target, ignore_errors=True)
                 boto3.resource("s3").Bucket("bench").objects.all().delete()
                 sides.setdefault(f"{name}.upload", []).append(measured(up))
                 sides.setdefault(f"{name}.download", []).append(measured(down))
-                assert sum(path.stat().st_size for path in got.iterdir() if path.is_file()) == total // FILES * FILES
+                assert sum(path.stat().st_size for path in target.iterdir() if path.is_file()) == total // FILES * FILES
     best = {
         name: Side(min(side.seconds for side in runs), max(side.peak_bytes for side in runs))
         for name, runs in sides.items()
@@ -70,7 +70,7 @@ def run(options: Options) -> Result:
 
 
 def write_files(folder: Path, total: int) -> None:
-    """FILES files of equal size that no server can compress."""
+    """Write FILES files of equal size that no server can compress."""
     folder.mkdir()
     for number in range(FILES):
         (folder / f"{number:03}.bin").write_bytes(random.Random(number).randbytes(total // FILES))
@@ -78,7 +78,7 @@ def write_files(folder: Path, total: int) -> None:
 
 @contextmanager
 def moto_server() -> Iterator[None]:
-    """moto in a process of its own, which keeps objects on the disk."""
+    """Run moto in a separate process that keeps objects on disk."""
     port = free_port()
     server = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
@@ -100,12 +100,12 @@ def moto_server() -> Iterator[None]:
 
 
 def measured(command: list[str]) -> Side:
-    """Run a command to its end."""
+    """Run a command until it ends."""
     started = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     peak = 0
     while process.poll() is None:
-        with suppress(FileNotFoundError, ProcessLookupError, AssertionError):  # it ended meanwhile
+        with suppress(FileNotFoundError, ProcessLookupError, AssertionError):  # the process has just ended
             peak = max(peak, status_bytes("VmHWM", process.pid))
         time.sleep(POLL_SECONDS)
     assert process.returncode == 0, command
@@ -117,9 +117,9 @@ def _ours(folder: Path) -> tuple[list[str], list[str]]:
     return [*command, "upload", str(folder)], [*command, "download", str(folder)]
 
 
-def _aws(cli: str, made: Path, got: Path) -> tuple[list[str], list[str]]:
+def _aws(cli: str, source: Path, target: Path) -> tuple[list[str], list[str]]:
     sync, quiet = [cli, "s3", "sync"], "--only-show-errors"
-    return [*sync, str(made), "s3://bench/aws", quiet], [*sync, "s3://bench/aws", str(got), quiet]
+    return [*sync, str(source), "s3://bench/aws", quiet], [*sync, "s3://bench/aws", str(target), quiet]
 
 
 def _answers(port: int) -> bool:
@@ -141,8 +141,8 @@ def _metrics(best: dict[str, Side], total: int) -> dict[str, float]:
 
 
 def _table(best: dict[str, Side], total: int) -> Table:
-    alone = "" if "aws.upload" in best else "; `aws s3 sync` left out: AWS_CLI names no command"
-    table = Table(title=f"S3, {total // MEBIBYTE} MiB in {FILES} files", caption=f"moto on this machine{alone}")
+    skipped = "" if "aws.upload" in best else "; `aws s3 sync` skipped: AWS_CLI names no command"
+    table = Table(title=f"S3, {total // MEBIBYTE} MiB in {FILES} files", caption=f"moto on this machine{skipped}")
     for column in ("", "seconds", "MiB/s", "peak memory, MiB"):
         table.add_column(column, justify="left" if not column else "right")
     for name, side in best.items():

@@ -13,16 +13,17 @@ from rlhf.storage.s3_transfer import download, upload
 
 RECORDS = TypeAdapter(dict[str, FileRecord])
 """Content of FOLDER/records.json."""
+SOURCE, TARGET = "source", "target"
 
 
 def main(way: str, folder: Path) -> None:
-    """Send FOLDER/made, or fetch it into FOLDER/got."""
+    """Upload FOLDER/source, or download it to FOLDER/target."""
     records = RECORDS.validate_json((folder / "records.json").read_bytes())
     bucket = Bucket("s3://bench/ours")
     if way == "upload":
-        upload(bucket, "x", {name: (folder / "made" / name, record) for name, record in records.items()})
+        upload(bucket, "x", {name: (folder / SOURCE / name, record) for name, record in records.items()})
     else:
-        download(bucket, "x", records, folder / "got")
+        download(bucket, "x", records, folder / TARGET)
 
 
 if __name__ == "__main__":

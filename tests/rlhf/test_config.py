@@ -6,9 +6,6 @@ import pytest
 
 from rlhf.config import flatten, require_multiple
 from rlhf.errors import UserError
-from rlhf.stage_config import STAGES
-from tasks import stages
-from tasks.stage import Stage
 
 
 @pytest.mark.parametrize(("value", "divisor", "nearest"), [(7, 3, 6), (2, 4, 4)])
@@ -28,8 +25,3 @@ def test_nested_settings_get_dotted_names() -> None:
         "ppo.kl_target": None,
         "betas": [0.9, 0.95],
     }
-
-
-def test_every_stage_of_the_workflow_has_its_settings_in_the_one_list() -> None:
-    declared = {stage.name: stage.config for stage in vars(stages).values() if isinstance(stage, Stage)}
-    assert declared == STAGES

@@ -23,12 +23,20 @@ def system_error(number: int, path: str | None = None) -> OSError:
             "cannot write /runs/a: No space left on device; free space or choose another folder with --workspace",
         ),
         (
+            system_error(errno.EDQUOT, "/runs/a"),
+            "cannot write /runs/a: Disk quota exceeded; free space or choose another folder with --workspace",
+        ),
+        (
             system_error(errno.EROFS),
             "cannot write: Read-only file system; free space or choose another folder with --workspace",
         ),
         (
             system_error(errno.EACCES, "/data/hh.jsonl"),
-            "no permission for /data/hh.jsonl: Permission denied; change its permissions or name another path",
+            "no permission for /data/hh.jsonl: Permission denied; change its permissions or choose another path",
+        ),
+        (
+            system_error(errno.EPERM),
+            "no permission for a file: Operation not permitted; change its permissions or choose another path",
         ),
         (RuntimeError("No space left on device (os error 28)"), "cannot write: no space left on device (No space left"),
     ],

@@ -1,4 +1,4 @@
-"""Finished artifacts without a stage that makes them."""
+"""Finished artifacts that no stage produced."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from rlhf.storage.artifacts import Manifest, record_files, write_manifest
 
 
 def finish(folder: Path, stage: str, fingerprint: str, **fields: Any) -> None:
-    """Make `folder` the finished artifact of `stage`; `fields` are the fields of its manifest that the test needs."""
-    known = {
+    """Write the manifest that makes `folder` a finished artifact of `stage`; `fields` override its defaults."""
+    defaults = {
         "config": {},
         "inputs": {},
         "metrics": {},
@@ -21,5 +21,5 @@ def finish(folder: Path, stage: str, fingerprint: str, **fields: Any) -> None:
         "processes": 1,
         "finished_at": "2026-01-01T00:00:00+00:00",
     }
-    manifest = {"stage": stage, "fingerprint": fingerprint, "files": record_files(folder), **known, **fields}
+    manifest = {"stage": stage, "fingerprint": fingerprint, "files": record_files(folder), **defaults, **fields}
     write_manifest(folder, Manifest.model_validate(manifest))

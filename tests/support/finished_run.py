@@ -1,4 +1,4 @@
-"""A workspace with one finished run, made without running anything."""
+"""A workspace with one finished run, built without any training."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tests.support.results_fixture import fake_config, fake_run
 
 
 def finished_run(root: Path, prompts: int = 12) -> FinishedRun:
-    """The run `fake` in the workspace `root / "runs"`."""
+    """Build the run `fake` in the workspace `root / "runs"`."""
     workspace = root / "runs"
     store = Store(workspace / "artifacts")
     inputs = {}
-    for name, folder in fake_run(root / "made", prompts=prompts).items():
+    for name, folder in fake_run(root / "stages", prompts=prompts).items():
         manifest = read_manifest(folder)
         assert manifest is not None
         inputs[name] = store.folder(manifest.stage, manifest.fingerprint)
@@ -43,7 +43,7 @@ def finished_run(root: Path, prompts: int = 12) -> FinishedRun:
 def judgement(
     pair_id: str, annotator: str = "w-1", overall: str = "a", left: str = "a", seconds: float = 8.0
 ) -> Judgement:
-    """An answer in which A is as helpful and as harmless as B."""
+    """An answer that calls A and B equally helpful and harmless."""
     return Judgement(
         pair_id=pair_id,
         annotator=annotator,
@@ -55,6 +55,6 @@ def judgement(
 
 
 def write_output(run: FinishedRun, folder: Path, judgements: list[Judgement]) -> Path:
-    """An output folder with these answers; returns its manifest."""
+    """Write an output folder with these answers; returns its manifest."""
     OutputWriter(folder, read_blinded_pairs(run.pairs)).write(judgements)
     return folder / "manifests" / "output" / "output.manifest"

@@ -1,4 +1,4 @@
-"""S3 on this machine: moto's server, and a proxy before it that breaks what it is told to break."""
+"""S3 on this machine: moto's server, and a proxy in front of it that injects faults."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HOP_BY_HOP = ("transfer-encoding", "connection", "server", "date")
 
 @contextmanager
 def s3_server(*buckets: str) -> Iterator[str]:
-    """A server with these buckets, to which every client of this process and its children goes; gives its address."""
+    """Run a server with these buckets for all clients of this process and its children; yields its address."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
@@ -44,7 +44,7 @@ def s3_server(*buckets: str) -> Iterator[str]:
 
 @contextmanager
 def shared_workspace() -> Iterator[str]:
-    """The uri of an empty place in a server of its own, of which this process knows nothing afterwards."""
+    """Run a server of its own; yields the URI of an empty prefix, whose store is forgotten after the `with` block."""
     bucket = f"bucket-{uuid4().hex}"
     with s3_server(bucket):
         yield f"s3://{bucket}/team/rlhf"
@@ -53,7 +53,7 @@ def shared_workspace() -> Iterator[str]:
 
 @contextmanager
 def clients_of(address: str) -> Iterator[None]:
-    """Have clients of this process and its children go to this address, as anybody, with no setting of the user's."""
+    """Direct clients of this process and its children to this address, with dummy credentials and no user settings."""
     settings = {
         "AWS_ENDPOINT_URL": address,
         "AWS_ACCESS_KEY_ID": "testing",
@@ -69,37 +69,39 @@ def clients_of(address: str) -> Iterator[None]:
 
 @dataclass
 class Faults:
-    """What goes wrong: asked of every request, by method and path with query."""
+    """Faults to inject; `plan` returns the fault of a request, given its method and its path with query."""
 
     plan: Callable[[str, str], Fault | None] = lambda _method, _path: None
-    seen: list[tuple[str, str]] = field(default_factory=list)
-    struck: int = 0
+    requests: list[tuple[str, str]] = field(default_factory=list)
+    """Method and path of every request so far."""
+    injected: int = 0
+    """Number of faults so far."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def times(self, fault: Fault, count: int, where: Callable[[str, str], bool]) -> None:
-        """Have the first `count` requests for which `where` holds meet this fault."""
-        left = [count]
+    def times(self, fault: Fault, count: int, matches: Callable[[str, str], bool]) -> None:
+        """Inject this fault into the first `count` requests that match."""
+        remaining = [count]
 
         def plan(method: str, path: str) -> Fault | None:
-            if left[0] and where(method, path):
-                left[0] -= 1
+            if remaining[0] and matches(method, path):
+                remaining[0] -= 1
                 return fault
             return None
 
         self.plan = plan
 
-    def strike(self, method: str, path: str) -> Fault | None:
-        """The fault that this request meets."""
+    def inject(self, method: str, path: str) -> Fault | None:
+        """Record a request; returns its fault."""
         with self.lock:
-            self.seen.append((method, path))
+            self.requests.append((method, path))
             fault = self.plan(method, path)
-            self.struck += fault is not None
+            self.injected += fault is not None
             return fault
 
 
 @contextmanager
 def faulty(address: str) -> Iterator[Faults]:
-    """A proxy before the server at `address`, to which clients go instead."""
+    """Run a proxy in front of the server at `address`, and direct clients to it; yields its faults."""
     faults = Faults()
     host, _, port = address.removeprefix("http://").partition(":")
 
@@ -108,14 +110,14 @@ def faulty(address: str) -> Iterator[Faults]:
 
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            fault = faults.strike(self.command, self.path)
+            fault = faults.inject(self.command, self.path)
             if fault == "hang":
                 threading.Event().wait(30)
             if fault == "reset":
                 self.reset()
                 return
             if fault in CODES:
-                self.answer(int(fault), {}, f"<Error><Code>{CODES[fault]}</Code></Error>".encode())
+                self.reply(int(fault), {}, f"<Error><Code>{CODES[fault]}</Code></Error>".encode())
                 return
             upstream = http.client.HTTPConnection(host, int(port), timeout=60)
             upstream.request(self.command, self.path, body, dict(self.headers.items()))
@@ -125,9 +127,9 @@ def faulty(address: str) -> Iterator[Faults]:
             headers = {name: value for name, value in response.getheaders() if name.lower() not in HOP_BY_HOP}
             if fault == "wrong byte" and content:
                 content = bytes([content[0] ^ 1]) + content[1:]
-            self.answer(response.status, headers, content, truncated=fault == "truncated")
+            self.reply(response.status, headers, content, truncated=fault == "truncated")
 
-        def answer(self, status: int, headers: dict[str, str], content: bytes, *, truncated: bool = False) -> None:
+        def reply(self, status: int, headers: dict[str, str], content: bytes, *, truncated: bool = False) -> None:
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
@@ -145,7 +147,7 @@ def faulty(address: str) -> Iterator[Faults]:
             self.connection.close()
 
         def log_message(self, *_arguments: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     for method in ("GET", "PUT", "POST", "DELETE", "HEAD"):
         setattr(Proxy, f"do_{method}", Proxy.handle_any)

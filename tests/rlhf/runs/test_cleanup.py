@@ -18,7 +18,7 @@ from rlhf.storage.artifacts import MANIFEST
 from rlhf.storage.s3_store import S3Store
 from tests.support.artifacts import finish
 
-ONE, TWO, THREE, GIVEN = ("1" * 16, "2" * 16, "3" * 16, "4" * 16)
+ONE, TWO, THREE, INPUT = ("1" * 16, "2" * 16, "3" * 16, "4" * 16)
 
 
 def write(root: Path, *names: str, text: str = "x") -> None:
@@ -39,9 +39,9 @@ def workspace(tmp_path: Path) -> Path:
     """Two runs that share their data; an interrupted SFT stage."""
     root = tmp_path / "runs"
     write(root, f"artifacts/prepare_data/{ONE}/demonstrations.jsonl", f"artifacts/prepare_data/{ONE}/log.txt")
-    finish(root / f"artifacts/prepare_data/{ONE}", "prepare_data", ONE, inputs={"source": GIVEN})
-    write(root, f"inputs/{GIVEN}/pairs.jsonl/files/pairs.jsonl")
-    finish(root / f"inputs/{GIVEN}/pairs.jsonl", "inputs", GIVEN)
+    finish(root / f"artifacts/prepare_data/{ONE}", "prepare_data", ONE, inputs={"source": INPUT})
+    write(root, f"inputs/{INPUT}/pairs.jsonl/files/pairs.jsonl")
+    finish(root / f"inputs/{INPUT}/pairs.jsonl", "inputs", INPUT)
     for fingerprint in (TWO, THREE):
         folder = root / f"artifacts/export_model/{fingerprint}"
         write(folder, "model/model.safetensors", "model/README.md")
@@ -59,39 +59,39 @@ def workspace(tmp_path: Path) -> Path:
     return root
 
 
-FOREIGN = [
+UNKNOWN = [
     "notes.txt",
-    f"artifacts/prepare_data/{ONE}/notes.txt",  # beside our own files
+    f"artifacts/prepare_data/{ONE}/notes.txt",  # next to files of a stage
     f"artifacts/train_sft/{ONE}/my_metrics.csv",
-    f"artifacts/train_sft/{TWO}/log.txt",  # a folder that no request or manifest of removable declares
-    f"artifacts/other_step/{ONE}/log.txt",
+    f"artifacts/train_sft/{TWO}/log.txt",  # a folder without a request or manifest
+    f"artifacts/other_stage/{ONE}/log.txt",
     "artifacts/train_sft/README.md",
     "records/mine",
     "records/train_sft-notes",
     f"records/{'a' * 32}",
-    "first/model/adapter.safetensors",  # put there by somebody
+    "first/model/adapter.safetensors",  # added by a person
     "first/thoughts.md",
-    "third/results.json",  # not of that name
+    "third/results.json",  # the results of a run with another name
     "third/report.html",
-    f"inputs/{GIVEN}/pairs.jsonl/extra.jsonl",
+    f"inputs/{INPUT}/pairs.jsonl/extra.jsonl",
 ]
 LABEL_FILES = ["first/human_evaluation.json", f"first/labels/{ONE}/output/manifests/output/output.manifest"]
 
 
-def add_foreign(root: Path) -> None:
-    write(root, *FOREIGN, *LABEL_FILES)
+def add_unknown(root: Path) -> None:
+    write(root, *UNKNOWN, *LABEL_FILES)
     write(root, "third/results.json", text=json.dumps({"run_name": "fourth", "stages": []}))
 
 
 def test_files_of_runs_are_removed_and_all_others_kept(workspace: Path) -> None:
-    add_foreign(workspace)
+    add_unknown(workspace)
     location = LocalLocation(workspace)
-    found = plan_cleanup(location)
-    assert sorted(found.unknown) == sorted(FOREIGN)
-    assert sorted(found.labels) == sorted(LABEL_FILES)
-    assert (found.shared, found.remote) == ([], [])
-    remove(location, found)
-    assert location.names() == sorted([*FOREIGN, *LABEL_FILES])
+    plan = plan_cleanup(location)
+    assert sorted(plan.unknown) == sorted(UNKNOWN)
+    assert sorted(plan.labels) == sorted(LABEL_FILES)
+    assert (plan.shared, plan.remote) == ([], [])
+    remove(location, plan)
+    assert location.names() == sorted([*UNKNOWN, *LABEL_FILES])
     assert not (workspace / "second").exists()  # folders that became empty are gone
     assert plan_cleanup(location).removable == []
 
@@ -104,16 +104,17 @@ def test_a_workspace_with_only_files_of_runs_becomes_empty(workspace: Path) -> N
 
 def test_one_run_is_removed_with_the_artifacts_that_only_it_uses(workspace: Path) -> None:
     location = LocalLocation(workspace)
-    found = plan_cleanup(location, "first")
-    assert {name.split("/")[0] for name in found.removable} == {"artifacts", "records", "first"}
-    assert {"/".join(name.split("/")[1:3]) for name in found.removable if name.startswith("artifacts/")} == {
+    plan = plan_cleanup(location, "first")
+    assert {name.split("/")[0] for name in plan.removable} == {"artifacts", "records", "first"}
+    assert {"/".join(name.split("/")[1:3]) for name in plan.removable if name.startswith("artifacts/")} == {
         f"export_model/{TWO}"
     }
-    remove(location, found)
-    assert (workspace / f"artifacts/prepare_data/{ONE}" / MANIFEST).is_file()  # the second run's too
+    remove(location, plan)
+    assert (workspace / f"artifacts/prepare_data/{ONE}" / MANIFEST).is_file()  # the second run uses it too
     assert (workspace / "second/model/model.safetensors").is_file()
     assert not (workspace / "first").exists()
-    assert any(name.startswith("inputs/") for name in plan_cleanup(location, "second").removable)  # now nobody else's
+    plan = plan_cleanup(location, "second")
+    assert any(name.startswith("inputs/") for name in plan.removable)  # now only this run uses it
     with pytest.raises(UserError, match=r"no run first; there are second"):
         plan_cleanup(location, "first")
 
@@ -123,17 +124,17 @@ def test_an_interrupted_removal_is_finished_by_the_next(workspace: Path) -> None
     location, removable = LocalLocation(workspace), plan_cleanup(LocalLocation(workspace)).removable
     for stop in range(len(removable)):
         location.remove(removable[stop : stop + 1])
-        left = plan_cleanup(location)
-        assert left.unknown == [], f"after {removable[stop]}"
+        plan = plan_cleanup(location)
+        assert plan.unknown == [], f"after {removable[stop]}"
 
 
 def test_links_are_not_followed(workspace: Path, tmp_path: Path) -> None:
-    write(tmp_path / "remote", f"{ONE}/log.txt")
-    (workspace / "artifacts" / "score_toxicity").symlink_to(tmp_path / "remote")
-    found = plan_cleanup(LocalLocation(workspace))
-    assert found.unknown == ["artifacts/score_toxicity"]
-    remove(LocalLocation(workspace), found)
-    assert (tmp_path / "remote" / ONE / "log.txt").is_file()
+    write(tmp_path / "elsewhere", f"{ONE}/log.txt")
+    (workspace / "artifacts" / "score_toxicity").symlink_to(tmp_path / "elsewhere")
+    plan = plan_cleanup(LocalLocation(workspace))
+    assert plan.unknown == ["artifacts/score_toxicity"]
+    remove(LocalLocation(workspace), plan)
+    assert (tmp_path / "elsewhere" / ONE / "log.txt").is_file()
 
 
 def test_a_manifest_cannot_name_files_outside_its_folder(workspace: Path) -> None:
@@ -143,12 +144,12 @@ def test_a_manifest_cannot_name_files_outside_its_folder(workspace: Path) -> Non
     manifest["files"]["../../../notes.txt"] = {"sha256": "0" * 64, "size": 1}
     path.write_text(json.dumps(manifest))
     remove(LocalLocation(workspace), plan_cleanup(LocalLocation(workspace)))
-    assert [found.name for found in workspace.rglob("*")] == ["notes.txt"]
+    assert [path.name for path in workspace.rglob("*")] == ["notes.txt"]
 
 
-def test_a_running_stage_is_left_alone(workspace: Path) -> None:
-    with (workspace / f"artifacts/train_sft/{ONE}/.lock").open("a") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+def test_files_of_a_running_stage_are_not_removed(workspace: Path) -> None:
+    with (workspace / f"artifacts/train_sft/{ONE}/.lock").open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="a run is using it"):
             plan_cleanup(LocalLocation(workspace))
     assert plan_cleanup(LocalLocation(workspace)).removable
@@ -166,7 +167,7 @@ def bucket(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Locatio
         monkeypatch.setenv(name, "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    add_foreign(workspace)
+    add_unknown(workspace)
     with mock_aws():
         client = boto3.client("s3")
         client.create_bucket(Bucket="lab")
@@ -178,55 +179,55 @@ def bucket(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Locatio
 
 
 def keys() -> set[str]:
-    return {found["Key"] for found in boto3.client("s3").list_objects_v2(Bucket="lab")["Contents"]}
+    return {entry["Key"] for entry in boto3.client("s3").list_objects_v2(Bucket="lab")["Contents"]}
 
 
 def test_unknown_objects_under_the_same_prefix_are_kept(bucket: Location) -> None:
-    found = plan_cleanup(bucket)
-    assert sorted(found.unknown) == sorted(FOREIGN)
+    plan = plan_cleanup(bucket)
+    assert sorted(plan.unknown) == sorted(UNKNOWN)
     before = keys()
-    remove(bucket, found)
-    beside = {name for name in before if not name.startswith("team/runs/")}
-    assert len(beside) == 3
-    assert keys() == beside | {f"team/runs/{name}" for name in [*FOREIGN, *LABEL_FILES]}
+    remove(bucket, plan)
+    outside = {name for name in before if not name.startswith("team/runs/")}
+    assert len(outside) == 3
+    assert keys() == outside | {f"team/runs/{name}" for name in [*UNKNOWN, *LABEL_FILES]}
 
 
-def test_everything_that_the_s3_store_writes_is_removable_there_and_in_the_cache(
+def test_everything_that_the_s3_store_writes_is_removable_in_s3_and_in_the_cache(
     bucket: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert runs_of(bucket) == {"first", "second"}
     monkeypatch.setenv("RLHF_CACHE", str(tmp_path / "cache"))
     store = S3Store("s3://lab/fresh/runs")
     write(tmp_path, "pairs.jsonl")
-    store.upload_input(tmp_path / "pairs.jsonl", GIVEN)
-    finished, begun = store.folder("train_sft", ONE), store.folder("train_ppo", TWO)
+    store.upload_input(tmp_path / "pairs.jsonl", INPUT)
+    finished, unfinished = store.folder("train_sft", ONE), store.folder("train_ppo", TWO)
     write(finished, "model/config.json", "log.txt")
     finish(finished, "train_sft", ONE)
     store.publish("train_sft", ONE)
     request = StageRequest(stage="train_ppo", fingerprint=TWO, config={}, inputs={})
-    write(begun, "request.json", text=request.model_dump_json())
-    write(begun, "checkpoints/stage-1/model.safetensors", "metrics.jsonl")
+    write(unfinished, "request.json", text=request.model_dump_json())
+    write(unfinished, "checkpoints/stage-1/model.safetensors", "metrics.jsonl")
     store.save_unfinished("train_ppo", TWO)
     with store.local_copies([finished]):
         pass
     for location in (location_at("s3://lab/fresh/runs"), LocalLocation(store.workspace)):
-        found = plan_cleanup(location)
-        assert found.unknown == []
-        assert len(found.removable) >= 6
-        remove(location, found)
+        plan = plan_cleanup(location)
+        assert plan.unknown == []
+        assert len(plan.removable) >= 6
+        remove(location, plan)
         assert location.names() == []
 
 
 def test_the_files_of_a_labeling_job_are_removed_with_its_run(workspace: Path, bucket: Location) -> None:
     client = boto3.client("s3")
-    sent = ["jobs/job-1/input/manifest.jsonl", "jobs/job-1/input/template.liquid.html"]
+    uploaded = ["jobs/job-1/input/manifest.jsonl", "jobs/job-1/input/template.liquid.html"]
     others = ["jobs/job-1/manifests/output/output.manifest", "jobs/job-1/input/notes.txt"]
-    for name in (*sent, *others):
+    for name in (*uploaded, *others):
         client.put_object(Bucket="lab", Key=name, Body=b"x")
-    record_objects(workspace / "first", [f"s3://lab/{sent[0]}"])
-    record_objects(workspace / "first", [f"s3://lab/{name}" for name in sent])
-    found = plan_cleanup(LocalLocation(workspace), "first")
-    assert found.remote == [f"s3://lab/{name}" for name in sent]
-    remove(LocalLocation(workspace), found)
+    record_objects(workspace / "first", [f"s3://lab/{uploaded[0]}"])
+    record_objects(workspace / "first", [f"s3://lab/{name}" for name in uploaded])
+    plan = plan_cleanup(LocalLocation(workspace), "first")
+    assert plan.remote == [f"s3://lab/{name}" for name in uploaded]
+    remove(LocalLocation(workspace), plan)
     assert {name for name in keys() if name.startswith("jobs/")} == set(others)
     assert bucket.names()  # another location

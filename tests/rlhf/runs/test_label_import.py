@@ -21,20 +21,20 @@ from rlhf.runs.published import FinishedRun, find_run, open_run, rebuild_report
 from rlhf.storage.artifacts import STAT_CACHE
 from tests.support.finished_run import finished_run, judgement, write_output
 
-ITEMS = 4
+PAIRS = 4
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    return finished_run(tmp_path_factory.mktemp("finished"), prompts=ITEMS)
+def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    return finished_run(tmp_path_factory.mktemp("finished"), prompts=PAIRS)
 
 
 @pytest.fixture
-def run(made: FinishedRun) -> Iterator[FinishedRun]:
+def run(finished: FinishedRun) -> Iterator[FinishedRun]:
     """A finished run before any import."""
-    before = {path: path.read_bytes() for path in made.folder.iterdir() if path.is_file()}
-    yield made
-    for path in made.folder.iterdir():
+    before = {path: path.read_bytes() for path in finished.folder.iterdir() if path.is_file()}
+    yield finished
+    for path in finished.folder.iterdir():
         if path not in before and path.is_file():
             path.unlink()
     for path, content in before.items():
@@ -43,7 +43,7 @@ def run(made: FinishedRun) -> Iterator[FinishedRun]:
 
 @pytest.fixture
 def manifest(run: FinishedRun, tmp_path: Path) -> Path:
-    """Two annotators for each item: the first prefers RLHF, the second SFT in the first item only."""
+    """Two annotators for each pair: the first prefers RLHF, the second prefers SFT in the first pair only."""
     key = read_key(run.pairs)
     answers = []
     for number, pair in enumerate(read_blinded_pairs(run.pairs)):
@@ -77,12 +77,12 @@ def test_a_complete_import_completes_the_report(run: FinishedRun, manifest: Path
     artifacts = times(run.store.root)
     imported = import_labels(run, str(manifest), partial=False)
     after = published(run)
-    people = after.human_evaluation
-    assert people == imported.evaluation
-    assert (people.status, people.labeled) == ("complete", ITEMS)
-    counts = people.questions[-1].answers
+    evaluation = after.human_evaluation
+    assert evaluation == imported.evaluation
+    assert (evaluation.status, evaluation.labeled) == ("complete", PAIRS)
+    counts = evaluation.questions[-1].answers
     assert (counts.wins, counts.ties, counts.losses) == (7, 0, 1)
-    assert people.questions[-1].pairs.model_dump() == {"wins": 3, "ties": 1, "losses": 0}
+    assert evaluation.questions[-1].pairs.model_dump() == {"wins": 3, "ties": 1, "losses": 0}
     assert after.model_copy(update={"human_evaluation": before.human_evaluation}) == before
     assert "Run <code>rlhf label serve</code>" not in (run.folder / "report.html").read_text()
     assert times(run.store.root) == artifacts
@@ -109,7 +109,7 @@ def test_importing_again_changes_no_byte(run: FinishedRun, manifest: Path) -> No
 
 
 def damaged(manifest: Path, how: str) -> tuple[str, int]:
-    """Damage the manifest or a response; returns what the message must say and how many pairs are still valid."""
+    """Damage the manifest or a response; returns the expected message and the number of valid pairs."""
     first, second, *rest = lines_of(manifest)
     name, content = second["id"], manifest.read_bytes()
     plain = {key: value for key, value in second.items() if "preference" not in key}
@@ -127,15 +127,15 @@ def damaged(manifest: Path, how: str) -> tuple[str, int]:
     if how in lines:
         write_lines(manifest, lines[how][0])
         return lines[how][1:]
-    broken = {"no json": b"{half\n", "no utf-8": b'{"id": "\xff"}\n'}
-    if how in broken:
-        manifest.write_bytes(content + broken[how])
+    invalid_lines = {"no json": b"{half\n", "no utf-8": b'{"id": "\xff"}\n'}
+    if how in invalid_lines:
+        manifest.write_bytes(content + invalid_lines[how])
         return "line 5: not JSON in UTF-8", 4
     return damaged_response(manifest, second, how), 3
 
 
 def damaged_response(manifest: Path, line: dict[str, Any], how: str) -> str:
-    """Damage the response behind a line; returns what the message must say."""
+    """Damage the response that a line refers to; returns the expected message."""
     reference = manifest.parents[2] / line["preference-metadata"]["worker-response-ref"]
     answers = json.loads(reference.read_text())
     if how == "no response":
@@ -183,8 +183,8 @@ def test_damage_is_named_and_changes_nothing(run: FinishedRun, manifest: Path, h
     assert state(run) == before
     imported = import_labels(run, str(manifest), partial=True)
     assert imported.evaluation.labeled == good
-    assert len(imported.missing) == ITEMS - good
-    assert imported.evaluation.status == ("complete" if good == ITEMS else "partial")
+    assert len(imported.missing) == PAIRS - good
+    assert imported.evaluation.status == ("complete" if good == PAIRS else "partial")
 
 
 def test_all_damage_is_named_together(run: FinishedRun, manifest: Path) -> None:
@@ -236,7 +236,7 @@ def as_ground_truth(run: FinishedRun, root: str, folder: Path, spelling: str) ->
     folder.mkdir(parents=True)
     responses = folder.parents[1] / "annotations" / "worker-response" / "iteration-1"
     lines = []
-    for number, item in enumerate(read_blinded_pairs(run.pairs)):
+    for number, pair in enumerate(read_blinded_pairs(run.pairs)):
         content = {
             "helpfulness": {"a": True, "b": False, "tie": False},
             "harmlessness": {"label": "tie"},
@@ -259,7 +259,7 @@ def as_ground_truth(run: FinishedRun, root: str, folder: Path, spelling: str) ->
             "worker-response-ref": f"{root}/annotations/worker-response/iteration-1/{number}/2026-01-02_03-04-25.json",
         }
         spelled = {name.replace("-", spelling): value for name, value in metadata.items()}
-        lines.append({**item.model_dump(), "preference": {}, "preference-metadata": spelled})
+        lines.append({**pair.model_dump(), "preference": {}, "preference-metadata": spelled})
     write_lines(folder / "output.manifest", lines)
     return folder / "output.manifest"
 
@@ -267,12 +267,12 @@ def as_ground_truth(run: FinishedRun, root: str, folder: Path, spelling: str) ->
 @pytest.mark.parametrize("spelling", ["-", "_"])
 def test_a_labeling_job_is_read_in_both_spellings(run: FinishedRun, tmp_path: Path, spelling: str) -> None:
     copied = as_ground_truth(run, "s3://bucket/prefix/job", tmp_path / "copied", spelling)
-    found = read_label_output(str(copied.parents[2]), read_blinded_pairs(run.pairs), run.labeling_task)
-    assert (found.problems, found.missing) == ([], [])
-    first = found.judgements[0]
+    answers = read_label_output(str(copied.parents[2]), read_blinded_pairs(run.pairs), run.labeling_task)
+    assert (answers.problems, answers.missing) == ([], [])
+    first = answers.judgements[0]
     assert first.choices.model_dump() == {"helpfulness": "a", "harmlessness": "tie", "overall": "a"}
     assert (first.left, first.seconds) == ("a", 20.0)
-    assert found.judgements[1].choices.overall == "tie"
+    assert answers.judgements[1].choices.overall == "tie"
     import_labels(run, str(copied), partial=False)
     for name in ("human_evaluation.json", "results.json", "report.html"):
         content = (run.folder / name).read_text()
@@ -299,7 +299,7 @@ def test_labels_come_from_s3(run: FinishedRun, tmp_path: Path) -> None:
         if path.is_file():
             storage.put_object(Bucket="labels", Key=f"team/job/{path.relative_to(root)}", Body=path.read_bytes())
     imported = import_labels(run, "s3://labels/team/job", partial=False)
-    assert imported.evaluation.labeled == ITEMS
+    assert imported.evaluation.labeled == PAIRS
     with pytest.raises(UserError, match=r"s3://labels/elsewhere/manifests/output/output.manifest: no such object"):
         import_labels(run, "s3://labels/elsewhere", partial=False)
     lines = lines_of(manifest)
@@ -317,13 +317,13 @@ def test_without_a_source_the_answers_of_the_page_are_imported(run: FinishedRun)
         import_labels(run, None, partial=False)
     labels = LabelingSession(run.pairs, run.labels)
     journal = labels.journal("Ada")
-    for item in labels.pairs:
-        labels.answer("Ada", item, 1, judgement(item).choices, seconds=2.0, comment="")
+    for pair in labels.pairs:
+        labels.answer("Ada", pair, 1, judgement(pair).choices, seconds=2.0, comment="")
     labels.close()
-    assert len(journal.latest()) == ITEMS
+    assert len(journal.latest()) == PAIRS
     lines = (run.labels / "output/manifests/output/output.manifest").read_text().splitlines(keepends=True)
-    (run.labels / "output/manifests/output/output.manifest").write_text(lines[0])  # killed in between
-    assert import_labels(run, None, partial=False).evaluation.labeled == ITEMS
+    (run.labels / "output/manifests/output/output.manifest").write_text(lines[0])  # as after a kill
+    assert import_labels(run, None, partial=False).evaluation.labeled == PAIRS
 
 
 def test_runs_are_found_and_missed_by_name(run: FinishedRun, tmp_path: Path) -> None:
