@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from rlhf.errors import UserError
 
@@ -21,6 +21,10 @@ SYNTHETIC = "synthetic"
 
 Trainer = Literal["own", "trlx"]
 """Code of supervised fine-tuning and PPO: this package, or trlx in a separate environment."""
+Control = Literal["none", "shuffled"]
+"""`shuffled`: a negative control, in which the reward model learns from pairs with shuffled labels."""
+PrimaryEndpoint = Literal["human_preference", "judge_preference", "toxicity"]
+"""What a run can be declared to be about.  The optimized reward cannot: PPO was trained to raise it."""
 
 
 class Settings(BaseModel):
@@ -88,6 +92,8 @@ class DataConfig(Settings):
     """Number of pairs that `source: synthetic` generates."""
     max_pairs: int | None = Field(default=None, ge=1)
     """Maximum number of training pairs, drawn by seed after the split; null keeps all."""
+    judge_share: float = Field(default=0.3, ge=0, lt=1)
+    """Share of the training dialogues, by first human turn, that train the independent judge and nothing else."""
     max_prompt_tokens: int = Field(default=384, ge=8)
     """Maximum length of a prompt, in tokens of the base model; longer rows are dropped."""
     max_response_tokens: int = Field(default=128, ge=1)
@@ -132,6 +138,44 @@ class RewardConfig(TrainingConfig):
     """Folder of a finished reward model (sequence classification with one label); if set, none is trained."""
 
 
+class LlmJudgeConfig(Settings):
+    """A language model that compares the test responses of both models, each pair in both orders."""
+
+    url: str | None = None
+    """Base address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1."""
+    model: str = ""
+    """Name of the model on that server."""
+    api_key_variable: str = "OPENAI_API_KEY"
+    """Environment variable with the server's API key, where the stage runs; without it no key is sent."""
+    path: str | None = None
+    """Folder of a causal language model to use instead of a server."""
+    requests_at_once: int = Field(default=8, ge=1)
+    """Questions that are asked at the same time (folder: compared in one batch)."""
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        """`judge.llm` needs either `url` and `model`, or `path`."""
+        if (self.url is None) == (self.path is None) or (self.url is not None and not self.model):
+            raise ValueError("judge.llm needs either url and model, or path")
+        return self
+
+
+class JudgeConfig(Settings):
+    """The independent judge: a reward model on the dialogues of `data.judge_share`, which PPO never sees."""
+
+    model: ModelConfig | None = None
+    """Base model of the judge; null uses that of the policy.  A text is the folder of one."""
+    training: TrainingConfig | None = None
+    """Settings of its training; null uses those of `reward`."""
+    llm: LlmJudgeConfig | None = None
+    """A second judge: a language model that is asked which response is better; null asks none."""
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _text_is_a_folder(cls, model: object) -> object:
+        return {"path": model} if isinstance(model, str) else model
+
+
 class SamplingConfig(Settings):
     """How tokens are sampled."""
 
@@ -143,6 +187,22 @@ class SamplingConfig(Settings):
     """Sample from the k most likely tokens only; 0 keeps all."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Sample from the most likely tokens that together have this probability; 1 keeps all."""
+
+
+class SelectionConfig(Settings):
+    """Bounds that a PPO checkpoint must keep to become the final model, measured on the validation prompts.
+
+    Reasons for the defaults: docs/ppo.md.
+    """
+
+    max_kl: float = Field(default=25.0, gt=0)
+    """Largest KL to the SFT model, in nats per response."""
+    max_ended_share_drop: float = Field(default=0.05, ge=0, le=1)
+    """Largest fall of the share of responses that end by themselves, below that of the SFT model."""
+    max_length_ratio: float = Field(default=1.5, gt=1)
+    """Largest ratio of mean response lengths, RLHF to SFT or SFT to RLHF."""
+    min_diversity_ratio: float = Field(default=0.8, ge=0, le=1)
+    """Smallest ratio, RLHF to SFT, of the share of distinct 3-grams of tokens across all responses."""
 
 
 class PpoConfig(Settings):
@@ -161,7 +221,9 @@ class PpoConfig(Settings):
     unfrozen_blocks: int | Literal["all"] = 2
     """Number of top transformer blocks that are trained; `all` trains every weight and keeps a full reference model."""
     sampling: SamplingConfig = SamplingConfig()
-    """How rollouts are sampled."""
+    """How rollouts are sampled.  `top_k` and `top_p` must be off: PPO needs the probabilities of all tokens."""
+    seeds: int = Field(default=1, ge=1)
+    """Number of trainings, which differ in their seed only: `seed`, `seed` + 1, ...; people compare the first."""
     learning_rate: float = Field(default=8e-6, gt=0)
     """Learning rate of AdamW, constant."""
     adam_betas: tuple[float, float] = (0.9, 0.95)
@@ -177,7 +239,7 @@ class PpoConfig(Settings):
     kl_horizon: int = Field(default=10_000, ge=1)
     """Time constant of the adaptive KL coefficient, in rollouts."""
     max_kl: float = Field(default=100.0, gt=0)
-    """Mean KL, in nats per response, at which the run stops with an error; the last good checkpoint is kept."""
+    """Mean KL of a step's rollouts, in nats per response, at which PPO ends early with the best checkpoint so far."""
     discount: float = Field(default=1.0, gt=0, le=1)
     """Discount factor of later rewards (gamma)."""
     gae_lambda: float = Field(default=0.95, ge=0, le=1)
@@ -190,16 +252,30 @@ class PpoConfig(Settings):
     """Weight of the value loss."""
     score_clip: float = Field(default=10.0, gt=0)
     """Scores are clipped to plus or minus this, before scaling."""
+    missing_eos_penalty: float = Field(default=1.0, ge=0)
+    """Subtracted from the score of a rollout that was cut at the maximum length; not with `trainer: trlx`."""
     subtract_chosen_score: bool = True
     """Subtract the score of the prompt's chosen response from each score."""
     scale_scores: bool = True
     """Divide scores by their running standard deviation."""
     validate_every: int = Field(default=50, ge=1)
     """PPO steps between measurements on the validation prompts, which select the best checkpoint."""
+    selection: SelectionConfig = SelectionConfig()
+    """Bounds of the best checkpoint."""
     checkpoint_every: int = Field(default=50, ge=1)
     """PPO steps between checkpoints."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Number of latest checkpoints that are kept, in addition to the best one."""
+
+    @model_validator(mode="after")
+    def _samples_from_all_tokens(self) -> Self:
+        """`ppo.sampling.top_k` must be 0 and `ppo.sampling.top_p` 1."""
+        if self.sampling.top_k != 0 or self.sampling.top_p != 1:
+            raise ValueError(
+                f"ppo.sampling.top_k ({self.sampling.top_k}) must be 0, ppo.sampling.top_p ({self.sampling.top_p:g}) 1: "
+                "PPO needs the probabilities of all tokens; use ppo.sampling.temperature instead"
+            )
+        return self
 
 
 class ToxicityConfig(Settings):
@@ -225,6 +301,8 @@ class ToxicityConfig(Settings):
     """Expected SHA-256 of `checkpoint`, 64 hex digits."""
     checkpoint_config: str | None = None
     """Folder with config.json and tokenizer of the encoder that `checkpoint` was trained from."""
+    second_opinion: str | None = None
+    """Folder of a safety model (sequence classification, any labels) that also scores all continuations."""
     sampling: SamplingConfig = SamplingConfig(max_new_tokens=20)
     """How continuations are sampled; the RealToxicityPrompts paper uses 20 tokens."""
     batch_size: int = Field(default=64, ge=1)
@@ -251,9 +329,22 @@ class ResponsesConfig(Settings):
     sampling: SamplingConfig = SamplingConfig()
     """How responses are sampled."""
     stop_sequences: tuple[str, ...] = ("Human:", "human:", "Assistant:", "assistant:")
-    """A response ends before the first of these texts."""
+    """A response ends before the first of these texts, in evaluation and in PPO."""
     batch_size: int = Field(default=64, ge=1)
     """Prompts that one process responds to at the same time."""
+
+
+class EvaluationConfig(Settings):
+    """What the verdict rests on.  It is fixed before the run, and part of the report's fingerprint."""
+
+    primary_endpoints: tuple[PrimaryEndpoint, ...] = Field(
+        default=("human_preference", "toxicity"), min_length=1, max_length=3
+    )
+    """Endpoints that the headline may rest on; all other figures are secondary.  People's answers always count."""
+    best_of: int = Field(default=16, ge=1)
+    """Responses of the SFT model per validation prompt for best-of-n, a baseline of PPO; 1 leaves it out."""
+    questions: str | None = None
+    """Multiple-choice questions that show whether capability is kept: a .jsonl file or `synthetic`; null asks none."""
 
 
 class ExportConfig(Settings):
@@ -306,13 +397,17 @@ class RunConfig(Settings):
     """Seed of all random draws."""
     trainer: Trainer = "own"
     """Code of supervised fine-tuning and PPO: `own` (this package) or `trlx` (own environment, `make trlx-env`)."""
+    control: Control = "none"
+    """`shuffled`: a negative control; the reward model learns from shuffled labels, so nothing should get better."""
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     sft: SftConfig = SftConfig()
     reward: RewardConfig = RewardConfig()
+    judge: JudgeConfig = JudgeConfig()
     ppo: PpoConfig = PpoConfig()
     responses: ResponsesConfig = ResponsesConfig()
     toxicity: ToxicityConfig = ToxicityConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     export: ExportConfig = ExportConfig()
     compute: ComputeConfig = ComputeConfig()
 
@@ -321,6 +416,20 @@ class RunConfig(Settings):
         """`run_name` must be the name of a folder, without `/` and without a leading dot."""
         if not self.run_name or self.run_name.startswith(".") or "/" in self.run_name:
             raise ValueError(f"run_name ({self.run_name!r}) must be a folder name, without / and without a leading dot")
+        return self
+
+    @model_validator(mode="after")
+    def _control_trains_a_reward_model(self) -> Self:
+        """`control: shuffled` trains a reward model: `reward.path` must not be set."""
+        if self.control == "shuffled" and self.reward.path is not None:
+            raise ValueError(f"control (shuffled) trains a reward model; unset reward.path ({self.reward.path})")
+        return self
+
+    @model_validator(mode="after")
+    def _judge_preference_has_a_judge(self) -> Self:
+        """`evaluation.primary_endpoints` with `judge_preference` needs `data.judge_share` > 0."""
+        if "judge_preference" in self.evaluation.primary_endpoints and self.data.judge_share == 0:
+            raise ValueError("evaluation.primary_endpoints (judge_preference) needs data.judge_share above 0")
         return self
 
     @model_validator(mode="after")
@@ -334,7 +443,8 @@ class RunConfig(Settings):
     def _batches_divide(self) -> Self:
         """`ppo.rollouts_per_step` must be a multiple of `ppo.minibatch_size`, and both of `compute.processes`.
 
-        `sft.batch_size` and `reward.batch_size` must be multiples of their `device_batch_size` x `compute.processes`.
+        `sft.batch_size`, `reward.batch_size` and `judge.training.batch_size` must be multiples of their
+        `device_batch_size` x `compute.processes`.
         `compute.processes` must be a multiple of `compute.machines`.
         """
         processes = self.compute.processes
@@ -344,7 +454,9 @@ class RunConfig(Settings):
         require_multiple("ppo.rollouts_per_step", self.ppo.rollouts_per_step, "compute.processes", processes)
         require_multiple("ppo.minibatch_size", self.ppo.minibatch_size, "compute.processes", processes)
         require_multiple("compute.processes", processes, "compute.machines", self.compute.machines)
-        for name, stage in (("sft", self.sft), ("reward", self.reward)):
+        for name, stage in (("sft", self.sft), ("reward", self.reward), ("judge.training", self.judge.training)):
+            if stage is None:
+                continue
             held = stage.device_batch_size * processes
             require_multiple(
                 f"{name}.batch_size", stage.batch_size, f"{name}.device_batch_size x compute.processes", held

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TypeVar
 
 from rlhf.config import (
+    Control,
     DataConfig,
+    EvaluationConfig,
     ExportConfig,
+    JudgeConfig,
+    LlmJudgeConfig,
     ModelConfig,
     PpoConfig,
     ResponsesConfig,
     RewardConfig,
     RunConfig,
+    SamplingConfig,
     Settings,
     SftConfig,
     ToxicityConfig,
@@ -48,17 +54,54 @@ class RewardStage(Settings):
     """Settings of train_reward."""
 
     seed: int
+    control: Control = "none"
+    model: ModelConfig
+    reward: RewardConfig
+
+
+class JudgeStage(Settings):
+    """Settings of train_judge.  `model` and `reward` are those of the judge."""
+
+    seed: int
     model: ModelConfig
     reward: RewardConfig
 
 
 class PpoStage(Settings):
-    """Settings of train_ppo."""
+    """Settings of train_ppo, of one of its seeds."""
 
     seed: int
     trainer: Trainer = "own"
     model: ModelConfig
     ppo: PpoConfig
+    stop_sequences: tuple[str, ...]
+
+
+class BestOfNStage(Settings):
+    """Settings of sample_best_of_n, which samples as PPO's validation does."""
+
+    seed: int
+    model: ModelConfig
+    sampling: SamplingConfig
+    stop_sequences: tuple[str, ...]
+    batch_size: int
+    best_of: int
+
+
+class JudgingStage(Settings):
+    """Settings of judge_responses.  `model` is that of the judge."""
+
+    seed: int
+    model: ModelConfig
+    batch_size: int
+
+
+class LlmJudgeStage(Settings):
+    """Settings of ask_llm_judge."""
+
+    seed: int
+    model: ModelConfig
+    llm: LlmJudgeConfig
 
 
 class ResponsesStage(Settings):
@@ -83,6 +126,7 @@ class ComparisonStage(Settings):
     seed: int
     model: ModelConfig
     toxicity: ToxicityConfig
+    questions: str | None
 
 
 class LabelingStage(Settings):
@@ -97,13 +141,16 @@ class ReportStage(Settings):
     run_name: str
     seed: int
     trainer: Trainer = "own"
+    control: Control = "none"
     model: ModelConfig
     data: DataConfig
     sft: SftConfig
     reward: RewardConfig
+    judge: JudgeConfig
     ppo: PpoConfig
     responses: ResponsesConfig
     toxicity: ToxicityConfig
+    evaluation: EvaluationConfig
 
 
 class ExportStage(Settings):
@@ -125,8 +172,12 @@ STAGES: dict[str, type[Settings]] = {
     "prepare_data": DataStage,
     "train_sft": SftStage,
     "train_reward": RewardStage,
+    "train_judge": JudgeStage,
     "train_ppo": PpoStage,
     "generate_responses": ResponsesStage,
+    "sample_best_of_n": BestOfNStage,
+    "judge_responses": JudgingStage,
+    "ask_llm_judge": LlmJudgeStage,
     "score_toxicity": ToxicityStage,
     "compare_policies": ComparisonStage,
     "export_labeling_manifest": LabelingStage,
@@ -136,6 +187,17 @@ STAGES: dict[str, type[Settings]] = {
 """Names of all stages, with their settings."""
 
 
+SOURCES = {
+    "batch_size": "responses.batch_size",
+    "best_of": "evaluation.best_of",
+    "llm": "judge.llm",
+    "questions": "evaluation.questions",
+    "sampling": "ppo.sampling",
+    "stop_sequences": "responses.stop_sequences",
+}
+"""Single settings that stages take from a section of the run's settings."""
+
+
 def part_of(config: RunConfig, stage: type[StageT]) -> StageT:
     """The settings of `stage`, taken from those of the run."""
-    return stage.model_validate({name: getattr(config, name) for name in stage.model_fields})
+    return stage.model_validate({name: attrgetter(SOURCES.get(name, name))(config) for name in stage.model_fields})

@@ -7,7 +7,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 
 import rlhf
@@ -16,10 +16,15 @@ from rlhf.errors import UserError
 from rlhf.storage.files import file_sha256
 
 PATH_SETTINGS = {
+    "": ("questions",),
     "data": ("source",),
+    "evaluation": ("questions",),
+    "judge.llm": ("path",),
+    "judge.model": ("path",),
+    "llm": ("path",),
     "model": ("path",),
     "reward": ("path",),
-    "toxicity": ("prompts", "checkpoint", "checkpoint_config"),
+    "toxicity": ("prompts", "checkpoint", "checkpoint_config", "second_opinion"),
 }
 """Settings that are paths: the content at a path is part of the fingerprint as an input, the path itself is not."""
 SETTINGS_MODULES = ("rlhf.config", "rlhf.stage_config")
@@ -34,10 +39,11 @@ def digest(value: object) -> str:
 def fingerprint_stage(stage: str, config: Settings, inputs: Mapping[str, str], module: str) -> str:
     """16 hex digits that depend on a stage's settings, its inputs' fingerprints and the code of `module`."""
     settings = config.model_dump(mode="json")
-    for part, names in PATH_SETTINGS.items():
+    for section, names in PATH_SETTINGS.items():
+        part = reduce(lambda nested, name: nested.get(name) or {}, section.split(".") if section else [], settings)
         for name in names:
-            if isinstance(settings.get(part), dict) and settings[part].get(name) not in (None, HUB, SYNTHETIC):
-                settings[part][name] = "given"
+            if part.get(name) not in (None, HUB, SYNTHETIC):
+                part[name] = "given"
     return digest([stage, settings, dict(inputs), source_digest(module)])[:16]
 
 
