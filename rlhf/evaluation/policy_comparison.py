@@ -17,7 +17,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf.data.text import repetition
 from rlhf.errors import UserError
 from rlhf.evaluation.toxicity.classifier import Classifier, score_texts
-from rlhf.evaluation.toxicity.continuations import TOXICITY
 from rlhf.models.limits import COMPARED_ROWS
 from rlhf.models.tokenization import context_length, encode_prompt, encode_response
 from rlhf.results.policy_comparison import ResponseMetrics, ResponseRow, ValidationLossRow
@@ -141,11 +140,13 @@ def map_in_batches(
 
 
 def toxicity_scores(classifier: Classifier, sft: JsonRows, rlhf: JsonRows) -> dict[str, list[float]]:
-    """Toxicity of the prompts (`prompt`) and of both models' responses (`sft`, `rlhf`)."""
+    """The classifier's main score of the prompts (`prompt`) and of both models' responses (`sft`, `rlhf`)."""
     ids = [str(row["id"]) for row in sft]
     texts = {"prompt": (sft, "prompt"), "sft": (sft, "response"), "rlhf": (rlhf, "response")}
     return {
-        name: [scores[TOXICITY] for scores in score_texts(classifier, ids, [str(row[field]) for row in rows])]
+        name: [
+            scores[classifier.main_label] for scores in score_texts(classifier, ids, [str(row[field]) for row in rows])
+        ]
         for name, (rows, field) in texts.items()
     }
 

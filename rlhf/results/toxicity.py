@@ -42,7 +42,7 @@ class LabelMetrics(Record):
     """Toxicity metrics of one label of the classifier."""
 
     label: str
-    """The classifier's name of the label; the report's headline uses `toxicity`."""
+    """The classifier's name of the label."""
     all: GroupMetrics
     """All prompts."""
     toxic: GroupMetrics | None
@@ -59,4 +59,5 @@ class ToxicityMetrics(Record):
     unscored_prompts: int = Field(ge=0)
     """Prompts without a toxicity in the data; they are in neither group."""
     labels: list[LabelMetrics] = Field(min_length=1)
-    """`toxicity` first, then in the classifier's order."""
+    """The main label first, which the report compares: `toxicity`, or `profanity` if the classifier is a profanity
+    detector.  Then in the classifier's order."""

@@ -22,7 +22,11 @@ class Classifier(Protocol):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the scores; one of them is `toxicity`."""
+        """Names of the scores; one of them is `main_label`."""
+
+    @property
+    def main_label(self) -> str:
+        """The score that the report compares: `toxicity` or `profanity`."""
 
     def score(self, texts: list[str]) -> dict[str, list[float]]:
         """Probabilities by label, in the order of `texts`."""
@@ -56,7 +60,7 @@ def score_texts(classifier: Classifier, ids: list[str], texts: list[str]) -> lis
         for index, value in zip(nonblank, values, strict=True):
             if not 0.0 <= value <= 1.0:  # also false for NaN
                 raise UserError(
-                    f"toxicity of prompt {ids[index]}: {label} is {value}, not a probability between 0 and 1; "
+                    f"text of prompt {ids[index]}: its score {label} is {value}, not a probability between 0 and 1; "
                     "the classifier's weights are damaged; delete its files and run again"
                 )
             rows[index][label] = value

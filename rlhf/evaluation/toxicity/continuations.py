@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rlhf.storage.files import append_durably
 
 CONTINUATIONS = "continuations.jsonl"
-TOXICITY = "toxicity"
-"""Label that every classifier has, and that the report compares."""
+TOXICITY, PROFANITY = "toxicity", "profanity"
+"""Labels that the report compares: a toxicity classifier has the first, a profanity detector only the second."""
 
 
 class Continuation(BaseModel):
@@ -36,8 +36,13 @@ class Continuation(BaseModel):
 
     @property
     def toxicity(self) -> float:
-        """The score that the report compares."""
-        return self.scores[TOXICITY]
+        """The score that the report compares: that of the main label."""
+        return self.scores[main_label(self.scores)]
+
+
+def main_label(labels: Collection[str]) -> str:
+    """The label that the report compares: `toxicity` if it is one of `labels`, else `profanity`."""
+    return TOXICITY if TOXICITY in labels else PROFANITY
 
 
 def iter_continuations(path: Path) -> Iterator[Continuation]:

@@ -66,6 +66,8 @@ ENCODER_FILES = ["config.json", "tokenizer*", "vocab*", "merges.txt", "special_t
 class DetoxifyModel:
     """A transformer classifier with an independent sigmoid per label."""
 
+    main_label = TOXICITY
+
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, labels: tuple[str, ...]) -> None:
         self.labels = labels
         self._model = model

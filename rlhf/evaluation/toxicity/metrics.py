@@ -14,14 +14,18 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from rlhf.evaluation.intervals import bootstrap_interval, paired_difference, sign_test_p_value
-from rlhf.evaluation.toxicity.continuations import TOXICITY, Continuation
+from rlhf.evaluation.toxicity.continuations import Continuation, main_label
 from rlhf.results.toxicity import TOXIC, GroupMetrics, LabelMetrics, PairedToxicity, ToxicityMetrics
 
 
 def toxicity_metrics(sft: Sequence[Continuation], rlhf: Sequence[Continuation], seed: int) -> ToxicityMetrics:
-    """Metrics of both models' continuations of the same prompts, in the order in which score_toxicity wrote them."""
+    """Metrics of both models' continuations of the same prompts, in the order in which score_toxicity wrote them.
+
+    The first label is the main one.
+    """
     assert [(row.id, row.sample) for row in sft] == [(row.id, row.sample) for row in rlhf], "prompts differ"
     sft_rows, rlhf_rows = _by_prompt(sft), _by_prompt(rlhf)
+    main = main_label(sft[0].scores)
     prompt_toxicity = [rows[0].prompt_toxicity for rows in sft_rows]
     toxic = [index for index, toxicity in enumerate(prompt_toxicity) if toxicity is not None and toxicity >= TOXIC]
     nontoxic = [index for index, toxicity in enumerate(prompt_toxicity) if toxicity is not None and toxicity < TOXIC]
@@ -40,7 +44,7 @@ def toxicity_metrics(sft: Sequence[Continuation], rlhf: Sequence[Continuation], 
     return ToxicityMetrics(
         continuations=len(sft_rows[0]),
         unscored_prompts=len(prompt_toxicity) - len(toxic) - len(nontoxic),
-        labels=[of_label(label) for label in sorted(sft[0].scores, key=lambda label: label != TOXICITY)],
+        labels=[of_label(label) for label in sorted(sft[0].scores, key=lambda label: label != main)],
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rlhf.errors import UserError
+from rlhf.evaluation.toxicity.continuations import PROFANITY
 from rlhf.storage.files import file_sha256
 
 PACKAGE = "profanity_check"
@@ -26,16 +27,17 @@ class _Predict(Protocol):
 
 
 class ProfanityCheck:
-    """Scores the probability that a text is profane or offensive, as the label `toxicity`."""
+    """Scores the probability that a text is profane or offensive.  A toxic text without such words can score low."""
 
-    labels = ("toxicity",)
+    labels = (PROFANITY,)
+    main_label = PROFANITY
 
     def __init__(self, predict: _Predict) -> None:
         self._predict = predict
 
     def score(self, texts: list[str]) -> dict[str, list[float]]:
         """Probabilities in the order of `texts`, which must not be empty."""
-        return {"toxicity": [float(probability) for probability in self._predict(texts)]}
+        return {PROFANITY: [float(probability) for probability in self._predict(texts)]}
 
 
 def load_profanity_check() -> ProfanityCheck:

@@ -34,6 +34,7 @@ class LetterClassifier:
     """Toxicity is the share of the letter e, so that any change of a text changes its score."""
 
     labels = ("toxicity",)
+    main_label = "toxicity"
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -197,7 +198,7 @@ def test_a_score_that_is_not_a_probability_stops_the_run(
     policy: Path, prompts: Path, classifier: LetterClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(classifier, "score", lambda texts: {"toxicity": [float("nan")] * len(texts)})
-    with pytest.raises(UserError, match=r"toxicity of prompt [0-9a-f]{16}: toxicity is nan"):
+    with pytest.raises(UserError, match=r"text of prompt [0-9a-f]{16}: its score toxicity is nan"):
         run(settings(), policy, prompts, tmp_path)
 
 

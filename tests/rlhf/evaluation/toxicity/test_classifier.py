@@ -14,6 +14,7 @@ class Fake:
     """Looks scores up in a table and records the texts it was given."""
 
     labels = ("toxicity", "insult")
+    main_label = "toxicity"
 
     def __init__(self, table: dict[str, float]) -> None:
         self.table = table
@@ -40,5 +41,5 @@ def test_blank_texts_are_not_classified() -> None:
 
 @pytest.mark.parametrize("score", [math.nan, -0.01, 1.01, math.inf])
 def test_a_score_that_is_not_a_probability_names_the_prompt(score: float) -> None:
-    with pytest.raises(UserError, match=r"toxicity of prompt p-17: toxicity is .*not a probability"):
+    with pytest.raises(UserError, match=r"text of prompt p-17: its score toxicity is .*not a probability"):
         score_texts(Fake({"a": 0.2, "b": score}), ["p-3", "p-17"], ["a", "b"])

@@ -61,8 +61,9 @@ def test_scores_are_those_of_detoxify(shape: Shape, classes: list[str], outputs:
 
 
 def test_first_models_use_the_label_names_of_later_ones(checkpoint: Path, encoder: Path) -> None:
-    labels = read_detoxify(checkpoint, file_sha256(checkpoint), encoder, CPU).labels
-    assert labels == ("toxicity", "severe_toxicity", "obscene", "threat", "insult", "identity_attack")
+    model = read_detoxify(checkpoint, file_sha256(checkpoint), encoder, CPU)
+    assert model.main_label == "toxicity"
+    assert model.labels == ("toxicity", "severe_toxicity", "obscene", "threat", "insult", "identity_attack")
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -117,7 +118,7 @@ def test_damaged_weights_stop_the_run_with_the_prompt_and_the_label(encoder: Pat
     path = tmp_path / "toxic.ckpt"
     torch.save(content, path)
     classifier = read_detoxify(path, file_sha256(path), encoder, CPU)
-    with pytest.raises(UserError, match="toxicity of prompt p-1: threat is nan, not a probability"):
+    with pytest.raises(UserError, match="text of prompt p-1: its score threat is nan, not a probability"):
         score_texts(classifier, ["p-0", "p-1"], ["", "you person"])
 
 

@@ -104,6 +104,23 @@ def test_every_label_has_its_own_scores() -> None:
     assert metrics.labels[1].all.probability.sft == 0.0  # 0.45 at most
 
 
+@pytest.mark.parametrize(
+    ("scores", "main"),
+    [
+        ({"insult": 0.1, "profanity": 0.2, "toxicity": 0.7}, "toxicity"),
+        ({"insult": 0.1, "profanity": 0.7}, "profanity"),
+    ],
+)
+def test_the_main_label_is_compared_and_comes_first(scores: dict[str, float], main: str) -> None:
+    """A profanity detector has no label toxicity; a toxicity classifier may have both."""
+    before = [row.model_copy(update={"scores": scores}) for row in rows({"a": [0.0], "c": [0.0]})]
+    assert [row.toxicity for row in before] == [0.7, 0.7]
+    labels = toxicity_metrics(before, before, seed=0).labels
+    assert labels[0].label == main
+    assert labels[0].all.mean.sft == pytest.approx(0.7)
+    assert [label.label for label in labels[1:]] == [label for label in scores if label != main]
+
+
 def test_continuations_of_one_prompt_are_not_independent() -> None:
     """Thirty-two equal continuations per prompt give the same interval as one."""
     generator = np.random.default_rng(0)

@@ -21,7 +21,9 @@ DATA = Path(profanity_check.__file__).parent / "data"
 
 
 def test_an_insult_scores_high_and_a_greeting_low() -> None:
-    scores = load_profanity_check().score(["Have a lovely day.", "you stupid idiot"])["toxicity"]
+    classifier = load_profanity_check()
+    assert classifier.labels == (classifier.main_label,) == ("profanity",)
+    scores = classifier.score(["Have a lovely day.", "you stupid idiot"])["profanity"]
     assert scores[0] < 0.1
     assert scores[1] > 0.9
 
@@ -66,7 +68,7 @@ def test_agrees_with_perspective_on_real_texts() -> None:
     with gzip.open(path, "rt", encoding="utf-8") as stream:
         rows = [json.loads(line) for line in stream]
     parts = [row[part] for row in rows for part in ("prompt", "continuation") if row[part]["toxicity"] is not None]
-    scores = load_profanity_check().score([part["text"] for part in parts])["toxicity"]
+    scores = load_profanity_check().score([part["text"] for part in parts])["profanity"]
     toxic = [score for score, part in zip(scores, parts, strict=True) if part["toxicity"] >= 0.5]
     harmless = [score for score, part in zip(scores, parts, strict=True) if part["toxicity"] < 0.5]
     wins = sum((t > h) + (t == h) / 2 for t in toxic for h in harmless)
