@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff\ud800-\udfff]"
 )
 """Characters that show nothing or change how others show: controls, direction marks, lone surrogates."""
 NGRAM = 3
-"""Length in tokens of the n-grams that `repetition` counts."""
+"""Length in tokens of the n-grams that `repetition` and `distinct_ngrams` count."""
 
 
 def escape_invisible(text: str) -> str:
@@ -25,5 +25,18 @@ def valid_unicode(text: str) -> str:
 
 def repetition(token_ids: Sequence[int]) -> float:
     """Share of the n-grams in `token_ids` that occur earlier in it; 0 if it is shorter than NGRAM."""
-    ngrams = list(zip(*(token_ids[start:] for start in range(NGRAM)), strict=False))
+    ngrams = _ngrams(token_ids)
     return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
+
+
+def distinct_ngrams(rows: Iterable[Sequence[int]]) -> float:
+    """Share of distinct n-grams among those of all rows of token ids; 0 if no row has NGRAM tokens.
+
+    It falls if responses repeat each other.  It also falls with more text: compare it only for equally many rows.
+    """
+    ngrams = [ngram for token_ids in rows for ngram in _ngrams(token_ids)]
+    return len(set(ngrams)) / len(ngrams) if ngrams else 0.0
+
+
+def _ngrams(token_ids: Sequence[int]) -> list[tuple[int, ...]]:
+    return list(zip(*(token_ids[start:] for start in range(NGRAM)), strict=False))

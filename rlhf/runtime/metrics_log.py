@@ -9,6 +9,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from rlhf.runtime.stage import is_main_process
 from rlhf.storage.files import append_durably, write_atomically
@@ -29,10 +30,7 @@ class MetricsLog:
         `on_row` is called with every row that is written and the name of the file without its suffix.
         """
         self.path, self.on_row = path, on_row
-        if is_main_process():
-            last = -1 if resumed_after is None else resumed_after
-            rows = [row for row in _complete_rows(path) if row["step"] <= last]
-            write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
+        drop_rows_after(resumed_after, path)
 
     def write(self, row: Mapping[str, float]) -> None:
         """Append a row.  It is on the disk when this returns, so before any later checkpoint."""
@@ -41,7 +39,15 @@ class MetricsLog:
             self.on_row(row, self.path.stem)
 
 
-def _complete_rows(path: Path) -> Iterator[dict[str, float]]:
+def drop_rows_after(step: int | None, path: Path) -> None:
+    """Drop the rows of a JSON Lines file whose `step` is later, or all rows if it is None, and a damaged last line."""
+    if is_main_process():
+        last = -1 if step is None else step
+        rows = [row for row in _complete_rows(path) if row["step"] <= last]
+        write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _complete_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a file up to the first damaged line: a kill may have cut off the last one."""
     with contextlib.suppress(FileNotFoundError, ValueError), path.open(encoding="utf-8") as stream:
         for line in stream:

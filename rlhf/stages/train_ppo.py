@@ -1,7 +1,8 @@
 """Stage: train the SFT model by PPO against the reward model.
 
-Inputs: `data`, `sft`, `reward`.  Outputs: `model/` (best validation score), `metrics.jsonl` (a row per step),
-`validation.jsonl` (a row per validation) and `summary.json`.
+Inputs: `data`, `sft`, `reward`.  Outputs: `model/` (best validation score within the bounds of `ppo.selection`),
+`metrics.jsonl` (a row per step), `validation.jsonl` (a row per validation), `validation_responses.jsonl` (a row per
+validation and prompt) and `summary.json`.
 """
 
 from __future__ import annotations
@@ -34,19 +35,19 @@ from rlhf.training.ppo.trunk import split_model
 
 
 def train_ppo(config: PpoStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:
-    """Train, and write the model with the best validation score."""
+    """Train, and write the model with the best validation score within the bounds of `ppo.selection`."""
     processes = init_distributed()
     context = make_context(config, inputs, processes)
     with tracker_session(config):
-        state = train(context, output)
+        summary = train(context, output)
     if is_main_process():
         save_model(context.policy.model, context.tokenizer, output / "model")
     barrier()
     return {
-        "first_score": state.first.score,
-        "best_score": state.best.score,
-        "last_score": state.last.score,
-        "best_step": state.best.step,
+        "first_score": summary.first,
+        "best_score": summary.best,
+        "last_score": summary.last,
+        "best_step": summary.best_step,
     }
 
 
@@ -84,6 +85,7 @@ def make_context(config: PpoStage, inputs: dict[str, Path], processes: PartialSt
     resident = parameter_bytes(model, policy.value_head, *reference, reward_model.model) + optimizer.state_bytes
     return PpoContext(
         config=ppo,
+        stop_sequences=config.stop_sequences,
         seed=config.seed,
         policy=policy,
         optimizer=optimizer,

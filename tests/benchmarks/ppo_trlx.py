@@ -89,7 +89,15 @@ def main(folder: Path) -> None:
         metrics=MetricsLog(output / "metrics.jsonl", None),
         validation_log=MetricsLog(output / "validation.jsonl", None),
     )
-    train_by_ppo(settings, run, prompts=prompts, validation_prompts=[dict(prompts[0])], reward=reward, resume=None)
+    train_by_ppo(
+        settings,
+        run,
+        prompts=prompts,
+        validation_prompts=[dict(prompts[0])],
+        reward=reward,
+        stop_sequences=work.stage().stop_sequences,
+        resume=None,
+    )
     (row,) = read_jsonl(output / "metrics.jsonl")
     print_measured(
         Measured(

@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from rlhf.config import ModelConfig, PpoConfig, SamplingConfig
+from rlhf.config import ModelConfig, PpoConfig, ResponsesConfig, SamplingConfig
 from rlhf.models.loading import Dtype
 from rlhf.stage_config import PpoStage
 from rlhf.storage.files import write_jsonl
@@ -84,7 +84,7 @@ class Work(BaseModel):
         )
 
     def stage(self) -> PpoStage:
-        """Settings of this package's PPO engine."""
+        """Settings of this package's PPO engine: those of the recipe, and trlx's computation of scores."""
         ppo = PpoConfig(
             steps=1,
             rollouts_per_step=self.rollouts,
@@ -93,8 +93,10 @@ class Work(BaseModel):
             rollout_batch_size=64,
             unfrozen_blocks=self.unfrozen_blocks,
             sampling=SamplingConfig(max_new_tokens=self.response_tokens),
+            missing_eos_penalty=0,
         )
-        return PpoStage(seed=1, model=ModelConfig(dtype=self.dtype), ppo=ppo)
+        stop_sequences = ResponsesConfig().stop_sequences
+        return PpoStage(seed=1, model=ModelConfig(dtype=self.dtype), ppo=ppo, stop_sequences=stop_sequences)
 
 
 def make_inputs(folder: Path, work: Work, device: torch.device = CPU) -> None:

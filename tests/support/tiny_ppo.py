@@ -50,7 +50,7 @@ def write_reward_model(folder: Path, like: Path, seed: int = 7) -> None:
 
 
 def settings(**changes: object) -> PpoStage:
-    """Three steps of four rollouts in minibatches of two."""
+    """Three steps of four rollouts in minibatches of two, without stop sequences; `changes` are settings of PPO."""
     ppo = {
         "steps": 3,
         "rollouts_per_step": 4,
@@ -63,4 +63,5 @@ def settings(**changes: object) -> PpoStage:
         "validate_every": 2,
         "checkpoint_every": 1,
     }
-    return PpoStage(seed=5, model=ModelConfig(), ppo=PpoConfig.model_validate(ppo | changes))
+    config = PpoConfig.model_validate(ppo | changes)
+    return PpoStage(seed=5, model=ModelConfig(), ppo=config, stop_sequences=())

@@ -22,26 +22,19 @@ from rlhf.storage.files import replace_folder, write_atomically
 WEIGHTS, OPTIMIZER_STATE, STATE = "weights.safetensors", "optimizer_state.safetensors", "state.json"
 
 
-class ValidationScore(BaseModel):
-    """A mean validation score, and the step after which it was measured."""
-
-    model_config = ConfigDict(frozen=True)
-    step: int
-    score: float
-
-
 class TrainingState(BaseModel):
     """State of a run after `step`, except for the tensors."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
     step: int
     kl_coefficient: float
     score_count: float
     score_mean: float
     score_m2: float
-    first: ValidationScore
-    best: ValidationScore
-    last: ValidationScore
+    validations: tuple[dict[str, float], ...]
+    """Rows of all validations so far, in order; the first is that of the SFT model."""
+    best_step: int
+    """Step of the validation that is selected so far."""
 
 
 class Checkpoints:
@@ -81,7 +74,7 @@ class Checkpoints:
 
     def _prune(self, state: TrainingState) -> None:
         steps = self._steps()
-        for step in set(steps[: -self.keep]) - {state.best.step}:
+        for step in set(steps[: -self.keep]) - {state.best_step}:
             shutil.rmtree(self._path(step))
 
     def _steps(self) -> list[int]:

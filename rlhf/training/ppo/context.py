@@ -29,6 +29,8 @@ class PpoContext:
     """Models, prompts and running state of a PPO run."""
 
     config: PpoConfig
+    stop_sequences: tuple[str, ...]
+    """A response ends before the first of these texts."""
     seed: int
     policy: Policy
     optimizer: Optimizer
@@ -65,6 +67,7 @@ class PpoContext:
             self.config.sampling,
             seeds,
             batch_size=self.decode_batch_size(prompt_ids),
+            stop_sequences=self.stop_sequences,
             record_block=self.policy.split.first_trained_block,
         )
 
@@ -80,13 +83,21 @@ class PpoContext:
 
     def score(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Tensor:
         """Reward model's scores [N] of the responses' text, minus the prompts' score offsets."""
+        return subtract_offsets(self.raw_score(prompts, responses), prompts)
+
+    def raw_score(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Tensor:
+        """Reward model's scores [N] of the responses' text."""
         texts = [response.text for response in responses]
         batch_size = self.config.rollout_batch_size
         if self.device.type == "cpu":
             batch_size = min(batch_size, CPU_SCORE_BATCH_SIZE)
-        score_N = self.reward_model.score([prompt.text for prompt in prompts], texts, batch_size)
-        return (score_N - torch.tensor([prompt.score_offset for prompt in prompts])).to(self.device)
+        return self.reward_model.score([prompt.text for prompt in prompts], texts, batch_size).to(self.device)
 
     def pack_rollouts(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Rollouts:
         """Prompts and responses as tensors for training."""
         return pack_rollouts([prompt.token_ids for prompt in prompts], responses, self.device)
+
+
+def subtract_offsets(score_N: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+    """Scores minus the scores of the prompts' chosen responses, if these are subtracted."""
+    return score_N - torch.tensor([prompt.score_offset for prompt in prompts], device=score_N.device)

@@ -9,84 +9,121 @@ from pathlib import Path
 from types import FrameType
 
 import torch
+from pydantic import BaseModel, ConfigDict
 
 from rlhf.runtime.distributed import all_reduce_sum, barrier
 from rlhf.runtime.metrics_log import MetricsLog
 from rlhf.runtime.stage import is_main_process, note, progress
 from rlhf.runtime.trackers import log_metrics
 from rlhf.storage.files import write_atomically
-from rlhf.training.ppo.checkpoints import Checkpoints, TrainingState, ValidationScore
+from rlhf.training.ppo.checkpoints import Checkpoints, TrainingState
 from rlhf.training.ppo.context import PpoContext
 from rlhf.training.ppo.score_scaling import RunningStatistics
-from rlhf.training.ppo.step import run_step
-from rlhf.training.ppo.validation import validate
+from rlhf.training.ppo.selection import Rejected, select_checkpoint
+from rlhf.training.ppo.step import KlLimitError, run_step
+from rlhf.training.ppo.validation import ValidationLog, validate
 
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
 
-def train(context: PpoContext, output: Path) -> TrainingState:
+class EarlyStop(BaseModel):
+    """Why PPO ended before its last step."""
+
+    model_config = ConfigDict(frozen=True)
+    step: int
+    """The step whose rollouts had this KL; it did not train."""
+    kl: float
+    """Mean KL of the rollouts to the reference, in nats per response."""
+    max_kl: float
+
+
+class Summary(BaseModel):
+    """Content of `summary.json`."""
+
+    model_config = ConfigDict(frozen=True)
+    first: float
+    """Mean validation score of the SFT model."""
+    best: float
+    """Mean validation score of the final model."""
+    last: float
+    """Mean validation score at the last validation."""
+    best_step: int
+    """Step of the final model; 0 is the SFT model."""
+    stopped_early: EarlyStop | None
+    rejected: tuple[Rejected, ...]
+    """Validated checkpoints outside the bounds of `ppo.selection`, in order."""
+
+
+def train(context: PpoContext, output: Path) -> Summary:
     """Run all steps, from the newest checkpoint in `output` if there is one; then load the best weights.
 
+    Ends early if the KL of a step's rollouts exceeds `ppo.max_kl`.
     After SIGTERM the current step is finished, a checkpoint is saved, and the process exits with status 143.
     """
     termination = TerminationFlag()
     config, checkpoints = context.config, Checkpoints(output, context.config.keep_checkpoints)
     state = checkpoints.newest()
     metrics_log = MetricsLog(output / "metrics.jsonl", state.step if state else None, log_metrics)
-    validation_log = MetricsLog(output / "validation.jsonl", state.step if state else None, log_metrics)
+    validation_log = ValidationLog(output, state.step if state else None)
     if state is None:
-        row = validate(context, 0)
-        validation_log.write(row)
-        first = ValidationScore(step=0, score=row["score"])
-        state = make_state(context, 0, first=first, best=first, last=first)
+        validation = validate(context, 0)
+        validation_log.write(validation)
+        state = make_state(context, 0, (validation.row,))
         save(context, checkpoints, state)
     else:
         note(f"resuming after step {state.step} of {config.steps}")
         restore(context, checkpoints, state)
 
+    stopped_early = None
     for step in range(state.step + 1, config.steps + 1):
-        row = run_step(context, step)
+        try:
+            row = run_step(context, step)
+        except KlLimitError as error:
+            stopped_early = EarlyStop(step=step, kl=error.kl, max_kl=config.max_kl)
+            note(
+                f"PPO ended before step {step} of {config.steps}: the KL of its rollouts is {error.kl:.3g} nats per "
+                f"response, ppo.max_kl is {config.max_kl:g}; the final model is that of step {state.best_step}"
+            )
+            break
         metrics_log.write(row)
         progress("PPO", step, config.steps, score=row["score"], kl=row["kl"])
-        best, last = state.best, state.last
+        validations = state.validations
         if step % config.validate_every == 0 or step == config.steps:
-            row = validate(context, step)
-            validation_log.write(row)
-            last = ValidationScore(step=step, score=row["score"])
-            best = last if last.score > best.score else best
-        improved, stopping = best.step == step, termination.requested()
-        state = make_state(context, step, first=state.first, best=best, last=last)
-        if improved or stopping or step % config.checkpoint_every == 0 or step == config.steps:
+            validation = validate(context, step)
+            validation_log.write(validation)
+            validations += (validation.row,)
+        state, stopping = make_state(context, step, validations), termination.requested()
+        if state.best_step == step or stopping or step % config.checkpoint_every == 0 or step == config.steps:
             save(context, checkpoints, state)
         if stopping:
             note(f"stopped after step {step} of {config.steps}; run it again to resume")
             sys.exit(EXIT_TERMINATED)
 
-    context.optimizer.load_weights(checkpoints.weights(state.best.step))
+    context.optimizer.load_weights(checkpoints.weights(state.best_step))
+    best, rejected = select_checkpoint(state.validations, config.selection)
+    summary = Summary(
+        first=state.validations[0]["score"],
+        best=best["score"],
+        last=state.validations[-1]["score"],
+        best_step=state.best_step,
+        stopped_early=stopped_early,
+        rejected=rejected,
+    )
     if is_main_process():
-        summary = {
-            "first": state.first.score,
-            "best": state.best.score,
-            "last": state.last.score,
-            "best_step": state.best.step,
-        }
-        write_atomically(output / "summary.json", json.dumps(summary, indent=2))
-    return state
+        write_atomically(output / "summary.json", json.dumps(summary.model_dump(), indent=2))
+    return summary
 
 
-def make_state(
-    context: PpoContext, step: int, *, first: ValidationScore, best: ValidationScore, last: ValidationScore
-) -> TrainingState:
-    """Everything except the tensors that the next step depends on."""
+def make_state(context: PpoContext, step: int, validations: tuple[dict[str, float], ...]) -> TrainingState:
+    """Everything except the tensors that the next step and the final selection depend on."""
     return TrainingState(
         step=step,
         kl_coefficient=context.kl_controller.coefficient,
         score_count=context.score_statistics.count,
         score_mean=context.score_statistics.mean,
         score_m2=context.score_statistics.m2,
-        first=first,
-        best=best,
-        last=last,
+        validations=validations,
+        best_step=int(select_checkpoint(validations, context.config.selection).best["step"]),
     )
 
 

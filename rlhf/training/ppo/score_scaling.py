@@ -1,8 +1,9 @@
-"""Score clipping and scaling by a running standard deviation.  B rollouts, N values of this rank."""
+"""Scores as PPO maximizes them: penalty, clipping, running scale.  B rollouts, N values of this rank."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,16 @@ from rlhf.runtime.distributed import all_reduce_sum
 
 MIN_RELATIVE_DEVIATION = 1e-6
 """A standard deviation below this share of the mean is rounding error: all values are equal."""
+
+
+def penalize_cut(score_B: Tensor, ended: Sequence[bool], penalty: float) -> Tensor:
+    """Subtract `penalty` from the scores of responses that did not end by themselves.
+
+    The reward model cannot see the cut: it scores every response as if it had ended.  Source: TRL,
+    `PPOConfig.missing_eos_penalty`.  summarize_from_feedback_details@ee77a9a gives such responses a constant score
+    instead.
+    """
+    return score_B - penalty * (~torch.tensor(ended, device=score_B.device)).to(score_B.dtype)
 
 
 def scale_scores(score_B: Tensor, statistics: RunningStatistics, *, clip: float, scale: bool) -> Tensor:

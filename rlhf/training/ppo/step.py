@@ -34,9 +34,17 @@ from rlhf.training.ppo.optimizer import Optimizer
 from rlhf.training.ppo.policy import Policy
 from rlhf.training.ppo.prompts import Prompt, prompt_indices
 from rlhf.training.ppo.rollout import OldOutputs, Rollouts, evaluate_rollouts, minibatch_rows
-from rlhf.training.ppo.score_scaling import scale_scores
+from rlhf.training.ppo.score_scaling import penalize_cut, scale_scores
 
 Minibatches = list[list[int]]
+
+
+class KlLimitError(Exception):
+    """The mean KL of a step's rollouts exceeds `ppo.max_kl`; the step has not trained on them."""
+
+    def __init__(self, kl: float) -> None:
+        super().__init__(f"KL {kl:g} nats per response")
+        self.kl = kl
 
 
 class TrainStats(NamedTuple):
@@ -52,8 +60,8 @@ class TrainStats(NamedTuple):
 def run_step(context: PpoContext, step: int) -> dict[str, float]:
     """Run `step` (from 1) and return its row of metrics.
 
-    Raises UserError if a loss is not finite or the KL exceeds `ppo.max_kl`.  The weights are then invalid; the last
-    checkpoint is the last good state.
+    Raises KlLimitError before any training if the KL of the rollouts exceeds `ppo.max_kl`, and UserError if the KL or
+    a loss is not finite.  After a loss that is not finite the weights are invalid; the last checkpoint is good.
     """
     config, timer = context.config, PhaseTimer(context.device)
     kl_coefficient = context.kl_controller.coefficient
@@ -68,7 +76,9 @@ def run_step(context: PpoContext, step: int) -> dict[str, float]:
         rollouts = context.pack_rollouts(prompts, responses)
         old = evaluate_rollouts(context.policy, rollouts, epochs[0])
     with timer.phase("train"):
-        score_N = scale_scores(raw_score_N, context.score_statistics, clip=config.score_clip, scale=config.scale_scores)
+        ended = [response.stopped for response in responses]
+        score_N = penalize_cut(raw_score_N, ended, config.missing_eos_penalty)
+        score_N = scale_scores(score_N, context.score_statistics, clip=config.score_clip, scale=config.scale_scores)
         reward_NR = shape_rewards(
             score_N, old.logprob, old.reference_logprob, rollouts.mask, kl_coefficient=kl_coefficient
         )
@@ -185,7 +195,8 @@ def rollout_metrics(
 ) -> dict[str, float]:
     """Metrics of the step's rollouts before training, over all ranks.
 
-    `score` is the reward model's, before clipping and scaling; `reward` the sum of a response's shaped rewards.
+    `score` is the reward model's, before penalty, clipping and scaling; `reward` is the sum of a response's shaped
+    rewards.
     """
     mask_NR, count = rollouts.mask, len(responses)
     kl_N = response_kl(old.logprob, old.reference_logprob, mask_NR)
@@ -213,12 +224,14 @@ def utilization_metrics(context: PpoContext, train_seconds: float, metrics: dict
 
 
 def check_kl(kl: float, max_kl: float, step: int) -> None:
-    """Raise UserError if the KL exceeds its maximum or is not a finite number."""
-    if not kl <= max_kl:
+    """Raise KlLimitError if the KL exceeds its maximum, and UserError if it is not a finite number."""
+    if not math.isfinite(kl):
         raise UserError(
-            f"step {step}: the KL to the reference is {kl:.3g} nats per response, ppo.max_kl is {max_kl:g}; the last "
-            "good checkpoint is kept; lower ppo.learning_rate or raise ppo.kl_coefficient"
+            f"step {step}: the KL to the reference is {kl:g}, not finite; the last good checkpoint is kept; "
+            "lower ppo.learning_rate or raise ppo.kl_coefficient"
         )
+    if kl > max_kl:
+        raise KlLimitError(kl)
 
 
 def check_finite(stats: TrainStats, step: int) -> None:

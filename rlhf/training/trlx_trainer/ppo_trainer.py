@@ -29,7 +29,7 @@ from rlhf.training.trlx_trainer.batching import PromptRow, pad_to_full_chunks
 from rlhf.training.trlx_trainer.checkpoints import RunningStatistics, TrlxState
 from rlhf.training.trlx_trainer.metrics import ResponseBatch, rollout_metrics, truncate_at_eos, update_metrics
 from rlhf.training.trlx_trainer.trainer_mixin import RecordingMixin, Resumable
-from rlhf.training.trlx_trainer.trlx_config import STOP_SEQUENCES, updates_per_step
+from rlhf.training.trlx_trainer.trlx_config import updates_per_step
 from rlhf.training.trlx_trainer.versions import check_reference_matches
 
 Reward = Callable[[list[str], list[str], list[float]], list[float]]
@@ -249,9 +249,13 @@ def train_by_ppo(
     prompts: list[PromptRow],
     validation_prompts: list[PromptRow],
     reward: Reward,
+    stop_sequences: tuple[str, ...],
     resume: Path | None,
 ) -> TrlxState:
-    """Run trlx to the end; returns the validation scores.  The best weights are in the run's checkpoints."""
+    """Run trlx to the end; returns the validation scores.  The best weights are in the run's checkpoints.
+
+    A response is cut before the first of `stop_sequences`, before it is scored and trained on.
+    """
     settings["train"] |= {
         "resume_from_checkpoint": str(resume) if resume else None,
         "trainer_kwargs": {"run": run},
@@ -261,7 +265,7 @@ def train_by_ppo(
         prompts=pad_to_full_chunks(prompts, settings["method"]["chunk_size"]),
         eval_prompts=validation_prompts,
         config=TRLConfig.from_dict(settings),
-        stop_sequences=STOP_SEQUENCES,
+        stop_sequences=list(stop_sequences),
     )
     state: TrlxState = trainer.validation
     return state

@@ -29,7 +29,7 @@ def train(config: PpoStage, inputs: dict[str, Path], output: Path) -> dict[str, 
     """Train to the end, from a checkpoint if there is one, and write the best model."""
     if not ((output / "model").is_dir() and (output / SUMMARY).is_file()):
         run_trlx(config, inputs, output)
-    summary: dict[str, float] = json.loads((output / SUMMARY).read_bytes())
+    summary = json.loads((output / SUMMARY).read_bytes())
     return {
         "first_score": summary["first"],
         "best_score": summary["best"],
@@ -86,12 +86,20 @@ def run_trlx(config: PpoStage, inputs: dict[str, Path], output: Path) -> None:
         validation_log=MetricsLog(output / VALIDATION, done if resumed else None),
     )
     last = train_by_ppo(
-        settings, run, prompts=prompts, validation_prompts=validation_prompts, reward=reward, resume=resume
+        settings,
+        run,
+        prompts=prompts,
+        validation_prompts=validation_prompts,
+        reward=reward,
+        stop_sequences=config.stop_sequences,
+        resume=resume,
     )
     if is_main_process():
         assert last.best_step is not None, "trlx validates before it trains"
         write_trained_model(source, checkpoints.load_best(last.best_step), output / "model")
-        summary = last.model_dump(include={"first", "best", "last", "best_step"})
+        scores = last.model_dump(include={"first", "best", "last", "best_step"})
+        # trlx neither ends early nor selects within bounds
+        summary = scores | {"stopped_early": None, "rejected": []}
         write_atomically(output / SUMMARY, json.dumps(summary, indent=2))
     processes.wait_for_everyone()
 

@@ -1,6 +1,7 @@
 """Convert our settings to trlx's TRLConfig, as plain values for `TRLConfig.from_dict`.
 
-Without a counterpart in trlx: `sft.warmup_steps`, and `ppo.max_gradient_norm`, which DeepSpeed's configuration sets.
+Without a counterpart in trlx: `sft.warmup_steps`, `ppo.missing_eos_penalty`, and `ppo.max_gradient_norm`, which
+DeepSpeed's configuration sets.
 trlx counts per rank what we count over all ranks.
 """
 
@@ -12,8 +13,6 @@ from typing import Any
 from rlhf.config import PpoConfig, SftConfig
 from rlhf.errors import UserError
 
-STOP_SEQUENCES = ["Human:", "human:", "Assistant:", "assistant:"]
-"""The published recipe cuts a response before the first of these, before it is scored and trained on."""
 ADAM_EPSILON = 1e-8
 
 
