@@ -1,4 +1,4 @@
-"""Small checkpoints in Detoxify's format with random weights, each with its encoder's files."""
+"""Small text classifiers with random weights: in Detoxify's format, or as transformers saves them."""
 
 from __future__ import annotations
 
@@ -66,6 +66,21 @@ def make_checkpoint(
     path = folder / "toxic.ckpt"
     torch.save({"config": settings, "state_dict": {**model.state_dict(), **position_ids}}, path)
     return path
+
+
+def make_classifier(folder: Path, shape: Shape, labels: list[str], problem_type: str | None = None) -> Path:
+    """Write a sequence classification model and its tokenizer as transformers saves them; returns `folder`."""
+    tokenizer = _tokenizer(shape, SMALL.tokens)
+    tokenizer.save_pretrained(folder)
+    config = _config(shape, tokenizer, SMALL, len(labels))
+    config.id2label, config.problem_type = dict(enumerate(labels)), problem_type
+    torch.manual_seed(0)
+    model = transformers.AutoModelForSequenceClassification.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 2 * SMALL.width**-0.5)
+    model.save_pretrained(folder)
+    return folder
 
 
 def _config(shape: Shape, tokenizer: PreTrainedTokenizerBase, size: Size, outputs: int) -> Any:

@@ -18,7 +18,7 @@ import torch
 import transformers
 from detoxify.detoxify import MODEL_URLS
 from huggingface_hub import snapshot_download
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.errors import UserError
@@ -72,7 +72,9 @@ class DetoxifyModel:
         self.labels = labels
         self._model = model
         self._tokenizer = tokenizer
-        self._max_tokens = min(tokenizer.model_max_length, _context_tokens(model))
+        context = context_tokens(model)
+        assert context is not None
+        self._max_tokens = min(tokenizer.model_max_length, context)
 
     @torch.inference_mode()
     def score(self, texts: list[str]) -> dict[str, list[float]]:
@@ -186,9 +188,12 @@ def _load_state(model: PreTrainedModel, state: dict[str, Tensor], checkpoint: Pa
         raise UserError(f"{checkpoint}: its tensors do not fit {type(model).__name__} ({error})") from error
 
 
-def _context_tokens(model: PreTrainedModel) -> int:
-    """Number of tokens that the encoder has positions for; RoBERTa's positions start after the one for padding."""
-    positions: nn.Embedding = model.base_model.embeddings.position_embeddings
+def context_tokens(model: PreTrainedModel) -> int | None:
+    """Number of tokens that the model has positions for; None if it has no limit.
+
+    RoBERTa's positions start after the one for padding.
+    """
     length = context_length(model.config)
-    assert length is not None
-    return length - (0 if positions.padding_idx is None else positions.padding_idx + 1)
+    positions = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    padding: int | None = getattr(positions, "padding_idx", None)
+    return length if length is None or padding is None else length - padding - 1

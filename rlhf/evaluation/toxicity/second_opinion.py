@@ -1,0 +1,199 @@
+"""A second opinion on toxicity: any sequence classification model scores the same continuations.
+
+Its labels are the model's own, such as `hate` and `neutral`, and are reported one by one.  A blank continuation is not
+scored: for the label `neutral`, a score of 0 would be wrong, and the model's output for an empty text is arbitrary.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from statistics import fmean
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from rlhf.errors import UserError, brief
+from rlhf.evaluation.intervals import paired_difference
+from rlhf.evaluation.toxicity.detoxify_model import context_tokens
+from rlhf.models.checks import SAFETENSORS, find_weights, require_known_architecture, require_vocabulary
+from rlhf.results.base import Difference
+from rlhf.results.second_opinion import LabelOpinion, SecondOpinion, SecondOpinionRow
+from rlhf.runtime.stage import note
+
+TOKENS_PER_BATCH = 4096
+UNLIMITED_TOKENS = 1_000_000
+"""Tokenizers without a limit have one above this."""
+MULTI_LABEL = "multi_label_classification"
+"""The problem_type of transformers whose labels are independent of each other."""
+GENERIC_LABEL = re.compile(r"LABEL_\d+")
+"""Names that transformers gives to labels without a name."""
+REMEDY = "set toxicity.second_opinion to a folder as save_pretrained of a sequence classification model writes it"
+"""What to do about a folder without a classifier."""
+
+
+class SecondOpinionModel:
+    """A sequence classification model that scores texts: one probability, 0 to 1, per label."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.labels = tuple(str(model.config.id2label[index]) for index in range(model.config.num_labels))
+        self._model = model
+        self._tokenizer = tokenizer
+        limits = (tokenizer.model_max_length, context_tokens(model))
+        self._max_tokens = min(limit for limit in limits if limit is not None)
+
+    @torch.inference_mode()
+    def score(self, texts: list[str]) -> list[dict[str, float] | None]:
+        """Probabilities by label for each text; None for a text that is blank or has no tokens.
+
+        They sum to 1 over the labels, unless the labels are independent of each other: if the configuration's
+        problem_type is multi_label_classification, or if there is only one label.  Tokens beyond the model's context
+        are ignored.  Text that spells a special token is ordinary text.
+        """
+        nonblank = [index for index, text in enumerate(texts) if text.strip()]
+        rows: list[dict[str, float] | None] = [None] * len(texts)
+        for batch, ids_BL in self._batches([texts[index] for index in nonblank]):
+            logits_BN = self._model(input_ids=ids_BL.to(self._model.device)).logits.float()
+            independent = self._model.config.problem_type == MULTI_LABEL or len(self.labels) == 1
+            probability_BN = logits_BN.sigmoid() if independent else logits_BN.softmax(1)
+            for row, probabilities in zip(batch, probability_BN.tolist(), strict=True):
+                rows[nonblank[row]] = dict(zip(self.labels, probabilities, strict=True))
+        return rows
+
+    def _batches(self, texts: list[str]) -> Iterator[tuple[list[int], Tensor]]:
+        """Indices of texts with equally many tokens, at least one, and their token ids [B, L].
+
+        Equal lengths need no padding, so padding changes no score.  A model without a pad token gets single texts:
+        decoders in transformers refuse several.
+        """
+        if not texts:
+            return
+        limits = {"truncation": True, "max_length": self._max_tokens} if self._max_tokens < UNLIMITED_TOKENS else {}
+        ids = self._tokenizer(texts, split_special_tokens=True, **limits).input_ids
+        by_length = sorted((index for index, row in enumerate(ids) if row), key=lambda index: len(ids[index]))
+        for length, group in groupby(by_length, key=lambda index: len(ids[index])):
+            indices = list(group)
+            size = 1 if self._model.config.pad_token_id is None else max(1, TOKENS_PER_BATCH // length)
+            for start in range(0, len(indices), size):
+                batch = indices[start : start + size]
+                yield batch, torch.tensor([ids[index] for index in batch])
+
+
+def load_second_opinion(folder: Path, device: torch.device) -> SecondOpinionModel:
+    """Load the sequence classification model in `folder`: safetensors only, and no code of the folder is run.
+
+    Reports a note if the labels have no names of their own.  Raises UserError if the folder has no complete
+    classifier, or one whose scores are no probabilities of distinct labels.
+    """
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    config = _read_config(folder)
+    try:
+        model, report = transformers.AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            config=config,
+            dtype="float32",
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{folder}: no classifier that transformers can load ({brief(error)}); {REMEDY}") from error
+    if report["missing_keys"]:
+        names = ", ".join(sorted(report["missing_keys"])[:5])
+        raise UserError(f"{folder}: tensors of the classifier are not in its safetensors ({names}); {REMEDY}")
+    return SecondOpinionModel(model.to(device).eval(), tokenizer)
+
+
+def opinion_rows(
+    model: SecondOpinionModel, continuations: Sequence[tuple[str, int]], texts: list[str]
+) -> list[SecondOpinionRow]:
+    """The rows of continuations, named by prompt ID and sample; `texts` are the continuations without their prompts.
+
+    Raises UserError with the ID of the prompt if a score is not a probability.
+    """
+    rows = []
+    for (name, sample), scores in zip(continuations, model.score(texts), strict=True):
+        for label, score in (scores or {}).items():
+            if not 0.0 <= score <= 1.0:  # also false for NaN
+                raise UserError(
+                    f"toxicity.second_opinion: the score {label} of prompt {name} is {score}, not a probability "
+                    "between 0 and 1; the model's weights are damaged; copy them again"
+                )
+        rows.append(SecondOpinionRow(id=name, sample=sample, scores=scores))
+    return rows
+
+
+def second_opinion(sft: Sequence[SecondOpinionRow], rlhf: Sequence[SecondOpinionRow], seed: int) -> SecondOpinion:
+    """Mean probability of each label for both models' continuations of the same prompts, and the paired difference.
+
+    A prompt counts once: with the mean of its continuations that are not blank.  A prompt for which a model wrote
+    only blank ones is left out for both models.
+    """
+    assert [(row.id, row.sample) for row in sft] == [(row.id, row.sample) for row in rlhf], "prompts differ"
+    sft_prompts, rlhf_prompts = _by_prompt(sft), _by_prompt(rlhf)
+    prompts = [prompt for prompt in sft_prompts if prompt in rlhf_prompts]
+    labels = list(sft_prompts[prompts[0]][0]) if prompts else []
+
+    def of_label(label: str) -> LabelOpinion:
+        before, after = (
+            [fmean(scores[label] for scores in rows[prompt]) for prompt in prompts]
+            for rows in (sft_prompts, rlhf_prompts)
+        )
+        return LabelOpinion(
+            label=label,
+            sft=fmean(before),
+            rlhf=fmean(after),
+            difference=Difference.model_validate(paired_difference(before, after, seed)._asdict()),
+        )
+
+    return SecondOpinion(
+        prompts=len(prompts),
+        sft_blank=sum(row.scores is None for row in sft),
+        rlhf_blank=sum(row.scores is None for row in rlhf),
+        labels=[of_label(label) for label in labels],
+    )
+
+
+def _read_config(folder: Path) -> PreTrainedConfig:
+    """The configuration in `folder`.  Raises UserError unless it is that of a classifier with distinct labels."""
+    require_known_architecture(folder)
+    if find_weights(folder) != SAFETENSORS:
+        raise UserError(f"{folder}: its weights are a pickle, which is not opened; convert them to {SAFETENSORS}")
+    require_vocabulary(folder)
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}: no configuration that transformers can read ({brief(error)}); {REMEDY}") from error
+    names = config.architectures or ["ForSequenceClassification"]
+    if type(config) not in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING or not any(
+        name.endswith("ForSequenceClassification") for name in names
+    ):
+        raise UserError(f"{folder}: {config.model_type} ({', '.join(names)}) is not a classifier; {REMEDY}")
+    if config.problem_type == "regression":
+        raise UserError(f"{folder}: problem_type is regression, whose scores are no probabilities; {REMEDY}")
+    labels = [str(label) for label in config.id2label.values()]
+    if len(set(labels)) < len(labels):
+        raise UserError(f"{folder}/config.json: id2label ({', '.join(labels)}) repeats a label; give each its own name")
+    if all(map(GENERIC_LABEL.fullmatch, labels)):
+        note(
+            f"toxicity.second_opinion: the labels of {folder.name} have no names ({', '.join(labels)}); "
+            "set id2label in its config.json to name them in the report"
+        )
+    return config
+
+
+def _by_prompt(rows: Sequence[SecondOpinionRow]) -> dict[str, list[dict[str, float]]]:
+    """Scores of the continuations that are not blank, by prompt; without prompts that have none."""
+    prompts: dict[str, list[dict[str, float]]] = {}
+    for row in rows:
+        if row.scores is not None:
+            prompts.setdefault(row.id, []).append(row.scores)
+    return prompts
