@@ -9,8 +9,11 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from rlhf.config import ModelConfig, PpoConfig, SamplingConfig
 from rlhf.models.tokenization import load_tokenizer
+from rlhf.runtime.distributed import init_distributed
 from rlhf.stage_config import PpoStage
+from rlhf.stages.train_ppo import make_context
 from rlhf.storage.files import write_jsonl
+from rlhf.training.ppo.context import PpoContext
 from tests.support.tiny_models import Architecture, tiny_model
 
 QUESTIONS = (
@@ -47,6 +50,21 @@ def write_reward_model(folder: Path, like: Path, seed: int = 7) -> None:
     model = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(like, num_labels=1))
     model.save_pretrained(folder)
     load_tokenizer(like).save_pretrained(folder)
+
+
+def tiny_context(folder: Path, stop_sequences: tuple[str, ...] = (), **changes: object) -> PpoContext:
+    """What the steps of `settings` share, with inputs that are written to `folder`."""
+    config = settings(**changes).model_copy(update={"stop_sequences": stop_sequences})
+    return make_context(config, write_inputs(folder), init_distributed())
+
+
+def sample_only(context: PpoContext, token_id: int) -> None:
+    """Make the policy sample this token everywhere."""
+    head = context.policy.split.head
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.zero_()
+        head.get_parameter("bias")[token_id] = 100.0
 
 
 def settings(**changes: object) -> PpoStage:

@@ -1,10 +1,10 @@
-"""Repetition in token ids, and text that is safe to store and to show."""
+"""Repetition and diversity of token ids, and text that is safe to store and to show."""
 
 from __future__ import annotations
 
 import pytest
 
-from rlhf.data.text import escape_invisible, repetition, valid_unicode
+from rlhf.data.text import distinct_ngrams, escape_invisible, repetition, valid_unicode
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,21 @@ from rlhf.data.text import escape_invisible, repetition, valid_unicode
 )
 def test_repetition_is_the_share_of_ngrams_that_came_before(token_ids: list[int], expected: float) -> None:
     assert repetition(token_ids) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([], 0),
+        ([[1, 2], [3]], 0),
+        ([[1, 2, 3]], 1),
+        ([[1, 2, 3, 4], [1, 2, 3]], 2 / 3),
+        ([[1, 2, 3]] * 4, 1 / 4),
+        ([[7, 7, 7, 7], [], [5, 6, 7, 8]], 3 / 4),
+    ],
+)
+def test_diversity_is_the_share_of_distinct_ngrams_of_all_rows(rows: list[list[int]], expected: float) -> None:
+    assert distinct_ngrams(rows) == pytest.approx(expected)
 
 
 def test_invisible_characters_are_shown_by_their_code_point() -> None:

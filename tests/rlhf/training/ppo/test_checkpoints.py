@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from rlhf.training.ppo.checkpoints import STATE, WEIGHTS, Checkpoints, TrainingState, ValidationScore
+from rlhf.training.ppo.checkpoints import STATE, WEIGHTS, Checkpoints, TrainingState
 from rlhf.training.ppo.optimizer import Optimizer, assign_owners
 
 WEIGHT = {"weight": torch.tensor([1 / 3, 2.0])}
 
 
 def state(step: int, best_step: int = 0) -> TrainingState:
-    score = ValidationScore(step=best_step, score=0.1 + 0.2)
     return TrainingState(
         step=step,
         kl_coefficient=0.1 + 0.2,
         score_count=3,
         score_mean=1 / 3,
         score_m2=1e-17,
-        first=score,
-        best=score,
-        last=score,
+        validations=({"step": 0, "score": 0.1 + 0.2, "kl": math.inf},),
+        best_step=best_step,
     )
 
 

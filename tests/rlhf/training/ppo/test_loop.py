@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from rlhf.training.ppo import loop
 from rlhf.training.ppo.context import PpoContext
 from rlhf.training.ppo.loop import EXIT_TERMINATED
 from rlhf.training.ppo.step import run_step
+from rlhf.training.ppo.validation import Validation
 from tests.support.paths import ROOT
 from tests.support.stages import Stages, undisturbed_and_killed
 from tests.support.tiny_inputs import write_request
@@ -58,9 +60,19 @@ def untimed(path: Path) -> list[dict[str, object]]:
 
 def assert_same_run(output: Path, expected: Path) -> None:
     assert weights(output) == weights(expected)
-    for name in ("metrics.jsonl", "validation.jsonl"):
-        assert untimed(output / name) == untimed(expected / name)
-    assert (output / "summary.json").read_bytes() == (expected / "summary.json").read_bytes()
+    assert untimed(output / "metrics.jsonl") == untimed(expected / "metrics.jsonl")
+    for name in ("validation.jsonl", "validation_responses.jsonl", "summary.json"):
+        assert (output / name).read_bytes() == (expected / name).read_bytes()
+
+
+def validations(scores: dict[int, float], lengths: dict[int, float]) -> Callable[[PpoContext, int], Validation]:
+    """A `validate` that measures these scores and mean lengths, else always the same."""
+
+    def validate(_context: PpoContext, step: int) -> Validation:
+        row = {"step": step, "score": scores[step], "kl": 1.0, "truncated_share": 0.0, "distinct_ngrams": 0.5}
+        return Validation(row | {"response_tokens": lengths.get(step, 8.0)}, [])
+
+    return validate
 
 
 def test_the_files_that_a_run_writes(inputs: dict[str, Path], tmp_path: Path) -> None:
@@ -80,7 +92,18 @@ def test_the_files_that_a_run_writes(inputs: dict[str, Path], tmp_path: Path) ->
     scores = {int(str(row["step"])): float(str(row["score"])) for row in validation}
     best_step = max(scores, key=lambda step: (scores[step], -step))
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary == {"first": scores[0], "best": scores[best_step], "last": scores[3], "best_step": best_step}
+    assert summary == {
+        "first": scores[0],
+        "best": scores[best_step],
+        "last": scores[3],
+        "best_step": best_step,
+        "stopped_early": None,
+        "rejected": [],
+    }
+    responses = read_jsonl(tmp_path / "validation_responses.jsonl")
+    assert [(row["step"], row["id"]) for row in responses] == [
+        (step, prompt_id) for step in (0, 2, 3) for prompt_id in ("prompt-4", "prompt-5")
+    ]
     assert metrics["best_score"] == summary["best"]
 
     trained = load_causal_lm(tmp_path / "model", "float32").state_dict()
@@ -92,31 +115,78 @@ def test_the_files_that_a_run_writes(inputs: dict[str, Path], tmp_path: Path) ->
 
 def test_the_model_is_the_best_one(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the validation score is best after step 1, the model equals that of a run with one step."""
-    scores = {0: 0.0, 1: 5.0, 2: 3.0, 3: 4.0}
-    monkeypatch.setattr(loop, "validate", lambda _context, step: {"step": step, "score": scores[step]})
+    monkeypatch.setattr(loop, "validate", validations({0: 0.0, 1: 5.0, 2: 3.0, 3: 4.0}, {}))
     run_body(settings(validate_every=1, keep_checkpoints=1), inputs, tmp_path / "long")
     run_body(settings(validate_every=1, steps=1), inputs, tmp_path / "short")
     assert weights(tmp_path / "long") == weights(tmp_path / "short")
     summary = json.loads((tmp_path / "long" / "summary.json").read_text())
-    assert summary == {"first": 0.0, "best": 5.0, "last": 4.0, "best_step": 1}
+    assert summary == {
+        "first": 0.0,
+        "best": 5.0,
+        "last": 4.0,
+        "best_step": 1,
+        "stopped_early": None,
+        "rejected": [],
+    }
     checkpoints = sorted(path.name for path in (tmp_path / "long" / "checkpoints").iterdir())
     assert checkpoints == ["step-000001", "step-000003"]
 
 
-@pytest.mark.slow
-def test_a_run_that_failed_in_any_step_resumes(
+def test_the_model_is_the_best_one_within_the_bounds(
     inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best score, of step 2, has responses of twice the length of the SFT model's."""
+    monkeypatch.setattr(loop, "validate", validations({0: 0.0, 1: 3.0, 2: 5.0, 3: 2.0}, {2: 16.0}))
+    run_body(settings(validate_every=1, keep_checkpoints=1), inputs, tmp_path / "long")
+    run_body(settings(validate_every=1, steps=1), inputs, tmp_path / "short")
+    assert weights(tmp_path / "long") == weights(tmp_path / "short")
+    summary = json.loads((tmp_path / "long" / "summary.json").read_text())
+    assert (summary["best"], summary["best_step"]) == (3.0, 1)
+    reason = "mean length 16.0 tokens, 8.0 of the SFT model, 5.3 to 12.0 allowed (ppo.selection.max_length_ratio)"
+    assert summary["rejected"] == [{"step": 2, "score": 5.0, "reasons": [reason]}]
+
+
+def test_a_kl_above_max_kl_ends_ppo_with_the_best_checkpoint_so_far(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Step 1 has KL 0; step 2 does not train, and nothing is validated after it."""
+    monkeypatch.setattr(loop, "validate", validations({0: 0.0, 1: 3.0}, {}))
+    metrics = run_body(settings(validate_every=1, max_kl=1e-9), inputs, tmp_path / "ended")
+    run_body(settings(validate_every=1, steps=1), inputs, tmp_path / "short")
+    assert metrics == {"first_score": 0.0, "best_score": 3.0, "last_score": 3.0, "best_step": 1}
+    assert weights(tmp_path / "ended") == weights(tmp_path / "short")
+    assert [row["step"] for row in read_jsonl(tmp_path / "ended" / "metrics.jsonl")] == [1]
+    stopped = json.loads((tmp_path / "ended" / "summary.json").read_text())["stopped_early"]
+    assert (stopped["step"], stopped["max_kl"]) == (2, 1e-9)
+    assert stopped["kl"] > 1e-9
+    assert "PPO ended before step 2 of 3: the KL of its rollouts is " in capsys.readouterr().out
+
+
+def ending_early(inputs: dict[str, Path], folder: Path, **changes: object) -> PpoStage:
+    """Settings of a run that ends early after its first steps, and in which every trained checkpoint is rejected."""
+    run_body(settings(**changes), inputs, folder)
+    kls = [float(str(row["kl"])) for row in read_jsonl(folder / "metrics.jsonl")]
+    assert max(kls) > max(kls[:3]), "the KL grows"
+    return settings(**changes | {"max_kl": (max(kls) + max(kls[:3])) / 2, "selection": {"max_kl": 1e-9}})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("early", [False, True])
+def test_a_run_that_failed_in_any_step_resumes(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, early: bool
 ) -> None:
     """Fails once in each step and each validation, with checkpoints at every second step only."""
     config = settings(steps=4, checkpoint_every=2)
+    if early:
+        config = ending_early(inputs, tmp_path / "complete", steps=4, checkpoint_every=2)
     run_body(config, inputs, tmp_path / "expected")
     failed: set[tuple[str, int]] = set()
 
     def failing(name: str) -> None:
         original = getattr(loop, name)
 
-        def fail_once(context: PpoContext, step: int) -> dict[str, float]:
-            row: dict[str, float] = original(context, step)
+        def fail_once(context: PpoContext, step: int) -> object:
+            row: object = original(context, step)
             if (name, step) not in failed:
                 failed.add((name, step))
                 raise UserError("as if the machine failed")
@@ -132,7 +202,10 @@ def test_a_run_that_failed_in_any_step_resumes(
             break
         except UserError:
             continue
-    assert len(failed) == 7
+    assert len(failed) == (5 if early else 7)  # the fourth step does not end, and is not validated
+    summary = json.loads((tmp_path / "output" / "summary.json").read_text())
+    assert (summary["stopped_early"] is not None) == early
+    assert [rejected["step"] for rejected in summary["rejected"]] == ([2] if early else [])
     assert_same_run(tmp_path / "output", tmp_path / "expected")
 
 
@@ -243,6 +316,11 @@ def test_two_processes_equal_one(
                 # of 4 minibatches of 32 tokens: rounding may move one token across the bound
                 assert row.pop(key) == pytest.approx(expected.pop(key), abs=1.01 / 128), key
             assert row == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    one, two = (read_jsonl(tmp_path / name / "validation_responses.jsonl") for name in ("one", "two"))
+    for row, expected in zip(two, one, strict=True):
+        for key in ("kl", "reward"):
+            assert row.pop(key) == pytest.approx(expected.pop(key), rel=1e-3, abs=1e-5), key
+        assert row == expected
     expected_weights = load_causal_lm(tmp_path / "one" / "model", "float32").state_dict()
     for name, value in load_causal_lm(tmp_path / "two" / "model", "float32").state_dict().items():
         assert (value - expected_weights[name]).abs().max() < 1e-4, name
@@ -263,10 +341,13 @@ def test_two_processes_resume_after_a_kill(inputs: dict[str, Path], tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("early", [False, True])
 def test_a_run_killed_ten_times_at_random_equals_an_undisturbed_one(
-    inputs: dict[str, Path], tmp_path: Path, stages: Stages
+    inputs: dict[str, Path], tmp_path: Path, stages: Stages, early: bool
 ) -> None:
     config = settings(steps=6, checkpoint_every=2)
+    if early:
+        config = ending_early(inputs, tmp_path / "complete", steps=6, checkpoint_every=2)
     request = write_request(tmp_path / "request.json", "train_ppo", config, inputs)
     expected, output = undisturbed_and_killed(stages, "rlhf.stages.train_ppo", request, tmp_path)
     assert_same_run(output, expected)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf.training.ppo.score_scaling import RunningStatistics, scale_scores
+from rlhf.training.ppo.score_scaling import RunningStatistics, penalize_cut, scale_scores
 
 BATCHES = st.lists(st.lists(st.floats(-100, 100), min_size=1, max_size=6), min_size=1, max_size=6)
 
@@ -32,6 +32,12 @@ def test_scores_are_clipped_then_divided_by_the_deviation() -> None:
     scaled = scale_scores(scores, RunningStatistics(), clip=10, scale=True)
     assert scaled.tolist() == pytest.approx([2**0.5, 0.0], abs=1e-12)
     assert scale_scores(scores, RunningStatistics(), clip=10, scale=False).tolist() == [10.0, 0.0]
+
+
+def test_only_responses_that_did_not_end_are_penalized() -> None:
+    scores = torch.tensor([3.0, -1.0, 0.5])
+    assert penalize_cut(scores, [True, False, False], 1.5).tolist() == [3.0, -2.5, -1.0]
+    assert scores.tolist() == [3.0, -1.0, 0.5]
 
 
 @pytest.mark.parametrize("scores", [[3.0], [3.0, 3.0, 3.0], [0.1 + 0.2, 0.3]])

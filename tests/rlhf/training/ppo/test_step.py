@@ -18,15 +18,10 @@ from rlhf.models.tokenization import encode_prompt
 from rlhf.runtime.distributed import init_distributed
 from rlhf.stages.train_ppo import make_context
 from rlhf.training.ppo import step as step_module
-from rlhf.training.ppo.context import PpoContext
 from rlhf.training.ppo.losses import Loss, ppo_loss
-from rlhf.training.ppo.step import TrainStats, check_finite, check_kl, run_step
+from rlhf.training.ppo.step import KlLimitError, TrainStats, check_finite, check_kl, run_step
 from tests.support.tiny_models import copy_with_another_tokenizer
-from tests.support.tiny_ppo import settings, write_inputs
-
-
-def tiny_context(folder: Path, **changes: object) -> PpoContext:
-    return make_context(settings(**changes), write_inputs(folder), init_distributed())
+from tests.support.tiny_ppo import sample_only, settings, tiny_context, write_inputs
 
 
 def record_losses(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
@@ -78,11 +73,7 @@ def test_steps_move_the_policy_towards_rewarded_tokens(tmp_path: Path, monkeypat
 def test_a_step_with_equal_responses_is_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model always samples the EOS first, so all responses are empty and all scores are equal."""
     context = tiny_context(tmp_path, subtract_chosen_score=False)
-    head = context.policy.split.head
-    with torch.no_grad():
-        for parameter in head.parameters():
-            parameter.zero_()
-        head.get_parameter("bias")[context.tokenizer.eos_token_id] = 100.0
+    sample_only(context, context.tokenizer.eos_token_id)
     monkeypatch.setattr(context, "score", lambda _prompts, _responses: torch.full((4,), 3.0))
     row = run_step(context, 1)
     assert row["response_tokens"] == 1
@@ -90,18 +81,70 @@ def test_a_step_with_equal_responses_is_finite(tmp_path: Path, monkeypatch: pyte
     assert all(math.isfinite(value) for value in row.values())
 
 
-def test_a_kl_above_max_kl_stops_the_run_before_training(tmp_path: Path) -> None:
+RICE = 299
+"""Token id of " rice"."""
+
+
+@pytest.mark.parametrize(
+    ("token", "clip", "reward"),
+    [
+        (0, 10.0, 3.0),  # the EOS: every response ends
+        (RICE, 10.0, 2.0),
+        (RICE, 2.5, 2.0),  # clipped after the penalty; before it, 1.5 would remain
+    ],
+)
+def test_a_response_that_does_not_end_is_penalized_in_the_reward_but_not_in_the_logged_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: int, clip: float, reward: float
+) -> None:
+    context = tiny_context(tmp_path, missing_eos_penalty=1.0, score_clip=clip, scale_scores=False, kl_coefficient=0.0)
+    sample_only(context, token)
+    monkeypatch.setattr(context, "score", lambda _prompts, _responses: torch.full((4,), 3.0))
+    row = run_step(context, 1)
+    assert row["truncated_share"] == (token == RICE)
+    assert row["score"] == 3.0
+    assert row["reward"] == pytest.approx(reward)
+
+
+def test_all_tokens_of_a_stop_sequence_are_trained_on_and_the_response_counts_as_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ " rice rice" contains "e r" after two tokens; only " ric" is scored."""
+    context = tiny_context(tmp_path, stop_sequences=("e r",), scale_scores=False, kl_coefficient=0.0)
+    sample_only(context, RICE)
+    texts: list[str] = []
+
+    def score(_prompts: object, responses: list[Response]) -> Tensor:
+        texts.extend(response.text for response in responses)
+        return torch.full((4,), 3.0)
+
+    monkeypatch.setattr(context, "score", score)
+    recorded = record_losses(monkeypatch)
+    row = run_step(context, 1)
+    assert texts == [" ric"] * 4
+    assert row["truncated_share"] == 0
+    assert row["response_tokens"] == 2
+    assert [len(logprob) for logprob, *_ in recorded] == [4] * 4  # two rollouts of two tokens in each minibatch
+    assert row["reward"] == pytest.approx(3.0)
+
+
+def test_a_kl_above_max_kl_stops_the_step_before_training(tmp_path: Path) -> None:
     context = tiny_context(tmp_path, max_kl=1e-9)
     run_step(context, 1)
     weights = {name: value.clone() for name, value in context.optimizer.weights().items()}
-    with pytest.raises(UserError, match=r"step 2: the KL .* ppo\.max_kl is 1e-09.*last good checkpoint is kept"):
+    with pytest.raises(KlLimitError) as reached:
         run_step(context, 2)
+    assert reached.value.kl > 1e-9
     assert all(torch.equal(weights[name], value) for name, value in context.optimizer.weights().items())
 
 
-def test_a_kl_of_nan_stops_the_run() -> None:
-    with pytest.raises(UserError, match="KL to the reference is nan"):
-        check_kl(math.nan, 100.0, step=3)
+@pytest.mark.parametrize("kl", [math.nan, math.inf])
+def test_a_kl_that_is_not_finite_is_an_error(kl: float) -> None:
+    with pytest.raises(UserError, match=rf"step 3: the KL to the reference is {kl}, not finite; .*lower ppo"):
+        check_kl(kl, 100.0, step=3)
+
+
+def test_a_kl_equal_to_max_kl_is_allowed() -> None:
+    check_kl(100.0, 100.0, step=3)
 
 
 def test_a_loss_of_nan_stops_the_run() -> None:

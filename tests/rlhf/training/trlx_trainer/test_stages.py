@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlhf.config import ModelConfig, PpoConfig, SamplingConfig, SftConfig
+from rlhf.config import ModelConfig, PpoConfig, ResponsesConfig, SamplingConfig, SftConfig
 from rlhf.models.loading import load_causal_lm, new_reward_model, save_model
 from rlhf.models.reward_model import RewardModel
 from rlhf.models.sampling import generate
@@ -46,6 +46,7 @@ PPO = PpoStage(
         validate_every=1,
         checkpoint_every=1,
     ),
+    stop_sequences=ResponsesConfig().stop_sequences,
 )
 
 
@@ -110,6 +111,8 @@ def test_ppo_starts_at_the_reference_and_trains_only_the_top_blocks(
         "best": max(scores),
         "best_step": scores.index(max(scores)),
         "last": scores[-1],
+        "stopped_early": None,
+        "rejected": [],
     }
     before, after = (load_file(folder / "model" / "model.safetensors") for folder in (inputs["sft"], output))
     moved = {name for name in before if not torch.equal(before[name], after[name])}

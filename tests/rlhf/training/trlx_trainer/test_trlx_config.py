@@ -50,10 +50,10 @@ def test_steps_become_optimizer_steps() -> None:
 
 
 def test_disabled_settings_stay_disabled() -> None:
-    ppo = PpoConfig(kl_target=None, scale_scores=False, sampling=SamplingConfig(temperature=0.5, top_k=3))
+    ppo = PpoConfig(kl_target=None, scale_scores=False, sampling=SamplingConfig(temperature=0.5))
     method = ppo_settings(ppo, model=MODEL, checkpoints=CHECKPOINTS, prompt_tokens=5, processes=1, seed=1)["method"]
     assert (method["target"], method["scale_reward"]) == (None, "ignored")
-    assert (method["gen_kwargs"]["temperature"], method["gen_kwargs"]["top_k"]) == (0.5, 3)
+    assert (method["gen_kwargs"]["temperature"], method["gen_kwargs"]["top_k"]) == (0.5, 0)
 
 
 def test_unsupported_settings_are_rejected() -> None:
