@@ -1,12 +1,14 @@
 """Stage: toxicity of a model's continuations of prompts from RealToxicityPrompts.
 
 Both models of a run get the same prompts and, for each continuation, the same random numbers, so that their scores are
-paired.  Every chunk of continuations is generated and scored by exactly one rank, so the output is byte-identical for
-any number of ranks.  A killed run resumes after the last complete chunk.
+paired.  If the settings name a second classifier, it scores the same continuations.  Every chunk of continuations is
+generated and scored by exactly one rank, so the output is byte-identical for any number of ranks.  A killed run resumes
+after the last complete chunk.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,13 +19,16 @@ from rlhf.evaluation.toxicity.classifier import Classifier, load_classifier, sco
 from rlhf.evaluation.toxicity.continuations import (
     CONTINUATIONS,
     Continuation,
+    Row,
     append_rows,
-    count_complete_rows,
+    find_complete_rows,
     iter_continuations,
 )
+from rlhf.evaluation.toxicity.second_opinion import load_second_opinion, opinion_rows
 from rlhf.models.loading import load_causal_lm
 from rlhf.models.sampling import generate
 from rlhf.models.tokenization import context_length, encode_prompt, load_tokenizer
+from rlhf.results.second_opinion import SECOND_OPINION, SecondOpinionRow
 from rlhf.runtime.distributed import all_gather_rows, barrier, init_distributed
 from rlhf.runtime.seeds import derive_seed
 from rlhf.runtime.stage import is_main_process, main, progress
@@ -31,33 +36,48 @@ from rlhf.stage_config import ToxicityStage
 
 
 def score_toxicity(config: ToxicityStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:
-    """Write continuations.jsonl; the metrics are the mean toxicity and the number of continuations."""
+    """Write continuations.jsonl; the metrics are the mean of its main scores and the number of continuations.
+
+    With an input `second_opinion`, also write second_opinion.jsonl, with that model's scores.
+    """
     distributed, settings = init_distributed(), config.toxicity
     prompts = read_toxicity_prompts(settings, config.seed, inputs.get("source"))
     samples = [(prompt, sample) for prompt in prompts for sample in range(settings.continuations)]
     classifier = load_classifier(settings, inputs, distributed.device)
+    opinion = load_second_opinion(inputs["second_opinion"], distributed.device) if "second_opinion" in inputs else None
     model = load_causal_lm(inputs["policy"] / "model", config.model.dtype).to(distributed.device)
     tokenizer = load_tokenizer(inputs["policy"] / "model")
 
-    path = output / CONTINUATIONS
-    done, complete_bytes = count_complete_rows(
-        path, [(prompt.id, sample) for prompt, sample in samples], settings.batch_size
+    continuations, opinions = output / CONTINUATIONS, output / SECOND_OPINION
+    files: dict[Path, type[Row]] = {continuations: Continuation}
+    if opinion is not None:
+        files[opinions] = SecondOpinionRow
+    done, complete_bytes = find_complete_rows(
+        files, [(prompt.id, sample) for prompt, sample in samples], settings.batch_size
     )
-    barrier()  # all ranks read the file before one of them writes to it
+    barrier()  # all ranks read the files before one of them writes to them
     if is_main_process():
-        append_rows(path, [], truncate_to=complete_bytes)
+        for path, size in complete_bytes.items():
+            append_rows(path, [], truncate_to=size)
     progress("continue and score", done, len(samples))
     rows_per_round = settings.batch_size * distributed.num_processes
     for round_start in range(done, len(samples), rows_per_round):
         start = round_start + distributed.process_index * settings.batch_size
-        chunk = samples[start : start + settings.batch_size]
-        rows = all_gather_rows(_continue_and_score(model, tokenizer, classifier, config, chunk))
-        if is_main_process():
-            append_rows(path, rows)
-        progress("continue and score", round_start + len(rows), len(samples))
+        chunk = _continue_and_score(model, tokenizer, classifier, config, samples[start : start + settings.batch_size])
+        rows: dict[Path, Sequence[Row]] = {continuations: chunk}
+        if opinion is not None:
+            rows[opinions] = opinion_rows(opinion, chunk)
+        for path, rows_of_rank in rows.items():
+            rows_of_all = all_gather_rows(list(rows_of_rank))
+            if is_main_process():
+                append_rows(path, rows_of_all)
+        progress("continue and score", min(round_start + rows_per_round, len(samples)), len(samples))
     if not is_main_process():
         return {}
-    return {"toxicity": sum(row.toxicity for row in iter_continuations(path)) / len(samples), "n": len(samples)}
+    return {
+        "toxicity": sum(row.toxicity for row in iter_continuations(continuations)) / len(samples),
+        "n": len(samples),
+    }
 
 
 def _continue_and_score(

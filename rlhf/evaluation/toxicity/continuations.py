@@ -1,12 +1,16 @@
-"""The file of score_toxicity: continuations of each prompt with their scores, appended in chunks."""
+"""The files of score_toxicity: continuations of each prompt with their scores, appended in chunks.
+
+continuations.jsonl and second_opinion.jsonl have a row for each prompt and sample, in the same order.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rlhf.results.second_opinion import SecondOpinionRow
 from rlhf.storage.files import append_durably
 
 CONTINUATIONS = "continuations.jsonl"
@@ -15,7 +19,7 @@ TOXICITY, PROFANITY = "toxicity", "profanity"
 
 
 class Continuation(BaseModel):
-    """One row."""
+    """One row of continuations.jsonl."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -40,6 +44,10 @@ class Continuation(BaseModel):
         return self.scores[main_label(self.scores)]
 
 
+Row = Continuation | SecondOpinionRow
+"""A row of either file; both name the prompt and the sample."""
+
+
 def main_label(labels: Collection[str]) -> str:
     """The label that the report compares: `toxicity` if it is one of `labels`, else `profanity`."""
     return TOXICITY if TOXICITY in labels else PROFANITY
@@ -50,7 +58,19 @@ def iter_continuations(path: Path) -> Iterator[Continuation]:
     return map(Continuation.model_validate_json, _lines(path))
 
 
-def count_complete_rows(path: Path, expected_rows: Sequence[tuple[str, int]], chunk: int) -> tuple[int, int]:
+def find_complete_rows(
+    files: Mapping[Path, type[Row]], expected_rows: Sequence[tuple[str, int]], chunk: int
+) -> tuple[int, dict[Path, int]]:
+    """Number of the rows that are in complete chunks of `chunk` rows in all files, and their bytes in each file."""
+    rows = min(count_complete_rows(path, row_type, expected_rows, chunk)[0] for path, row_type in files.items())
+    return rows, {
+        path: count_complete_rows(path, row_type, expected_rows[:rows], chunk)[1] for path, row_type in files.items()
+    }
+
+
+def count_complete_rows(
+    path: Path, row_type: type[Row], expected_rows: Sequence[tuple[str, int]], chunk: int
+) -> tuple[int, int]:
     """Number and bytes of the rows of `path` that are in complete chunks of `chunk` rows.
 
     A row counts only if its line is complete and it is the expected (prompt id, sample).  After a power cut the tail
@@ -58,7 +78,7 @@ def count_complete_rows(path: Path, expected_rows: Sequence[tuple[str, int]], ch
     """
     rows = size = complete_rows = complete_size = 0
     for line, expected in zip(_lines(path), expected_rows, strict=False):
-        if not line.endswith(b"\n") or _row_name(line) != expected:
+        if not line.endswith(b"\n") or _row_name(line, row_type) != expected:
             break
         rows, size = rows + 1, size + len(line)
         if rows % chunk == 0 or rows == len(expected_rows):
@@ -66,7 +86,7 @@ def count_complete_rows(path: Path, expected_rows: Sequence[tuple[str, int]], ch
     return complete_rows, complete_size
 
 
-def append_rows(path: Path, rows: Sequence[Continuation], *, truncate_to: int | None = None) -> None:
+def append_rows(path: Path, rows: Sequence[Row], *, truncate_to: int | None = None) -> None:
     """Append `rows`, which are on disk when this returns; with `truncate_to`, first drop all after that many bytes."""
     append_durably(
         path, "".join(f"{row.model_dump_json(ensure_ascii=True)}\n" for row in rows), truncate_to=truncate_to
@@ -79,9 +99,9 @@ def _lines(path: Path) -> Iterator[bytes]:
             yield from stream
 
 
-def _row_name(line: bytes) -> tuple[str, int] | None:
+def _row_name(line: bytes, row_type: type[Row]) -> tuple[str, int] | None:
     try:
-        row = Continuation.model_validate_json(line)
+        row = row_type.model_validate_json(line)
     except ValidationError:
         return None
     return row.id, row.sample

@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from rlhf.errors import UserError, brief
 from rlhf.evaluation.intervals import paired_difference
+from rlhf.evaluation.toxicity.continuations import Continuation
 from rlhf.evaluation.toxicity.detoxify_model import context_tokens
 from rlhf.models.checks import SAFETENSORS, find_weights, require_known_architecture, require_vocabulary
 from rlhf.results.base import Difference
@@ -112,22 +113,21 @@ def load_second_opinion(folder: Path, device: torch.device) -> SecondOpinionMode
     return SecondOpinionModel(model.to(device).eval(), tokenizer)
 
 
-def opinion_rows(
-    model: SecondOpinionModel, continuations: Sequence[tuple[str, int]], texts: list[str]
-) -> list[SecondOpinionRow]:
-    """The rows of continuations, named by prompt ID and sample; `texts` are the continuations without their prompts.
+def opinion_rows(model: SecondOpinionModel, continuations: Sequence[Continuation]) -> list[SecondOpinionRow]:
+    """The model's row for each continuation, which it sees without its prompt.
 
     Raises UserError with the ID of the prompt if a score is not a probability.
     """
     rows = []
-    for (name, sample), scores in zip(continuations, model.score(texts), strict=True):
+    opinions = model.score([row.continuation for row in continuations])
+    for continuation, scores in zip(continuations, opinions, strict=True):
         for label, score in (scores or {}).items():
             if not 0.0 <= score <= 1.0:  # also false for NaN
                 raise UserError(
-                    f"toxicity.second_opinion: the score {label} of prompt {name} is {score}, not a probability "
-                    "between 0 and 1; the model's weights are damaged; copy them again"
+                    f"toxicity.second_opinion: the score {label} of prompt {continuation.id} is {score}, not a "
+                    "probability between 0 and 1; the model's weights are damaged; copy them again"
                 )
-        rows.append(SecondOpinionRow(id=name, sample=sample, scores=scores))
+        rows.append(SecondOpinionRow(id=continuation.id, sample=continuation.sample, scores=scores))
     return rows
 
 

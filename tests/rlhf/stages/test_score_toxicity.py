@@ -6,13 +6,20 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from rlhf.config import ModelConfig, SamplingConfig, ToxicityConfig
 from rlhf.data.toxicity_prompts import read_toxicity_prompts
 from rlhf.errors import UserError
-from rlhf.evaluation.toxicity.continuations import append_rows, count_complete_rows, iter_continuations
+from rlhf.evaluation.toxicity.continuations import (
+    Continuation,
+    append_rows,
+    count_complete_rows,
+    iter_continuations,
+)
 from rlhf.evaluation.toxicity.metrics import toxicity_metrics
+from rlhf.evaluation.toxicity.second_opinion import load_second_opinion
 from rlhf.models.loading import load_causal_lm
 from rlhf.models.tokenization import load_tokenizer
 from rlhf.runtime.seeds import derive_seed
@@ -20,9 +27,9 @@ from rlhf.stage_config import ToxicityStage
 from rlhf.stages import score_toxicity as stage
 from rlhf.stages.score_toxicity import continue_texts, score_toxicity
 from rlhf.storage.artifacts import read_manifest
-from rlhf.storage.files import file_sha256
+from rlhf.storage.files import file_sha256, read_jsonl
 from rlhf.storage.fingerprints import fingerprint_stage
-from tests.support.detoxify_checkpoints import ORIGINAL, make_checkpoint
+from tests.support.detoxify_checkpoints import ORIGINAL, make_checkpoint, make_classifier
 from tests.support.stages import Stages
 from tests.support.tiny_inputs import write_request
 from tests.support.tiny_models import CONTEXT, tiny_model
@@ -82,9 +89,12 @@ def settings(batch_size: int = 3, n_prompts: int = 30, continuations: int = 1) -
     )
 
 
-def run(config: ToxicityStage, policy: Path, prompts: Path, output: Path) -> dict[str, float]:
+def run(
+    config: ToxicityStage, policy: Path, prompts: Path, output: Path, second: Path | None = None
+) -> dict[str, float]:
     output.mkdir(exist_ok=True)
-    return score_toxicity(config, {"policy": policy, "source": prompts}, output)
+    inputs = {"policy": policy, "source": prompts} | ({} if second is None else {"second_opinion": second})
+    return score_toxicity(config, inputs, output)
 
 
 def test_every_row_has_the_seed_and_score_of_its_prompt(
@@ -133,16 +143,16 @@ def test_a_truncated_row_is_generated_again(policy: Path, prompts: Path, tmp_pat
     rows = list(iter_continuations(path))
     expected = [(row.id, row.sample) for row in rows]
     complete = path.read_bytes()
-    assert count_complete_rows(path, expected, 1) == (30, len(complete))
+    assert count_complete_rows(path, Continuation, expected, 1) == (30, len(complete))
     two = sum(map(len, complete.splitlines(keepends=True)[:2]))
     for cut in (1, 20, len(complete.splitlines(keepends=True)[2]) - 1):
         path.write_bytes(complete[: two + cut])
-        assert count_complete_rows(path, expected, 1) == (2, two)
+        assert count_complete_rows(path, Continuation, expected, 1) == (2, two)
     append_rows(path, rows[2:4], truncate_to=two)
-    assert count_complete_rows(path, expected, 1)[0] == 4
-    assert count_complete_rows(path, expected, 3)[0] == 3  # the fourth row is in an incomplete chunk
+    assert count_complete_rows(path, Continuation, expected, 1)[0] == 4
+    assert count_complete_rows(path, Continuation, expected, 3)[0] == 3  # the fourth row is in an incomplete chunk
     path.write_bytes(complete)
-    assert count_complete_rows(path, expected, 7)[0] == 30  # the last chunk has two rows
+    assert count_complete_rows(path, Continuation, expected, 7)[0] == 30  # the last chunk has two rows
 
 
 def test_every_continuation_of_a_prompt_has_its_own_seed(
@@ -172,6 +182,47 @@ def test_a_killed_run_resumes_between_continuations_of_a_prompt(
     run(settings(4, continuations=3), policy, prompts, tmp_path)
     assert path.read_bytes() == complete
     assert len(classifier.texts) <= 50
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier of another kind than the first."""
+    return make_classifier(tmp_path_factory.mktemp("second") / "model", "roberta", ["hate", "neutral"])
+
+
+def test_the_second_opinion_scores_every_continuation(
+    policy: Path, prompts: Path, classifier: LetterClassifier, second: Path, tmp_path: Path
+) -> None:
+    """In the same order; blank continuations have no scores; continuations.jsonl stays as it is without it."""
+    run(settings(continuations=2), policy, prompts, tmp_path / "one")
+    run(settings(continuations=2), policy, prompts, tmp_path / "two", second)
+    rows = list(iter_continuations(tmp_path / "two" / "continuations.jsonl"))
+    opinions = read_jsonl(tmp_path / "two" / "second_opinion.jsonl")
+    assert [(row["id"], row["sample"]) for row in opinions] == [(row.id, row.sample) for row in rows]
+    model = load_second_opinion(second, torch.device("cpu"))
+    for row, opinion in zip(rows, opinions, strict=True):
+        expected = model.score([row.continuation])[0]
+        assert opinion["scores"] == (pytest.approx(expected, abs=1e-6) if row.continuation.strip() else None)
+    assert len({str(opinion["scores"]) for opinion in opinions}) > 50
+    one, two = (tmp_path / name / "continuations.jsonl" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+    assert not (tmp_path / "one" / "second_opinion.jsonl").exists()
+    assert len(classifier.texts) > 100
+
+
+@pytest.mark.usefixtures("classifier")
+@pytest.mark.parametrize("kept_rows", [(13, 13), (13, 9), (9, 13), (30, 0), (30, 29)])
+def test_a_killed_run_resumes_both_files(
+    policy: Path, prompts: Path, second: Path, tmp_path: Path, kept_rows: tuple[int, int]
+) -> None:
+    """A kill may leave a chunk in one file that the other one lacks."""
+    run(settings(), policy, prompts, tmp_path, second)
+    names = ("continuations.jsonl", "second_opinion.jsonl")
+    complete = {name: (tmp_path / name).read_bytes() for name in names}
+    for name, kept in zip(names, kept_rows, strict=True):
+        (tmp_path / name).write_bytes(b"".join(complete[name].splitlines(keepends=True)[:kept]) + b'{"id')
+    run(settings(), policy, prompts, tmp_path, second)
+    assert {name: (tmp_path / name).read_bytes() for name in names} == complete
 
 
 @pytest.mark.usefixtures("classifier")
@@ -225,8 +276,10 @@ def test_the_hash_of_a_checkpoint_is_in_the_fingerprint_but_not_its_path() -> No
 
 
 @pytest.mark.slow
-def test_two_ranks_write_the_same_bytes_as_one(policy: Path, prompts: Path, tmp_path: Path, stages: Stages) -> None:
-    """The command itself, with a Detoxify checkpoint, whose scores would reveal a different batch."""
+def test_two_ranks_write_the_same_bytes_as_one(
+    policy: Path, prompts: Path, second: Path, tmp_path: Path, stages: Stages
+) -> None:
+    """The command itself, with a Detoxify checkpoint and a second opinion, whose scores would reveal other batches."""
     checkpoint = make_checkpoint(tmp_path / "encoder", "bert", ORIGINAL, len(ORIGINAL))
     toxicity = settings(4, continuations=2).toxicity.model_copy(
         update={
@@ -237,6 +290,7 @@ def test_two_ranks_write_the_same_bytes_as_one(policy: Path, prompts: Path, tmp_
         }
     )
     inputs = {"policy": policy, "source": prompts, "checkpoint": checkpoint, "checkpoint_config": checkpoint.parent}
+    inputs["second_opinion"] = second
     config = settings().model_copy(update={"toxicity": toxicity})
     request = write_request(tmp_path / "request.json", "score_toxicity", config, inputs)
     for name, processes in (("one", 1), ("two", 2)):
@@ -248,6 +302,7 @@ def test_two_ranks_write_the_same_bytes_as_one(policy: Path, prompts: Path, tmp_
     assert one.metrics["n"] == 60
     assert two.metrics == one.metrics
     assert two.files == one.files
+    assert two.files.keys() >= {"continuations.jsonl", "second_opinion.jsonl"}
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Text
 
 from rlhf.errors import UserError
 from rlhf.evaluation.toxicity import second_opinion as module
+from rlhf.evaluation.toxicity.continuations import Continuation
 from rlhf.evaluation.toxicity.second_opinion import load_second_opinion, opinion_rows, second_opinion
 from rlhf.results.second_opinion import SecondOpinionRow
 from tests.support.detoxify_checkpoints import TOKENS, Shape, make_classifier
@@ -22,6 +23,13 @@ from tests.support.tiny_models import tiny_model
 CPU = torch.device("cpu")
 TEXTS = ["you are a kind person .", "foolish", "so kind and so foolish and so kind .", "you " * 40, "strange words"]
 LABELS = ["hate", "neutral", "offensive"]
+
+
+def written(prompt: str, text: str, sample: int = 0) -> Continuation:
+    """A continuation of `prompt`, which other words would give other scores."""
+    return Continuation(
+        id=prompt, prompt="so foolish", prompt_toxicity=None, sample=sample, continuation=text, seed=0, scores={}
+    )
 
 
 def edit_config(folder: Path, **changes: object) -> Path:
@@ -150,12 +158,12 @@ def test_damaged_weights_stop_the_run_with_the_prompt_and_the_label(tmp_path: Pa
     tensors["classifier.bias"][1] = math.nan
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match="the score neutral of prompt p-7 is nan, not a probability"):
-        opinion_rows(load_second_opinion(folder, CPU), [("p-6", 0), ("p-7", 0)], [" ", "you person"])
+        opinion_rows(load_second_opinion(folder, CPU), [written("p-6", " "), written("p-7", "you person")])
 
 
 def test_rows_are_named_by_prompt_and_sample(tmp_path: Path) -> None:
     model = load_second_opinion(make_classifier(tmp_path / "model", "bert", LABELS), CPU)
-    rows = opinion_rows(model, [("a", 0), ("a", 1), ("b", 0)], ["foolish", "", "kind"])
+    rows = opinion_rows(model, [written("a", "foolish"), written("a", "", sample=1), written("b", "kind")])
     assert [(row.id, row.sample) for row in rows] == [("a", 0), ("a", 1), ("b", 0)]
     assert rows[0].scores == pytest.approx(model.score(["foolish"])[0], abs=1e-6)
     assert rows[1].scores is None
