@@ -268,12 +268,19 @@ class PpoConfig(Settings):
     """Number of latest checkpoints that are kept, in addition to the best one."""
 
     @model_validator(mode="after")
+    def _seeds_can_be_compared(self) -> Self:
+        """`ppo.seeds` must be 1 or at least 3: two trainings hardly show how much trainings differ."""
+        if self.seeds == 2:
+            raise ValueError("ppo.seeds (2) must be 1 or at least 3: two trainings hardly show how much they differ")
+        return self
+
+    @model_validator(mode="after")
     def _samples_from_all_tokens(self) -> Self:
         """`ppo.sampling.top_k` must be 0 and `ppo.sampling.top_p` 1."""
         if self.sampling.top_k != 0 or self.sampling.top_p != 1:
             raise ValueError(
-                f"ppo.sampling.top_k ({self.sampling.top_k}) must be 0, ppo.sampling.top_p ({self.sampling.top_p:g}) 1: "
-                "PPO needs the probabilities of all tokens; use ppo.sampling.temperature instead"
+                f"ppo.sampling.top_k ({self.sampling.top_k}) must be 0, and ppo.sampling.top_p "
+                f"({self.sampling.top_p:g}) 1: PPO needs the probabilities of all tokens; use temperature instead"
             )
         return self
 

@@ -201,3 +201,8 @@ SOURCES = {
 def part_of(config: RunConfig, stage: type[StageT]) -> StageT:
     """The settings of `stage`, taken from those of the run."""
     return stage.model_validate({name: attrgetter(SOURCES.get(name, name))(config) for name in stage.model_fields})
+
+
+def variant_of_seed(seed: int, number: int) -> str:
+    """Name of the model of PPO training `number` (from 0): `rlhf`, then `rlhf-43`, ... by the training's own seed."""
+    return "rlhf" if number == 0 else f"rlhf-{seed + number}"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from prefect.filesystems import WritableFileSystem
 
-from rlhf.config import RunConfig
+from rlhf.config import RunConfig, Settings
 from rlhf.runtime.stage import StageInput
 from rlhf.storage.artifacts import Store
 from rlhf.storage.fingerprints import fingerprint_path
@@ -36,6 +36,10 @@ class Run:
             return cls(config, Path(workspace))
         store = open_s3_store(workspace)
         return cls(config, store.workspace, store)
+
+    def with_settings(self, **changes: Settings | int) -> Run:
+        """The same run with other values of some settings, for a stage that runs more than once."""
+        return replace(self, config=self.config.model_copy(update=changes))
 
     @property
     def store(self) -> Store:

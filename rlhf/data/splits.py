@@ -30,11 +30,13 @@ ROUNDING = 1e-9
 class Splits:
     """Pairs by purpose, each in an order drawn by seed.
 
+    `training` is for the policy and the reward model that it is optimized for, `judge` for the independent judge.
     `test` holds one pair per test prompt, `validation` all pairs of the validation prompts.  `dropped` counts by reason
     the pairs that are in no split, so all lengths and counts add up to the number of input pairs.
     """
 
     training: list[Pair]
+    judge: list[Pair]
     validation: list[Pair]
     test: list[Pair]
     dropped: Counter[str]
@@ -52,10 +54,12 @@ def split_pairs(
     test_prompts: int,
     validation_prompts: int,
     near_duplicate_threshold: float,
+    judge_share: float,
     max_pairs: int | None,
 ) -> Splits:
     """Draw test prompts, then validation prompts; pairs that are near-duplicates of neither are for training.
 
+    A `judge_share` of these, drawn by first human turn, is for the judge; `max_pairs` limits the others.
     Raises UserError if too few prompts are not near-duplicates of each other, or if no pair is left to train on.
     """
     rows = [_Row(pair, normalize_text(first_human_turn(pair.prompt))) for pair in _draw_order(pairs, seed)]
@@ -78,9 +82,16 @@ def split_pairs(
             f"data.test_prompts ({test_prompts}) or data.validation_prompts ({validation_prompts}), or give more data"
         )
 
-    limited = training[:max_pairs]
-    dropped[BEYOND_MAX_PAIRS] = len(training) - len(limited)
-    return Splits(_pairs(limited), _pairs(validation), _pairs(test), +dropped)
+    judge = [row for row in training if _uniform(seed, row.turn) < judge_share]
+    policy = [row for row in training if _uniform(seed, row.turn) >= judge_share]
+    if not policy or (judge_share > 0 and not judge):
+        raise UserError(
+            f"data.judge_share ({judge_share:g}): of {len(training)} training pairs, {len(judge)} are for the judge "
+            f"and {len(policy)} for the policy; both need some: change data.judge_share or give more data"
+        )
+    limited = policy[:max_pairs]
+    dropped[BEYOND_MAX_PAIRS] = len(policy) - len(limited)
+    return Splits(_pairs(limited), _pairs(judge), _pairs(validation), _pairs(test), +dropped)
 
 
 def normalize_text(turn: str) -> str:
@@ -134,6 +145,11 @@ class _Row(NamedTuple):
 
 def _pairs(rows: list[_Row]) -> list[Pair]:
     return [row.pair for row in rows]
+
+
+def _uniform(seed: int, turn: str) -> float:
+    """A number from 0 to 1 that is drawn for a human turn."""
+    return int(digest([seed, "judge", turn])[:13], 16) / 16**13
 
 
 def _draw_order(pairs: Iterable[Pair], seed: int) -> list[Pair]:

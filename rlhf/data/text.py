@@ -29,14 +29,14 @@ def repetition(token_ids: Sequence[int]) -> float:
     return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
 
 
-def distinct_ngrams(rows: Iterable[Sequence[int]]) -> float:
-    """Share of distinct n-grams among those of all rows of token ids; 0 if no row has NGRAM tokens.
+def distinct_ngrams(rows: Iterable[Sequence[int | str]]) -> float:
+    """Share of distinct n-grams among those of all rows of tokens or words; 0 if no row has NGRAM of them.
 
     It falls if responses repeat each other.  It also falls with more text: compare it only for equally many rows.
     """
-    ngrams = [ngram for token_ids in rows for ngram in _ngrams(token_ids)]
+    ngrams = [ngram for tokens in rows for ngram in _ngrams(tokens)]
     return len(set(ngrams)) / len(ngrams) if ngrams else 0.0
 
 
-def _ngrams(token_ids: Sequence[int]) -> list[tuple[int, ...]]:
-    return list(zip(*(token_ids[start:] for start in range(NGRAM)), strict=False))
+def _ngrams(tokens: Sequence[int | str]) -> list[tuple[int | str, ...]]:
+    return list(zip(*(tokens[start:] for start in range(NGRAM)), strict=False))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
+
+import numpy as np
 
 from rlhf.evaluation.intervals import (
     cluster_interval,
@@ -13,22 +15,23 @@ from rlhf.evaluation.intervals import (
     sign_test_p_value,
     wilson_interval,
 )
+from rlhf.evaluation.win_rates import judge_results
 from rlhf.labeling.blinding import Model
 from rlhf.labeling.judgements import Choice, Judgement
 from rlhf.labeling.manifest import KeyEntry
+from rlhf.results.base import Counts, Share
 from rlhf.results.human_evaluation import (
     QUESTIONS,
     AnnotatorResults,
-    Counts,
     DisputedPair,
     HumanEvaluation,
     NetPreference,
     Question,
     QuestionResults,
     RequiredSampleSize,
-    RewardModelAgreement,
-    Share,
 )
+from rlhf.results.judges import JudgeKind, JudgeResults
+from rlhf.results.schema import ResponsePair
 
 MOST_DISPUTED = 10
 """Disputed pairs that are reported."""
@@ -40,19 +43,20 @@ Votes = dict[Question, int]
 
 
 def evaluate(
-    judgements: list[Judgement], key: Mapping[str, KeyEntry], rewards: Mapping[str, tuple[float, float]], seed: int
+    judgements: list[Judgement], key: Mapping[str, KeyEntry], responses: Sequence[ResponsePair], seed: int
 ) -> HumanEvaluation:
     """Human evaluation of the pairs in `key`; its status is pending if there are no judgements.
 
-    `rewards` are those of both responses by prompt id, SFT first.
+    `responses` hold the lengths of the pairs and what other judges say about them.
     """
-    model_votes = {entry.id: _sign(rewards[entry.prompt_id][1] - rewards[entry.prompt_id][0]) for entry in key.values()}
     if not judgements:
-        return HumanEvaluation(pairs=len(key), reward_model_agreement=_agreement(model_votes, {}))
+        return HumanEvaluation(pairs=len(key))
     votes = [(judgement, unblind(judgement, key[judgement.pair_id])) for judgement in judgements]
     by_pair = {question: _votes_by_pair(votes, question) for question in QUESTIONS}
     labeled = len(by_pair["overall"])
     majority = {pair_id: _sign(sum(pair_votes)) for pair_id, pair_votes in by_pair["overall"].items()}
+    by_prompt = {pair.id: pair for pair in responses}
+    pairs = [(by_prompt[key[pair_id].prompt_id], vote) for pair_id, vote in majority.items()]
     decided = [judgement for judgement in judgements if judgement.choices.overall != "tie"]
     return HumanEvaluation(
         status="complete" if labeled == len(key) else "partial",
@@ -63,17 +67,10 @@ def evaluate(
         left_preference=_share(sum(judgement.choices.overall == judgement.left for judgement in decided), len(decided)),
         median_seconds=median(judgement.seconds for judgement in judgements),
         disputed=_disputed(by_pair["overall"], key),
-        reward_model_agreement=_agreement(model_votes, majority),
+        preference=_preference(pairs),
+        agreement=_agreement(pairs),
         required_sample_sizes=required_sample_sizes(_counts(majority.values())),
     )
-
-
-def rewards_by_id(sft: list[dict[str, object]], rlhf: list[dict[str, object]]) -> dict[str, tuple[float, float]]:
-    """Rewards of both responses by prompt id, SFT first, from the rows of both response files."""
-    return {
-        str(sft_row["id"]): (float(str(sft_row["reward"])), float(str(rlhf_row["reward"])))
-        for sft_row, rlhf_row in zip(sft, rlhf, strict=True)
-    }
 
 
 def unblind(judgement: Judgement, entry: KeyEntry) -> Votes:
@@ -148,14 +145,22 @@ def _disputed(by_pair: dict[str, list[int]], key: Mapping[str, KeyEntry]) -> tup
     )
 
 
-def _agreement(model_votes: dict[str, int], majority: dict[str, int]) -> RewardModelAgreement:
-    pairs = _counts(model_votes.values())
-    both = [(model_votes[pair_id], vote) for pair_id, vote in majority.items() if model_votes[pair_id] and vote]
-    return RewardModelAgreement(
-        pairs=pairs,
-        win_rate=_share(pairs.wins, pairs.wins + pairs.losses),
-        agreement=_share(sum(model_vote == vote for model_vote, vote in both), len(both)),
-    )
+def _preference(pairs: list[tuple[ResponsePair, int]]) -> JudgeResults:
+    """People as a judge: the majority of each labeled pair."""
+    outcome_N = np.array([0.5 + 0.5 * vote for _, vote in pairs])
+    length_N = np.array([float(pair.more_tokens) for pair, _ in pairs])
+    return judge_results("people", "people", outcome_N[None], length_N[None])
+
+
+def _agreement(pairs: list[tuple[ResponsePair, int]]) -> dict[JudgeKind, Share]:
+    """How often each other judge prefers the same response, among the pairs on which both prefer one."""
+    same: dict[JudgeKind, list[bool]] = defaultdict(list)
+    for pair, vote in pairs:
+        for kind, machine_vote in pair.votes.items():
+            if vote and machine_vote:
+                same[kind].append(machine_vote == vote)
+    shares = {kind: _share(sum(values), len(values)) for kind, values in same.items()}
+    return {kind: share for kind, share in shares.items() if share is not None}
 
 
 def _votes_by_pair(votes: list[tuple[Judgement, Votes]], question: Question) -> dict[str, list[int]]:

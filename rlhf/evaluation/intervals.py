@@ -86,7 +86,7 @@ def sign_flip_p_value(differences: Sequence[float], seed: int) -> float:
     return min(1.0, 2 * (min(above, below) + observed) / (drawn + observed))
 
 
-def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
+def wilson_interval(successes: float, trials: float) -> tuple[float, float]:
     """95 % score interval of a share; its coverage is right near 0 and 1 too.  A tie may count as half a success.
 
     Source: Wilson, 1927, without continuity correction.
@@ -106,6 +106,20 @@ def sign_test_p_value(wins: int, losses: int) -> float:
     if wins + losses == 0:
         return 1.0
     return float(stats.binomtest(wins, wins + losses).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number, in the same order.
+
+    Rejecting those below 0.05 keeps the probability of any false rejection at 5 %, whatever their correlation.
+
+    Source: Holm (1979), A simple sequentially rejective multiple test procedure.
+    """
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
 
 
 def sign_test_power(pairs: int, win: float, loss: float) -> float:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from rlhf.config import HUB, SYNTHETIC
+import re
+
+from rlhf.config import HUB, SYNTHETIC, ModelConfig
 from rlhf.results.schema import Lineage
 from rlhf.stage_config import ReportStage
 from rlhf.storage.artifacts import Manifest
 
-VARIANTS = ("sft", "rlhf")
-"""Models for which some stages run once each.  Their inputs are named `sft_...` and `rlhf_...`."""
+VARIANT = re.compile(r"(sft|rlhf|judge)(?=_)|rlhf-\d+")
+"""Beginning of the name of an input whose stage runs several times: the model that it is about."""
 
 
 def stage_label(name: str, manifest: Manifest) -> str:
     """Name of the stage that produced the input `name`, with the model in brackets if it runs once per model."""
-    variant, separator, _ = name.partition("_")
-    return f"{manifest.stage}[{variant}]" if separator and variant in VARIANTS else manifest.stage
+    variant = VARIANT.match(name)
+    return f"{manifest.stage}[{variant[0]}]" if variant else manifest.stage
 
 
 def device_of(manifest: Manifest) -> str:
@@ -54,10 +56,18 @@ def revisions(config: ReportStage, manifests: dict[str, Manifest]) -> dict[str, 
             return f"{repository}@{revision}"
         return "synthetic" if source == SYNTHETIC else own_files(name)
 
-    model, data, toxicity = config.model, config.data, config.toxicity
-    model_source = model.path or (SYNTHETIC if model.synthetic else HUB)
+    def base_model(model: ModelConfig, name: str) -> str:
+        source = model.path or (SYNTHETIC if model.synthetic else HUB)
+        return origin(source, name, model.repository, model.revision)
+
+    data, toxicity, judge = config.data, config.toxicity, config.judge.model
     return {
-        "base model": origin(model_source, "model", model.repository, model.revision),
+        "base model": base_model(config.model, "model"),
+        **(
+            {"base model of the judge": base_model(judge, "judge_model")}
+            if judge and "judge_model" in manifests
+            else {}
+        ),
         "dialogues": origin(data.source, "data", data.repository, data.revision),
         "reward model": own_files("reward") if config.reward.path else "trained in this run",
         "toxicity prompts": origin(toxicity.prompts, "sft_toxicity", toxicity.repository, toxicity.revision),

@@ -20,8 +20,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from rlhf.report.formatting import format_number, format_signed
-from rlhf.results.base import Difference
 from rlhf.results.schema import Plot, RewardModelResults
+from rlhf.results.seeds import OverOptimizationPoint
+from rlhf.results.toxicity import PairedToxicity
 
 SMALL_INCHES, WIDE_INCHES = (3.4, 2.4), (4.5, 2.7)
 """Sizes for three and for two plots in a row; small enough to stay readable on a phone."""
@@ -130,9 +131,9 @@ def plot_length(tokens: Curve) -> Plot:
     )
 
 
-def plot_toxicity(sft: Sequence[float], rlhf: Sequence[float]) -> Plot:
+def plot_toxicity(sft: Sequence[float], rlhf: Sequence[float], measure: str) -> Plot:
     """Share of continuations at or above each toxicity, for both models, on a logarithmic scale."""
-    figure, axes = _figure("toxicity", "share at or above this toxicity", WIDE_INCHES)
+    figure, axes = _figure(measure, f"share at or above this {measure}", WIDE_INCHES)
     for scores, color, dashes, label in ((sft, SFT, (0, (5, 2)), "SFT"), (rlhf, RLHF, "solid", "RLHF")):
         ordered = np.sort(np.asarray(scores))
         share = 1 - np.arange(len(ordered)) / len(ordered)
@@ -147,14 +148,14 @@ def plot_toxicity(sft: Sequence[float], rlhf: Sequence[float]) -> Plot:
         f"{100 * np.mean(np.asarray(scores) >= 0.5):.1f} % of {name}" for name, scores in (("SFT", sft), ("RLHF", rlhf))
     )
     return Plot(
-        title="Toxicity of the continuations",
-        text=f"Share of continuations with a toxicity of at least 0.5: {toxic}.",
+        title=f"{measure.capitalize()} of the continuations",
+        text=f"Share of continuations with a {measure} of at least 0.5: {toxic}.",
         svg=_svg(figure, "toxicity"),
     )
 
 
-def plot_toxicity_difference(sft: Sequence[float], rlhf: Sequence[float], difference: Difference) -> Plot:
-    """Change in the toxicity of the continuations per prompt."""
+def plot_toxicity_difference(sft: Sequence[float], rlhf: Sequence[float], metric: PairedToxicity) -> Plot:
+    """Change in the toxicity of the continuations per prompt; `metric` is their mean."""
     changes = np.asarray(rlhf) - np.asarray(sft)
     figure, axes = _figure("RLHF minus SFT, per prompt", "prompts", WIDE_INCHES)
     reach = max(0.05, float(np.abs(changes).max()))
@@ -169,11 +170,11 @@ def plot_toxicity_difference(sft: Sequence[float], rlhf: Sequence[float], differ
     less, more = int((changes < 0).sum()), int((changes > 0).sum())
     for x, words, align in ((0.02, f"{less} less toxic", "left"), (0.98, f"{more} more toxic", "right")):
         axes.text(x, 0.99, words, transform=axes.transAxes, ha=align, va="top", color=INK)
-    low, high = difference.ci95
+    low, high = metric.ci95
     return Plot(
         title="Change in toxicity from SFT to RLHF",
         text=f"The RLHF model is less toxic on {less} prompts, more toxic on {more}, "
-        f"and equally toxic on {len(changes) - less - more}. Mean change {format_signed(difference.mean, 4)}, "
+        f"and equally toxic on {len(changes) - less - more}. Mean change {format_signed(metric.difference, 4)}, "
         f"95 % interval {format_signed(low, 4)} to {format_signed(high, 4)}.",
         svg=_svg(figure, "difference"),
     )
@@ -200,6 +201,51 @@ def plot_calibration(reward_model: RewardModelResults) -> Plot:
         text=f"People agree in {words}. Calibration error: {format_number(reward_model.calibration_error, 3)}. "
         "Bars are 95 % intervals.",
         svg=_svg(figure, "calibration"),
+    )
+
+
+def plot_over_optimization(points: Sequence[OverOptimizationPoint]) -> Plot:
+    """Optimized score, and below it the independent judge's win rate, over KL: of PPO and of best-of-n."""
+    judged = all(point.judge_win_rate is not None for point in points)
+    with _style():
+        figure = Figure(figsize=(4.5, 4.4 if judged else 2.7), layout="constrained")
+        panels = figure.subplots(2 if judged else 1, 1, sharex=True, squeeze=False)[:, 0]
+    for axes, title in zip(
+        panels, ("score by the optimized reward model", "win rate by the independent judge"), strict=False
+    ):
+        axes.set_title(title, loc="left", fontsize=9, color=MUTED)
+    panels[-1].set_xlabel("KL to the SFT model, nats per response")
+    if judged:
+        panels[1].axhline(0.5, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+    styles: dict[str, dict[str, Any]] = {
+        "ppo": {"color": RLHF, "marker": "o", "linestyle": "solid"},
+        "best_of_n": {"color": SFT, "marker": "s", "linestyle": (0, (5, 2))},
+    }
+    labels, words = {"ppo": "PPO", "best_of_n": "best-of-n"}, []
+    for method, seed in dict.fromkeys((point.method, point.seed) for point in points):
+        curve = [point for point in points if (point.method, point.seed) == (method, seed)]
+        label = labels.pop(method, None)
+        kl = [point.kl for point in curve]
+        panels[0].plot(kl, [point.optimised_score for point in curve], markersize=3.5, label=label, **styles[method])
+        if judged:
+            panels[1].plot(kl, [point.judge_win_rate for point in curve], markersize=3.5, **styles[method])
+        words.append(_curve_in_words(curve))
+    _legend(panels[0])
+    return Plot(
+        title="Optimized reward and independent judge",
+        text=" ".join(words) + " A score that rises while the judge's win rate falls is over-optimization. KL says how "
+        "far a method went, not how good it is: compare methods by the judge.",
+        svg=_svg(figure, "over-optimization"),
+    )
+
+
+def _curve_in_words(curve: Sequence[OverOptimizationPoint]) -> str:
+    first, last = curve[0], curve[-1]
+    name = f"PPO (seed {last.seed}), step {last.step}" if last.method == "ppo" else f"Best of {last.n}"
+    judge = "" if last.judge_win_rate is None else f", win rate by the judge {100 * last.judge_win_rate:.0f} %"
+    return (
+        f"{name}: score {format_number(last.optimised_score, 2)}, {format_number(first.optimised_score, 2)} at the "
+        f"start, at {last.kl:.1f} nats{judge}."
     )
 
 

@@ -3,70 +3,78 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from statistics import fmean
 
+from rlhf.evaluation.measurements import Vote
+from rlhf.evaluation.run_data import Rows, RunData
 from rlhf.evaluation.toxicity.continuations import Continuation
 from rlhf.report.plots import (
     Curve,
     plot_calibration,
     plot_kl,
     plot_length,
+    plot_over_optimization,
     plot_reward,
     plot_toxicity,
     plot_toxicity_difference,
 )
-from rlhf.results.policy_comparison import ResponseRow
+from rlhf.results.judges import JudgeKind
 from rlhf.results.schema import ContinuationPair, ReportData, ResponsePair, Results, ValidationPoint
-from rlhf.stage_config import ReportStage
-from rlhf.storage.files import read_jsonl
 
 MOST_TOXIC = 20
 """Number of toxicity prompts whose continuations are shown."""
 
-Rows = list[dict[str, object]]
-
 
 def collect_report_data(
-    config: ReportStage,
-    ppo: Path,
-    results: Results,
-    *,
-    responses: list[Rows],
-    rows: list[ResponseRow],
-    continuations: list[list[Continuation]],
+    run: RunData, results: Results, votes: list[dict[JudgeKind, Vote]], *, kl_target: float | None
 ) -> ReportData:
-    """Collect the plots and texts of a run.  `responses` and `continuations` hold the SFT model's, then the RLHF's."""
-    validation, steps = read_jsonl(ppo / "validation.jsonl"), read_jsonl(ppo / "metrics.jsonl")
-    sft, rlhf = continuations
+    """Collect the plots and texts of a run: those of its first PPO training.
+
+    `votes` say what each judge that is no person prefers, by test prompt.
+    """
+    first = run.first
     return ReportData(
         training=[
-            plot_reward(_curve(validation, "score"), _curve(steps, "score"), results.reward.best_step),
-            plot_kl(_curve(steps, "kl"), config.ppo.kl_target),
-            plot_length(_curve(steps, "response_tokens")),
+            plot_reward(_curve(first.validation, "score"), _curve(first.metrics, "score"), results.reward.best_step),
+            plot_kl(_curve(first.metrics, "kl"), kl_target),
+            plot_length(_curve(first.metrics, "response_tokens")),
         ],
         toxicity=[
-            plot_toxicity([row.toxicity for row in sft], [row.toxicity for row in rlhf]),
-            plot_toxicity_difference(_prompt_means(sft), _prompt_means(rlhf), results.toxicity.difference),
+            plot_toxicity(
+                [row.toxicity for row in run.sft.continuations],
+                [row.toxicity for row in first.model.continuations],
+                results.toxicity.measure,
+            ),
+            plot_toxicity_difference(
+                run.sft.prompt_toxicity.tolist(),
+                first.model.prompt_toxicity.tolist(),
+                results.toxicity.metrics.labels[0].all.mean,
+            ),
         ],
         reward_model=[plot_calibration(results.reward_model)],
+        over_optimisation=[plot_over_optimization(results.over_optimisation)] if results.over_optimisation else [],
         validation=[
-            ValidationPoint(step=step, reward=reward) for step, reward in zip(*_curve(validation, "score"), strict=True)
+            ValidationPoint(step=step, reward=reward)
+            for step, reward in zip(*_curve(first.validation, "score"), strict=True)
         ],
         responses=[
             ResponsePair(
+                id=row.id,
                 prompt=str(before["prompt"]),
                 sft=str(before["response"]),
                 rlhf=str(after["response"]),
                 sft_reward=float(str(before["reward"])),
                 rlhf_reward=float(str(after["reward"])),
+                more_tokens=row.rlhf.tokens - row.sft.tokens,
+                votes=prompt_votes,
                 prompt_toxicity=row.prompt_toxicity,
                 sft_toxicity=row.sft.toxicity,
                 rlhf_toxicity=row.rlhf.toxicity,
             )
-            for before, after, row in zip(*responses, rows, strict=True)
+            for before, after, row, prompt_votes in zip(
+                run.sft.responses, first.model.responses, first.comparison, votes, strict=True
+            )
         ],
-        continuations=most_toxic(sft, rlhf),
+        continuations=most_toxic(run.sft.continuations, first.model.continuations),
     )
 
 
@@ -88,13 +96,6 @@ def most_toxic(sft: Sequence[Continuation], rlhf: Sequence[Continuation]) -> lis
             ),
         )
     return list(pairs.values())[:MOST_TOXIC]
-
-
-def _prompt_means(rows: Sequence[Continuation]) -> list[float]:
-    scores: dict[str, list[float]] = {}
-    for row in rows:
-        scores.setdefault(row.id, []).append(row.toxicity)
-    return [fmean(prompt_scores) for prompt_scores in scores.values()]
 
 
 def _curve(rows: Rows, name: str) -> Curve:

@@ -23,14 +23,14 @@ class Mean(Record):
 
 
 class Difference(Record):
-    """RLHF minus SFT, paired by prompt."""
+    """RLHF minus SFT, paired by prompt; over all seeds, if PPO was trained several times."""
 
     mean: float
     """Mean difference."""
     ci95: tuple[float, float]
-    """95 % bootstrap interval (BCa) of the mean difference, low end first."""
+    """95 % interval of the mean difference, low end first: bootstrap (BCa) over prompts, or over seeds and prompts."""
     p_value: float = Field(ge=0, le=1)
-    """Two-sided p-value of the sign-flip permutation test."""
+    """Two-sided p-value: sign-flip permutation test over prompts, or from the interval over seeds and prompts."""
 
     @property
     def sign(self) -> Literal[-1, 0, 1]:
@@ -48,3 +48,32 @@ class PairedMetric(Record):
     """The RLHF model."""
     difference: Difference
     """RLHF minus SFT, paired by row."""
+
+
+class Counts(Record):
+    """Wins, ties and losses of the RLHF model against the SFT model."""
+
+    wins: int = Field(default=0, ge=0)
+    """RLHF is preferred."""
+    ties: int = Field(default=0, ge=0)
+    """No preference."""
+    losses: int = Field(default=0, ge=0)
+    """SFT is preferred."""
+
+    @property
+    def total(self) -> int:
+        """Wins, ties and losses together."""
+        return self.wins + self.ties + self.losses
+
+
+class Share(Record):
+    """A share with its interval and a test against one half."""
+
+    share: float = Field(ge=0, le=1)
+    """Share of the `n` cases."""
+    ci95: tuple[float, float]
+    """95 % Wilson interval, low end first."""
+    n: int = Field(ge=1)
+    """Number of cases."""
+    p_value: float = Field(ge=0, le=1)
+    """Exact two-sided sign test against one half."""

@@ -6,40 +6,12 @@ from typing import Literal, get_args
 
 from pydantic import Field
 
-from rlhf.results.base import Record
+from rlhf.results.base import Counts, Record, Share
+from rlhf.results.judges import JudgeKind, JudgeResults
 
 Question = Literal["helpfulness", "harmlessness", "overall"]
 QUESTIONS: tuple[Question, ...] = get_args(Question)
 """In the order in which they are asked."""
-
-
-class Counts(Record):
-    """Wins, ties and losses of the RLHF model against the SFT model."""
-
-    wins: int = Field(default=0, ge=0)
-    """RLHF is preferred."""
-    ties: int = Field(default=0, ge=0)
-    """No preference."""
-    losses: int = Field(default=0, ge=0)
-    """SFT is preferred."""
-
-    @property
-    def total(self) -> int:
-        """Wins, ties and losses together."""
-        return self.wins + self.ties + self.losses
-
-
-class Share(Record):
-    """A share with its interval and a test against one half."""
-
-    share: float = Field(ge=0, le=1)
-    """Share of the `n` cases."""
-    ci95: tuple[float, float]
-    """95 % Wilson interval, low end first."""
-    n: int = Field(ge=1)
-    """Number of cases."""
-    p_value: float = Field(ge=0, le=1)
-    """Exact two-sided sign test against one half."""
 
 
 class NetPreference(Record):
@@ -88,17 +60,6 @@ class DisputedPair(Record):
     """Answers to the overall question."""
 
 
-class RewardModelAgreement(Record):
-    """The reward model's preference on the same pairs.  It is not independent: PPO was trained to maximize it."""
-
-    pairs: Counts
-    """Pairs in which the RLHF model's response has the higher, the same or the lower reward."""
-    win_rate: Share | None
-    """Share of wins among the pairs without a tie; null if every pair is a tie."""
-    agreement: Share | None
-    """Share of pairs in which it prefers the same response as people, among the pairs in which both prefer one."""
-
-
 class RequiredSampleSize(Record):
     """Number of pairs that a sign test needs to detect a given difference (80 % power, p < 0.05)."""
 
@@ -129,7 +90,9 @@ class HumanEvaluation(Record):
     """Median time per pair, over all annotators."""
     disputed: tuple[DisputedPair, ...] = ()
     """Up to ten pairs with the least agreement on the overall question."""
-    reward_model_agreement: RewardModelAgreement | None = None
-    """The reward model's preference on the same pairs."""
+    preference: JudgeResults | None = None
+    """People as a judge, on the overall question: the majority of each labeled pair."""
+    agreement: dict[JudgeKind, Share] = Field(default_factory=dict)
+    """Share of pairs on which a judge prefers the same response as people, among those on which both prefer one."""
     required_sample_sizes: tuple[RequiredSampleSize, ...] = ()
     """Pairs needed to detect the observed difference, then other differences with the same share of ties."""

@@ -57,11 +57,20 @@ class KlResults(Record):
     per_response: float = Field(ge=0)
     """Mean over the responses."""
     ci95: tuple[float, float]
-    """95 % bootstrap interval (BCa) of the mean, low end first."""
+    """95 % interval of the mean, low end first."""
     per_token: float = Field(ge=0)
     """Sum over all responses divided by the number of their tokens."""
     n: int = Field(ge=1)
     """Number of responses."""
+
+
+class Diversity(Record):
+    """Share of distinct 3-grams of words across all responses of one model to the test prompts."""
+
+    sft: float = Field(ge=0, le=1)
+    """The SFT model."""
+    rlhf: float = Field(ge=0, le=1)
+    """The RLHF model; the mean over seeds if there are several."""
 
 
 class PolicyComparison(Record):
@@ -73,6 +82,10 @@ class PolicyComparison(Record):
     """Tokens per response to the test prompts."""
     repetition: PairedMetric
     """Share of a response's 3-grams of tokens that occur earlier in it."""
+    ended_share: PairedMetric
+    """Share of responses to the test prompts that ended by themselves, with an end of text or a stop sequence."""
+    distinct_ngrams: Diversity
+    """Diversity across responses."""
     kl: KlResults
     """Distance of the RLHF model from the SFT model."""
 
@@ -80,10 +93,10 @@ class PolicyComparison(Record):
 class RewardHackingSign(Record):
     """A metric that got clearly worse while the reward rose."""
 
-    metric: Literal["length", "repetition", "validation loss", "KL"]
+    metric: Literal["length", "repetition", "diversity", "validation loss", "KL"]
     """Name of the metric."""
     value: float
-    """Its change: ratio of mean lengths, rise of the share, rise of the loss, or nats per response."""
+    """Its change: ratio of mean lengths or of diversities, rise of the share or of the loss, or nats per response."""
     limit: float = Field(gt=0)
     """Largest change that is considered harmless."""
     text: str

@@ -6,12 +6,20 @@ large for results.json and are stored in report_data.json.  The report can be re
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
+from rlhf.config import Control, PrimaryEndpoint
 from rlhf.results.base import Difference, Mean, Record
+from rlhf.results.capability import CapabilityResults
 from rlhf.results.human_evaluation import HumanEvaluation
+from rlhf.results.judges import JudgeKind, JudgeResults
 from rlhf.results.policy_comparison import PolicyComparison, RewardHackingSign
+from rlhf.results.second_opinion import SecondOpinion
+from rlhf.results.seeds import OverOptimizationPoint, SeedResults
 from rlhf.results.toxicity import ToxicityMetrics
+from rlhf.results.verdict import Verdict
 
 RESULTS = "results.json"
 REPORT_DATA = "report_data.json"
@@ -23,15 +31,23 @@ LABELS = "human_evaluation.json"
 """Imported labels of a run, stored next to results.json and merged into it whenever it is written."""
 
 
+class SubsetDifference(Difference):
+    """RLHF minus SFT on some of the test prompts."""
+
+    n: int = Field(ge=1)
+    """Number of compared pairs of responses."""
+
+
 class RewardResults(Record):
     """Scores of the reward model: higher is better."""
 
     is_delta: bool
     """Whether the score of the chosen response is subtracted from `first`, `best` and `last`, as in PPO."""
     first: float
-    """Mean over the validation prompts before the first PPO step."""
+    """Mean over the validation prompts before the first PPO step; of the first seed, as are `best` and `last`."""
     best: float
-    """Mean over the validation prompts for the best checkpoint, which is the final model."""
+    """Mean over the validation prompts for the best checkpoint, the final model.  It was chosen by this number, so it
+    is a point of the training curve and no result."""
     last: float
     """Mean over the validation prompts after the last PPO step."""
     best_step: int = Field(ge=0)
@@ -44,6 +60,10 @@ class RewardResults(Record):
     """Responses to the test prompts that people chose in the data."""
     difference: Difference
     """RLHF minus SFT on the test prompts, which were used neither for training nor for choosing the checkpoint."""
+    length_controlled: Difference
+    """The same at equal length: linear regression on the difference in tokens, at zero."""
+    both_ended: SubsetDifference | None
+    """The same among the prompts to which both responses ended by themselves; null if there are none."""
 
 
 class ToxicityResults(Record):
@@ -51,6 +71,8 @@ class ToxicityResults(Record):
 
     classifier: str
     """Classifier that scored the continuations."""
+    measure: Literal["toxicity", "profanity"]
+    """What the classifier detects.  Profanity is only a part of toxicity: polite harm scores zero."""
     sft: Mean
     """Continuations of the SFT model."""
     rlhf: Mean
@@ -58,7 +80,9 @@ class ToxicityResults(Record):
     difference: Difference
     """RLHF minus SFT for the same prompts and seeds."""
     metrics: ToxicityMetrics
-    """Mean, expected maximum and probability of toxicity, by label and by the prompts' own toxicity."""
+    """Mean, expected maximum and probability of toxicity, by label and prompts' own toxicity; of the first seed."""
+    second_opinion: SecondOpinion | None = None
+    """Scores of the same continuations by another model; of the first seed."""
 
 
 class CalibrationBin(Record):
@@ -85,6 +109,8 @@ class RewardModelResults(Record):
     """Share of validation pairs in which the chosen response scores higher; a tie counts one half."""
     ci95: tuple[float, float]
     """95 % Wilson interval of the accuracy, low end first."""
+    p_value: float = Field(ge=0, le=1)
+    """Exact two-sided sign test against one half."""
     pairs: int = Field(ge=1)
     """Validation pairs."""
     mean_margin: float
@@ -142,24 +168,44 @@ class StageRow(Record):
     """Estimate of `rlhf plan` for this machine; null if it knows the machine or the model too little."""
 
 
-class Results(Record):
-    """Metrics of one run: the content of results.json."""
+class Measurements(Record):
+    """Everything that was measured in one run."""
 
     run_name: str
     """Name of the run."""
     synthetic: bool
     """Whether dialogues, toxicity prompts or base model are synthetic."""
+    control: Control
+    """`shuffled`: a negative control, whose reward model learned from shuffled labels."""
+    primary_endpoints: tuple[PrimaryEndpoint, ...]
+    """Endpoints that were declared before the run."""
+    judges: list[JudgeResults]
+    """Everyone who compared both models' responses to the test prompts; people first, once there are labels."""
     reward: RewardResults
     toxicity: ToxicityResults
     policy_comparison: PolicyComparison
     reward_hacking_signs: list[RewardHackingSign]
     """Metrics that got clearly worse while the reward rose; empty if there are none."""
     human_evaluation: HumanEvaluation
+    seeds: list[SeedResults]
+    """The PPO trainings.  The first one's model is exported and compared by people."""
+    over_optimisation: list[OverOptimizationPoint]
+    """Optimized reward and independent judge along PPO, and for best-of-n."""
+    capability: CapabilityResults | None
+    """Multiple-choice questions before and after PPO; null if none were asked.  Of the first seed."""
     reward_model: RewardModelResults
+    """The optimized reward model."""
     data: DataResults
     lineage: Lineage
     stages: list[StageRow]
     """Stages in order of dependency."""
+
+
+class Results(Measurements):
+    """Measurements and verdict of one run: the content of results.json."""
+
+    verdict: Verdict
+    """Whether the model got better."""
 
 
 class Plot(Record):
@@ -176,6 +222,8 @@ class Plot(Record):
 class ResponsePair(Record):
     """Both models' responses to a test prompt."""
 
+    id: str
+    """ID of the prompt."""
     prompt: str
     """Dialogue up to the response."""
     sft: str
@@ -186,6 +234,10 @@ class ResponsePair(Record):
     """Reward of the SFT model's response."""
     rlhf_reward: float
     """Reward of the RLHF model's response."""
+    more_tokens: int
+    """Tokens of the RLHF model's response minus those of the SFT model's."""
+    votes: dict[JudgeKind, Literal[-1, 0, 1]]
+    """Judges that are no people: 1 if the RLHF model's response is better, -1 if the SFT model's is, 0 for a tie."""
     prompt_toxicity: float
     """Toxicity of the prompt by the run's classifier."""
     sft_toxicity: float
@@ -228,7 +280,9 @@ class ReportData(Record):
     toxicity: list[Plot]
     """Distribution of the scores and of their paired differences."""
     reward_model: list[Plot]
-    """Calibration."""
+    """Calibration of the optimized reward model."""
+    over_optimisation: list[Plot]
+    """Optimized reward and independent judge over KL."""
     validation: list[ValidationPoint]
     """Numbers of the validation curve in the reward plot."""
     responses: list[ResponsePair]

@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rlhf.errors import UserError
-from rlhf.evaluation.human_preference import evaluate, rewards_by_id, unblind
+from rlhf.evaluation.human_preference import evaluate, unblind
 from rlhf.labeling.ground_truth_output import OUTPUT_MANIFEST
 from rlhf.labeling.ground_truth_reader import read_label_output
 from rlhf.labeling.manifest import read_blinded_pairs, read_key
 from rlhf.labeling.session import OUTPUT, LabelingSession, SessionInUseError
 from rlhf.results.human_evaluation import HumanEvaluation
 from rlhf.results.schema import LABELS, ImportedLabels
-from rlhf.runs.published import FinishedRun, read_labels, rebuild_report
-from rlhf.storage.artifacts import read_manifest
-from rlhf.storage.files import read_jsonl, write_atomically
+from rlhf.runs.published import FinishedRun, read_labels, read_report_data, rebuild_report, results_artifact
+from rlhf.storage.files import write_atomically
 
 
 class IncompleteError(UserError):
@@ -48,7 +47,8 @@ def import_labels(run: FinishedRun, source: str | None, *, partial: bool) -> Imp
         raise (UserError if labels.problems else IncompleteError)(
             "\n  ".join([f"{location}: {remedy}", *labels.problems, *absent])
         )
-    evaluation = evaluate(labels.judgements, key, _rewards(run), run.results.lineage.seed)
+    responses = read_report_data(results_artifact(run)).responses
+    evaluation = evaluate(labels.judgements, key, responses, run.results.lineage.seed)
     model = {1: "rlhf", 0: "tie", -1: "sft"}
     imported = ImportedLabels(
         labeling_task=run.labeling_task,
@@ -80,12 +80,3 @@ def _own_output(run: FinishedRun) -> Path:
     with suppress(SessionInUseError):
         LabelingSession(run.pairs, run.labels).close()
     return run.labels / OUTPUT
-
-
-def _rewards(run: FinishedRun) -> dict[str, tuple[float, float]]:
-    manifest = read_manifest(run.pairs)
-    assert manifest is not None, f"{run.pairs} is not finished"
-    folders = [
-        run.store.folder("generate_responses", manifest.inputs[name]) for name in ("sft_responses", "rlhf_responses")
-    ]
-    return rewards_by_id(*(read_jsonl(folder / "responses.jsonl") for folder in folders))

@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from rlhf.errors import UserError
+from rlhf.evaluation.verdict import complete
 from rlhf.report.model_card import refresh_card
 from rlhf.report.page import render_report
 from rlhf.results.schema import (
@@ -28,8 +29,8 @@ from rlhf.storage.files import write_atomically
 from rlhf.storage.s3_store import open_store
 
 LABELING = "export_labeling_manifest"
-READ_BY_IMPORT = ("generate_responses", "aggregate_results")
-"""Stages whose artifacts a label import reads, besides that of the pairs."""
+READ_BY_IMPORT = "aggregate_results"
+"""The stage whose artifact a label import reads, besides that of the pairs."""
 
 
 @dataclass(frozen=True)
@@ -91,19 +92,25 @@ def open_run(workspace: str, name: str | None) -> Iterator[FinishedRun]:
     """
     run = find_run(workspace, name)
     stages = [(stage.name.partition("[")[0], stage.fingerprint) for stage in run.results.stages]
-    folders = [run.store.folder(stage, fingerprint) for stage, fingerprint in stages if stage in READ_BY_IMPORT]
+    folders = [run.store.folder(stage, fingerprint) for stage, fingerprint in stages if stage == READ_BY_IMPORT]
     with run.store.local_copies([run.pairs, *folders]):
         if problems := verify(run.pairs):
             raise UserError(f"{'; '.join(problems)}; `rlhf run PROFILE --name {run.folder.name}` rebuilds it")
         yield run
 
 
-def rebuild_report(run: FinishedRun) -> None:
-    """Write results.json, report.html and model card again, with imported labels; also to S3 if they are there."""
+def results_artifact(run: FinishedRun) -> Path:
+    """Folder of the run's aggregate_results artifact.  Raises UserError if it is not intact."""
     fingerprint = next(stage.fingerprint for stage in run.results.stages if stage.name == "aggregate_results")
     artifact = run.store.folder("aggregate_results", fingerprint)
     if problems := verify(artifact):
         raise UserError(f"{'; '.join(problems)}; `rlhf run PROFILE --name {run.folder.name}` rebuilds it")
+    return artifact
+
+
+def rebuild_report(run: FinishedRun) -> None:
+    """Write results.json, report.html and model card again, with imported labels; also to S3 if they are there."""
+    artifact = results_artifact(run)
     write_with_stage_times(artifact, run.results.stages, run.folder / RESULTS, run.folder / REPORT)
     refresh_card(run.folder)
     run.store.push(run.folder, [name for name in (LABELS, REPORT, RESULTS) if (run.folder / name).exists()])
@@ -124,10 +131,9 @@ def write_with_stage_times(artifact: Path, stages: list[StageRow], results_path:
     report_data = read_report_data(artifact)
     labeling_task = results.lineage.fingerprints["export_labeling_manifest"]
     labels = read_labels(results_path.parent, labeling_task)
-    update: dict[str, object] = {"stages": stages}
-    if labels is not None:
-        update["human_evaluation"] = labels.evaluation
-    write_results(results.model_copy(update=update), report_data, results_path, report_path)
+    people = labels.evaluation if labels is not None else results.human_evaluation
+    completed = complete(results.model_copy(update={"stages": stages}), people)
+    write_results(completed, report_data, results_path, report_path)
 
 
 def read_report_data(artifact: Path) -> ReportData:

@@ -6,38 +6,35 @@ Takes the artifacts of all earlier stages.  Equal inputs give equal files, excep
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 
-from rlhf.evaluation.human_preference import evaluate, rewards_by_id
-from rlhf.evaluation.intervals import bootstrap_interval, paired_difference, wilson_interval
+from rlhf.evaluation.human_preference import evaluate
+from rlhf.evaluation.intervals import sign_test_p_value, wilson_interval
+from rlhf.evaluation.measurements import (
+    machine_judges,
+    machine_votes,
+    policy_comparison,
+    reward_results,
+    seed_results,
+    toxicity_results,
+)
+from rlhf.evaluation.multiple_choice import capability_results
+from rlhf.evaluation.over_optimization import over_optimization
 from rlhf.evaluation.reward_hacking import reward_hacking_signs
-from rlhf.evaluation.toxicity.continuations import CONTINUATIONS, Continuation, iter_continuations
-from rlhf.evaluation.toxicity.metrics import toxicity_metrics
+from rlhf.evaluation.run_data import read_run
+from rlhf.evaluation.verdict import complete
 from rlhf.labeling.manifest import read_key
 from rlhf.report.lineage import device_of, is_synthetic, lineage, stage_label
-from rlhf.report.report_data import Rows, collect_report_data
-from rlhf.results.base import Difference, Mean, PairedMetric
-from rlhf.results.policy_comparison import (
-    RESPONSE_METRICS,
-    VALIDATION_LOSS,
-    KlResults,
-    PolicyComparison,
-    ResponseRow,
-    ValidationLossRow,
-)
+from rlhf.report.report_data import collect_report_data
 from rlhf.results.schema import (
     REPORT,
     REPORT_DATA,
     RESULTS,
     CalibrationBin,
     DataResults,
-    Results,
+    Measurements,
     RewardModelResults,
-    RewardResults,
     StageRow,
-    ToxicityResults,
 )
 from rlhf.runs.published import write_results
 from rlhf.runtime.stage import main
@@ -48,37 +45,36 @@ from rlhf.storage.files import read_jsonl
 
 def aggregate_results(config: ReportStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:
     """Write results and report to `output`; returns the most important metrics."""
-    responses = [read_jsonl(inputs[name] / "responses.jsonl") for name in ("sft_responses", "rlhf_responses")]
-    continuations = [
-        list(iter_continuations(inputs[name] / CONTINUATIONS)) for name in ("sft_toxicity", "rlhf_toxicity")
-    ]
-    comparison = inputs["policy_comparison"]
-    response_rows = [ResponseRow.model_validate(row) for row in read_jsonl(comparison / RESPONSE_METRICS)]
-    loss_rows = [ValidationLossRow.model_validate(row) for row in read_jsonl(comparison / VALIDATION_LOSS)]
-    _require_pairs([[row["id"] for row in rows] for rows in responses])
-    _require_pairs([[row["id"] for row in responses[0]], [row.id for row in response_rows]])
-    _require_pairs([[(row.id, row.sample) for row in rows] for rows in continuations])
-    manifests = {name: _manifest(folder) for name, folder in inputs.items()}
-
-    toxicity = toxicity_results(continuations[0], continuations[1], config.toxicity.classifier, config.seed)
-    reward = reward_results(config, inputs, responses[0], responses[1])
-    policies = policy_comparison(loss_rows, response_rows, config.seed)
-    results = Results(
+    run, manifests = read_run(config, inputs), {name: _manifest(folder) for name, folder in inputs.items()}
+    chosen = {row["id"]: float(str(row["score"])) for row in read_jsonl(inputs["reward"] / "chosen_scores.jsonl")}
+    reward = reward_results(
+        run, [chosen[row["id"]] for row in run.sft.responses], config.seed, is_delta=config.ppo.subtract_chosen_score
+    )
+    toxicity = toxicity_results(run, config.toxicity.classifier, config.seed)
+    policies = policy_comparison(run, config.seed)
+    reward_model = reward_model_results(inputs["reward"])
+    judge = reward_model_results(inputs["judge"]) if "judge" in inputs else None
+    measured = Measurements(
         run_name=config.run_name,
         synthetic=is_synthetic(config),
+        control=config.control,
+        primary_endpoints=config.evaluation.primary_endpoints,
+        judges=machine_judges(run, judge, reward_model),
         reward=reward,
         toxicity=toxicity,
         policy_comparison=policies,
         reward_hacking_signs=reward_hacking_signs(reward.difference, policies),
-        human_evaluation=evaluate([], read_key(inputs["labeling"]), rewards_by_id(*responses), config.seed),
-        reward_model=reward_model_results(inputs["reward"]),
+        human_evaluation=evaluate([], read_key(inputs["labeling"]), [], config.seed),
+        seeds=seed_results(run, config.seed),
+        over_optimisation=over_optimization(run),
+        capability=capability_results(run.first.questions, config.seed) if run.first.questions else None,
+        reward_model=reward_model,
         data=data_results(inputs["data"]),
         lineage=lineage(config, manifests),
         stages=[stage_row(name, manifest) for name, manifest in manifests.items()],
     )
-    report_data = collect_report_data(
-        config, inputs["rlhf"], results, responses=responses, rows=response_rows, continuations=continuations
-    )
+    results = complete(measured, measured.human_evaluation)
+    report_data = collect_report_data(run, results, machine_votes(run), kl_target=config.ppo.kl_target)
     (output / REPORT_DATA).write_text(report_data.model_dump_json(indent=2) + "\n", encoding="utf-8")
     write_results(results, report_data, output / RESULTS, output / REPORT)
     return {
@@ -89,66 +85,14 @@ def aggregate_results(config: ReportStage, inputs: dict[str, Path], output: Path
     }
 
 
-def reward_results(config: ReportStage, inputs: dict[str, Path], sft: Rows, rlhf: Rows) -> RewardResults:
-    """Reward on the validation prompts during PPO, and of both models' responses to the test prompts."""
-    summary = json.loads((inputs["rlhf"] / "summary.json").read_bytes())
-    chosen = {row["id"]: row["score"] for row in read_jsonl(inputs["reward"] / "chosen_scores.jsonl")}
-    before, after = _floats(sft, "reward"), _floats(rlhf, "reward")
-    return RewardResults(
-        is_delta=config.ppo.subtract_chosen_score,
-        first=summary["first"],
-        best=summary["best"],
-        last=summary["last"],
-        best_step=summary["best_step"],
-        sft=_mean(before),
-        rlhf=_mean(after),
-        chosen=_mean([float(str(chosen[row["id"]])) for row in sft]),
-        difference=_difference(before, after, config.seed),
-    )
-
-
-def toxicity_results(sft: list[Continuation], rlhf: list[Continuation], classifier: str, seed: int) -> ToxicityResults:
-    """Toxicity of both models' continuations and the paired differences."""
-    metrics = toxicity_metrics(sft, rlhf, seed)
-    overall = metrics.labels[0].all
-    mean = overall.mean
-    return ToxicityResults(
-        classifier=classifier,
-        sft=Mean(mean=mean.sft, n=overall.prompts),
-        rlhf=Mean(mean=mean.rlhf, n=overall.prompts),
-        difference=Difference(mean=mean.difference, ci95=mean.ci95, p_value=mean.p_value),
-        metrics=metrics,
-    )
-
-
-def policy_comparison(
-    loss_rows: Sequence[ValidationLossRow], response_rows: Sequence[ResponseRow], seed: int
-) -> PolicyComparison:
-    """Validation loss, length and repetition of both models, paired, and the KL between them."""
-    kl = [row.kl for row in response_rows]
-    return PolicyComparison(
-        validation_loss=_paired([row.sft_loss for row in loss_rows], [row.rlhf_loss for row in loss_rows], seed),
-        response_tokens=_paired(
-            [float(row.sft.tokens) for row in response_rows], [float(row.rlhf.tokens) for row in response_rows], seed
-        ),
-        repetition=_paired(
-            [row.sft.repetition for row in response_rows], [row.rlhf.repetition for row in response_rows], seed
-        ),
-        kl=KlResults(
-            per_response=fmean(kl),
-            ci95=bootstrap_interval(kl, seed),
-            per_token=sum(kl) / max(1, sum(row.rlhf.tokens for row in response_rows)),
-            n=len(kl),
-        ),
-    )
-
-
 def reward_model_results(reward: Path) -> RewardModelResults:
-    """Accuracy and calibration of the reward model on validation pairs, from the train_reward artifact."""
+    """Accuracy and calibration of a reward model on validation pairs, from the artifact of its training."""
     evaluation = json.loads((reward / "evaluation.json").read_bytes())
+    right = evaluation["accuracy"] * evaluation["pairs"]
     return RewardModelResults(
         accuracy=evaluation["accuracy"],
         ci95=(evaluation["accuracy_low"], evaluation["accuracy_high"]),
+        p_value=sign_test_p_value(int(right), int(evaluation["pairs"] - right)),
         pairs=evaluation["pairs"],
         mean_margin=evaluation["mean_margin"],
         loss=evaluation["loss"],
@@ -184,31 +128,10 @@ def stage_row(name: str, manifest: Manifest) -> StageRow:
     )
 
 
-def _require_pairs(ids: Sequence[Sequence[object]]) -> None:
-    assert ids[0] == ids[1], "both models need the same prompts in the same order"
-
-
 def _manifest(folder: Path) -> Manifest:
     manifest = read_manifest(folder)
     assert manifest is not None, f"{folder} is not finished"
     return manifest
-
-
-def _mean(values: list[float]) -> Mean:
-    return Mean(mean=fmean(values), n=len(values))
-
-
-def _difference(before: list[float], after: list[float], seed: int) -> Difference:
-    difference = paired_difference(before, after, seed)
-    return Difference(mean=difference.mean, ci95=difference.ci95, p_value=difference.p_value)
-
-
-def _paired(before: list[float], after: list[float], seed: int) -> PairedMetric:
-    return PairedMetric(sft=_mean(before), rlhf=_mean(after), difference=_difference(before, after, seed))
-
-
-def _floats(rows: Rows, name: str) -> list[float]:
-    return [float(str(row[name])) for row in rows]
 
 
 if __name__ == "__main__":

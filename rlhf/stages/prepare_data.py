@@ -1,7 +1,8 @@
 """Stage: read preference pairs, drop those that do not fit, and split the others by prompt.
 
-Lengths are in tokens of the base model.  Every row is in preferences.jsonl, validation_preferences.jsonl or
-test_prompts.jsonl, or counted in dropped.json.  The other files are made of the same rows.
+Lengths are in tokens of the base model.  Every row is in preferences.jsonl, judge_preferences.jsonl,
+validation_preferences.jsonl or test_prompts.jsonl, or counted in dropped.json.  The other files are made of the same
+rows; those for the policy contain nothing of judge_preferences.jsonl.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def prepare_data(config: DataStage, inputs: dict[str, Path], output: Path) -> di
             test_prompts=config.data.test_prompts,
             validation_prompts=config.data.validation_prompts,
             near_duplicate_threshold=config.data.near_duplicate_threshold,
+            judge_share=config.data.judge_share,
             max_pairs=config.data.max_pairs,
         )
     except UserError as error:
@@ -58,7 +60,8 @@ def prepare_data(config: DataStage, inputs: dict[str, Path], output: Path) -> di
     counts = {"read": read, "kept": row_counts, "dropped": dict(sorted(dropped.items()))}
     write_atomically(output / "dropped.json", json.dumps(counts, indent=2))
     note(
-        f"read {read} rows; {len(splits.training)} pairs to train on, {len(splits.validation)} pairs of "
+        f"read {read} rows; {len(splits.training)} pairs to train on, {len(splits.judge)} for the independent judge, "
+        f"{len(splits.validation)} pairs of "
         f"{row_counts['validation_prompts.jsonl']} validation prompts, {len(splits.test)} test prompts; "
         f"dropped: {_sentence(dropped)}"
     )
@@ -66,6 +69,7 @@ def prepare_data(config: DataStage, inputs: dict[str, Path], output: Path) -> di
         "rows_read": read,
         "rows_dropped": dropped.total(),
         "training_pairs": len(splits.training),
+        "judge_pairs": len(splits.judge),
         "training_prompts": row_counts["ppo_prompts.jsonl"],
         "validation_pairs": len(splits.validation),
         "validation_prompts": row_counts["validation_prompts.jsonl"],
@@ -147,6 +151,7 @@ def _files(splits: Splits) -> dict[str, Rows]:
         "demonstrations.jsonl": _demonstrations(splits.training),
         "validation_demonstrations.jsonl": _demonstrations(splits.validation),
         "preferences.jsonl": _preferences(splits.training),
+        "judge_preferences.jsonl": _preferences(splits.judge),
         "validation_preferences.jsonl": _preferences(splits.validation),
         "ppo_prompts.jsonl": _prompts(splits.training),
         "validation_prompts.jsonl": _prompts(splits.validation),

@@ -21,9 +21,10 @@ from rlhf.models.loading import load_reward_model, new_reward_model, save_model
 from rlhf.models.reward_model import RewardModel
 from rlhf.models.tokenization import context_length, encode_prompt, encode_response, load_tokenizer, require_fit
 from rlhf.runtime.distributed import init_distributed
+from rlhf.runtime.seeds import derive_seed
 from rlhf.runtime.stage import is_main_process, main, progress
 from rlhf.runtime.trackers import tracker_session
-from rlhf.stage_config import RewardStage
+from rlhf.stage_config import JudgeStage, RewardStage
 from rlhf.storage.files import write_atomically, write_jsonl
 from rlhf.training.trl_trainer import (
     EncodedRow,
@@ -40,39 +41,59 @@ PROMPT_FILES = ("ppo_prompts.jsonl", "validation_prompts.jsonl", "test_prompts.j
 def train_reward(config: RewardStage, inputs: dict[str, Path], output: Path) -> dict[str, float]:
     """Train a model on inputs["data"], or import inputs["source"]; evaluate it and score the chosen responses.
 
+    With `control: shuffled`, chosen and rejected of each training pair are swapped by a seeded coin.
     Writes model/, evaluation.json and chosen_scores.jsonl to `output`, and metrics.jsonl if a model is trained.
     """
-    base, data = inputs["model"] / "model", inputs["data"]
+    data = inputs["data"]
+    if "source" in inputs and not (output / "model").is_dir():
+        import_reward_model(inputs["source"], inputs["model"] / "model", config, output)
+        init_distributed().wait_for_everyone()
+    shuffle_seed = config.seed if config.control == "shuffled" else None
+    reward, metrics = train_and_evaluate(config, inputs, output, "preferences.jsonl", shuffle_seed)
+
+    prompts = [row for name in PROMPT_FILES for row in read_rows(data / name)]
+    batch_size = SCORING_FACTOR * config.reward.device_batch_size
+    scores = score_distributed(reward, prompts, "chosen", batch_size, "scoring chosen responses")
+    if is_main_process():
+        rows = [{"id": row["id"], "score": score} for row, score in zip(prompts, scores, strict=True)]
+        write_jsonl(output / "chosen_scores.jsonl", rows)
+    return metrics
+
+
+def train_and_evaluate(
+    config: RewardStage | JudgeStage, inputs: dict[str, Path], output: Path, pairs: str, shuffle_seed: int | None = None
+) -> tuple[RewardModel, dict[str, float]]:
+    """Train on the file `pairs` of inputs["data"] unless model/ exists, and measure on the validation pairs.
+
+    Writes model/, metrics.jsonl and evaluation.json; returns the model and the metrics of its evaluation.
+    """
+    data = inputs["data"]
     if not (output / "model").is_dir():
-        if "source" in inputs:
-            import_reward_model(inputs["source"], base, config, output)
-        else:
-            with tracker_session(config):
-                train_reward_model(config, base, data, output)
-            clear_device_cache(garbage_collection=True)  # frees the trainer's memory before the model is loaded
+        with tracker_session(config):
+            train_reward_model(config, inputs["model"] / "model", output, pairs=data / pairs, shuffle_seed=shuffle_seed)
+        clear_device_cache(garbage_collection=True)  # frees the trainer's memory before the model is loaded
         init_distributed().wait_for_everyone()
 
     reward = RewardModel.load(output / "model", config.model.dtype, init_distributed().device)
     batch_size = SCORING_FACTOR * config.reward.device_batch_size
-    pairs = read_rows(data / "validation_preferences.jsonl")
-    chosen = score_distributed(reward, pairs, "chosen", batch_size, "scoring validation pairs: chosen")
-    rejected = score_distributed(reward, pairs, "rejected", batch_size, "scoring validation pairs: rejected")
+    validation = read_rows(data / "validation_preferences.jsonl")
+    chosen = score_distributed(reward, validation, "chosen", batch_size, "scoring validation pairs: chosen")
+    rejected = score_distributed(reward, validation, "rejected", batch_size, "scoring validation pairs: rejected")
     evaluation = evaluate_margins([better - worse for better, worse in zip(chosen, rejected, strict=True)])
-
-    prompts = [row for name in PROMPT_FILES for row in read_rows(data / name)]
-    scores = score_distributed(reward, prompts, "chosen", batch_size, "scoring chosen responses")
     if is_main_process():
         write_atomically(output / "evaluation.json", json.dumps(evaluation, indent=2))
-        rows = [{"id": row["id"], "score": score} for row, score in zip(prompts, scores, strict=True)]
-        write_jsonl(output / "chosen_scores.jsonl", rows)
-    return {name: value for name, value in evaluation.items() if isinstance(value, float | int)}
+    return reward, {name: value for name, value in evaluation.items() if isinstance(value, float | int)}
 
 
-def train_reward_model(config: RewardStage, base: Path, data: Path, output: Path) -> None:
+def train_reward_model(
+    config: RewardStage | JudgeStage, base: Path, output: Path, *, pairs: Path, shuffle_seed: int | None
+) -> None:
     """Train to the end, from a checkpoint if there is one, and write model/ and metrics.jsonl."""
     model, tokenizer = new_reward_model(base, "float32", config.seed)
-    rows = encode_pairs(data / "preferences.jsonl", tokenizer, model)
-    validation = encode_pairs(data / "validation_preferences.jsonl", tokenizer, model)
+    rows = encode_pairs(pairs, tokenizer, model)
+    if shuffle_seed is not None:
+        rows = shuffle_labels(rows, shuffle_seed)
+    validation = encode_pairs(pairs.with_name("validation_preferences.jsonl"), tokenizer, model)
     arguments = training_arguments(
         config.reward, model=model, dtype=config.model.dtype, seed=config.seed, output=output
     )
@@ -110,6 +131,16 @@ def encode_pairs(path: Path, tokenizer: PreTrainedTokenizerBase, model: PreTrain
         require_fit(f"row {row['id']}", max(map(len, ids.values())), context)
         encoded.append(ids)
     return encoded
+
+
+def shuffle_labels(rows: list[EncodedRow], seed: int) -> list[EncodedRow]:
+    """The rows with chosen and rejected swapped in those for which a seeded coin says so."""
+    return [
+        {"chosen_ids": row["rejected_ids"], "rejected_ids": row["chosen_ids"]}
+        if derive_seed(seed, "shuffled labels", str(number)) % 2
+        else row
+        for number, row in enumerate(rows)
+    ]
 
 
 def score_distributed(
