@@ -87,14 +87,20 @@ class ServerJudge:
     def judge(self, pairs: Sequence[Pair], finished: Callable[[LlmJudgement], None]) -> None:
         """Ask about `pairs` in parallel; calls `finished` with each judgement, from one thread at a time.
 
-        After an error no new question is asked, and pairs in progress are finished first.
+        After an error no other pair is begun, and those in progress are finished before it is raised.
         """
         lock = threading.Lock()
 
         def judge_one(pair: Pair) -> None:
-            rlhf_first, sft_first = (read_reply(self.ask(text)) for text in ask_in_both_orders(pair, self.seed))
-            with lock:
-                finished(judge_pair(pair.id, rlhf_first, sft_first))
+            if self._stopped.is_set():
+                return
+            try:
+                rlhf_first, sft_first = (read_reply(self.ask(text)) for text in ask_in_both_orders(pair, self.seed))
+                with lock:
+                    finished(judge_pair(pair.id, rlhf_first, sft_first))
+            except BaseException:
+                self._stopped.set()
+                raise
 
         with ThreadPoolExecutor(self.settings.requests_at_once) as pool:
             try:
@@ -102,7 +108,6 @@ class ServerJudge:
                     future.result()
             finally:
                 self._stopped.set()
-                pool.shutdown(cancel_futures=True)
 
     def ask(self, question: str) -> str:
         """The reply to a question; empty if the model said nothing.

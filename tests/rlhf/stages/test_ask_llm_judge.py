@@ -26,7 +26,7 @@ from tests.support.tiny_inputs import write_request
 from tests.support.tiny_judge import tiny_judge
 
 MODULE = "rlhf.stages.ask_llm_judge"
-PAIRS = 24
+PAIRS = 12
 
 
 def write_responses(folder: Path, sft: list[str], rlhf: list[str]) -> dict[str, Path]:
@@ -44,7 +44,7 @@ def write_responses(folder: Path, sft: list[str], rlhf: list[str]) -> dict[str, 
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> dict[str, Path]:
-    """24 pairs of different responses; RLHF's have more eggs."""
+    """12 pairs of different responses; RLHF's have more eggs."""
     return write_responses(
         tmp_path / "inputs",
         [f"rice {number}" for number in range(PAIRS)],
@@ -102,26 +102,20 @@ def test_a_true_preference_is_found_in_both_orders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reply", "answers", "flips", "unreadable"),
+    ("reply", "answers", "counted"),
     [
-        ("A", ("rlhf", "sft"), PAIRS, 0),
-        ("B", ("sft", "rlhf"), PAIRS, 0),
-        ("Both are fine.", ("unreadable", "unreadable"), 0, 2 * PAIRS),
+        ("A", ("rlhf", "sft"), {"position_flips": PAIRS, "unreadable": 0}),
+        ("B", ("sft", "rlhf"), {"position_flips": PAIRS, "unreadable": 0}),
+        ("Both are fine.", ("unreadable", "unreadable"), {"position_flips": 0, "unreadable": 2 * PAIRS}),
     ],
 )
 def test_a_judge_that_always_says_the_same_has_no_vote(
-    inputs: dict[str, Path], tmp_path: Path, reply: str, answers: tuple[str, str], flips: int, unreadable: int
+    inputs: dict[str, Path], tmp_path: Path, reply: str, answers: tuple[str, str], counted: dict[str, int]
 ) -> None:
     with llm_server(lambda a, b: reply) as server:  # noqa: ARG005 a rule gets both responses
         metrics, rows = run(on_server(server), inputs, tmp_path / "out")
     assert {(row.first, row.second, row.vote) for row in rows} == {(*answers, 0)}
-    assert metrics == {
-        "wins": 0,
-        "ties": PAIRS,
-        "losses": 0,
-        "position_flips": flips,
-        "unreadable": unreadable,
-    }
+    assert metrics == {"wins": 0, "ties": PAIRS, "losses": 0} | counted
 
 
 def test_unreadable_replies_are_reported(
@@ -130,7 +124,7 @@ def test_unreadable_replies_are_reported(
     with llm_server(lambda a, b: "A" if "eggs" in a else "hm") as server:  # noqa: ARG005 a rule gets both responses
         metrics, _ = run(on_server(server), inputs, tmp_path / "out")
     assert metrics["unreadable"] == PAIRS
-    assert '@note "24 of 48 replies of the language model are not A, B or C"' in capsys.readouterr().out
+    assert '@note "12 of 24 replies of the language model are not A, B or C"' in capsys.readouterr().out
 
 
 def test_equal_responses_are_a_tie_without_a_question(tmp_path: Path) -> None:
@@ -236,7 +230,7 @@ def test_a_folder_judges_the_same_in_batches_of_any_size(
 def test_a_killed_stage_asks_only_about_the_other_pairs(
     inputs: dict[str, Path], tmp_path: Path, stages: Stages
 ) -> None:
-    """The command itself.  A pair in progress when it is killed is asked again, so each of two threads may lose two."""
+    """The command itself.  A pair in progress when it is killed is asked again, so each of two threads may lose it."""
     journal = tmp_path / "killed" / "checkpoints" / "llm_judgements.jsonl"
     stages.load(MODULE)
     with llm_server(prefers_more("eggs")) as server:
@@ -246,11 +240,11 @@ def test_a_killed_stage_asks_only_about_the_other_pairs(
         server.bodies.clear()
 
         hold = threading.Event()
-        server.rule = holding_after(20, hold, server, server.rule)
-        assert not stages.run(MODULE, request, tmp_path / "killed", kill_when=lambda: len(server.bodies) > 20)
+        server.rule = holding_after(10, hold, server, server.rule)
+        assert not stages.run(MODULE, request, tmp_path / "killed", kill_when=lambda: len(server.bodies) > 10)
         hold.set()
         finished = {json.loads(line)["id"] for line in journal.read_bytes().splitlines()}
-        assert 8 <= len(finished) <= 10
+        assert 3 <= len(finished) <= 5
         server.bodies.clear()
         assert stages.run(MODULE, request, tmp_path / "killed")
     assert len(server.bodies) == 2 * (PAIRS - len(finished))
@@ -286,7 +280,7 @@ def test_only_the_main_rank_asks_a_server(inputs: dict[str, Path], tmp_path: Pat
 def test_two_ranks_resume_a_folders_judgements_to_the_same_bytes(
     inputs: dict[str, Path], model: Path, tmp_path: Path, stages: Stages
 ) -> None:
-    """24 pairs in 8 batches; the first run is killed after some of them."""
+    """12 pairs in 4 batches; the first run is killed after some of them."""
     journal = tmp_path / "killed" / "checkpoints" / "llm_judgements.jsonl"
     config = in_folder(model, requests_at_once=6)
     request = write_request(tmp_path / "request.json", "ask_llm_judge", config, inputs | {"llm": model})
