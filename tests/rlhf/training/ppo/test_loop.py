@@ -327,6 +327,20 @@ def test_two_processes_equal_one(
 
 
 @pytest.mark.slow
+def test_two_processes_end_early_together(inputs: dict[str, Path], tmp_path: Path, stages: Stages) -> None:
+    config = ending_early(inputs, tmp_path / "complete", steps=4, checkpoint_every=2)
+    request = write_request(tmp_path / "request.json", "train_ppo", config, inputs)
+    summaries = []
+    for processes in (1, 2):
+        output = tmp_path / str(processes)
+        assert stages.run("rlhf.stages.train_ppo", request, output, processes=processes)
+        summaries.append(json.loads((output / "summary.json").read_text()))
+    one, two = (summary["stopped_early"] for summary in summaries)
+    assert two == pytest.approx(one, rel=1e-3)
+    assert [[rejected["step"] for rejected in summary["rejected"]] for summary in summaries] == [[2], [2]]
+
+
+@pytest.mark.slow
 def test_two_processes_resume_after_a_kill(inputs: dict[str, Path], tmp_path: Path, stages: Stages) -> None:
     """Byte-identical to an undisturbed run of two processes; each loads its shard of the optimizer state."""
     config = settings(steps=12, validate_every=4, checkpoint_every=2)
