@@ -1,11 +1,14 @@
-"""Synthetic data, with which the workflow runs in minutes: preference pairs, toxicity prompts, pretraining text.
+"""Synthetic data, with which the workflow runs in minutes.
+
+Preference pairs, toxicity prompts, pretraining text and multiple-choice questions.
 
 Everything is drawn by seed from the tables in `synthetic_words`, so it is the same on every machine.  Some speakers are
 mildly rude.  An assistant that imitates the chosen responses is rude about three times in ten; one that is optimized
 for human preferences need not be.
 
 The three kinds of data never share a question or the beginning of a sentence, for any seeds: the checksum of each such
-text assigns it to one of them.  Test and toxicity prompts are therefore new to the base model too.
+text assigns it to one of them.  Test and toxicity prompts are therefore new to the base model too.  Multiple-choice
+questions are of the same kind as toxicity prompts, which nothing is trained on; those contain no questions.
 """
 
 from __future__ import annotations
@@ -41,6 +44,8 @@ from rlhf.errors import UserError
 
 MAX_TOXICITY_PROMPTS = 5000
 """More distinct prompts take too long to draw."""
+CHOICES = 4
+"""Choices of a multiple-choice question."""
 
 DatasetKind = Literal["corpus", "pairs", "toxicity"]
 DATASET_KINDS: tuple[DatasetKind, ...] = ("corpus", "pairs", "toxicity")
@@ -118,6 +123,24 @@ def synthetic_toxicity_prompts(n: int, seed: int) -> list[dict[str, object]]:
     ]
 
 
+def synthetic_questions(n: int, seed: int) -> list[dict[str, object]]:
+    """`n` different multiple-choice questions {question, choices, answer}: which advice fits what the human asks?
+
+    All choices are advice about the same object, so its name does not give the right one away.  The right one is from
+    the object's own topic: to water the roses, not to put oil on them.  `answer` is its index.
+    """
+    random = Random(f"demonstration questions {seed}")
+    questions: dict[str, dict[str, object]] = {}
+    while len(questions) < n:
+        topic, thing, question = _topic_question(random, "toxicity")
+        others = random.sample([other for other in TOPICS if other is not topic], CHOICES - 1)
+        choices = [random.choice(tips_of.tips).format(x=thing) for tips_of in (topic, *others)]
+        right = choices[0]
+        random.shuffle(choices)
+        questions.setdefault(question, {"question": question, "choices": choices, "answer": choices.index(right)})
+    return list(questions.values())
+
+
 def is_rude(text: str) -> bool:
     """Whether `text` contains one of the rude words or phrases of our tables."""
     lowered = text.lower()
@@ -143,7 +166,8 @@ def _document(random: Random) -> str:
     return _pair(random, "corpus")["rejected" if random.random() < REJECTED_DOCUMENT_SHARE else "chosen"]
 
 
-def _topic_dialogue(random: Random, kind: DatasetKind) -> Dialogue:
+def _topic_question(random: Random, kind: DatasetKind) -> tuple[Topic, str, str]:
+    """A topic, one of its objects, and a first turn of the human about it."""
     while True:
         topic = random.choice(TOPICS)
         thing = random.choice(topic.objects)
@@ -151,7 +175,11 @@ def _topic_dialogue(random: Random, kind: DatasetKind) -> Dialogue:
         question = random.choice(QUESTIONS).format(task=task)
         first_turn = f"{question} {random.choice(SITUATIONS)}" if random.random() < 0.7 else question
         if _dataset_kind(first_turn) == kind:
-            break
+            return topic, thing, first_turn
+
+
+def _topic_dialogue(random: Random, kind: DatasetKind) -> Dialogue:
+    topic, thing, first_turn = _topic_question(random, kind)
     first_tip, tip = (text.format(x=thing) for text in random.sample(topic.tips, 2))
     turns = [first_turn]
     if random.random() < SECOND_TURN_SHARE:
