@@ -115,13 +115,13 @@ def test_ppo_hours_by_hand(published: Plan) -> None:
     exchange = 56 * trained * 6 / (0.6 * 300e9)
     step_seconds = judging + 12 * top / training + exchange
     assert step_seconds == pytest.approx(9.83, abs=0.01)
-    # Three validations of 16 rollouts per rank, decoded in one batch.
+    # 20 validations (before the first step, after every fifth, after the last) of 16 rollouts per rank, in one batch.
     draws = 128 * (2 * GPT_J + 16 * 175 * 458_752) / memory
     measurement = draws + 16 * (111.36 + 239.36) * blocks / forward + 2 * top * 16 / 56 / forward
     # Policy read and written, reward model read, three checkpoints of masters and moments, at 1 GB/s.
     files = (4 * GPT_J + 2 * (GPT_J - OUTPUT - 50400 + 4096) + 3 * 12 * trained) / 1e9
     seconds = stage(published, "train_ppo").estimate.seconds
-    assert seconds == pytest.approx(94 * step_seconds + 3 * measurement + files, rel=1e-4)
+    assert seconds == pytest.approx(94 * step_seconds + 20 * measurement + files, rel=1e-4)
 
 
 def test_the_plan_uses_the_memory_formula_that_is_measured() -> None:

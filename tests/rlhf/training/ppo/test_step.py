@@ -56,9 +56,18 @@ def test_at_the_first_step_kl_is_exactly_0_and_each_first_minibatch_has_ratio_ex
 
 @pytest.mark.slow
 def test_steps_move_the_policy_towards_rewarded_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rewarded for tokens of the lower half of the vocabulary, the policy samples more and more of them."""
+    """Rewarded for tokens of the lower half of the vocabulary, the policy samples more and more of them.
+
+    Without the penalty of responses that do not end, because longer responses have higher scores.
+    """
     context = tiny_context(
-        tmp_path, rollouts_per_step=64, minibatch_size=16, epochs=4, learning_rate=0.01, kl_coefficient=0.0
+        tmp_path,
+        rollouts_per_step=64,
+        minibatch_size=16,
+        epochs=4,
+        learning_rate=0.01,
+        kl_coefficient=0.0,
+        missing_eos_penalty=0.0,
     )
 
     def lower_half(_prompts: object, responses: list[Response]) -> Tensor:
