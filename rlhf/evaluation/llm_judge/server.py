@@ -142,7 +142,9 @@ class ServerJudge:
                 self._require_success(response)
                 content = self._read(response)
         except httpx.TransportError as error:
-            raise _TemporaryError(brief(error)) from error
+            # other messages may quote what the server sent, and it may repeat the key
+            problem = brief(error) if isinstance(error, httpx.ConnectError) else type(error).__name__
+            raise _TemporaryError(problem) from error
         try:
             return _Reply.model_validate_json(content).choices[0].message.content or ""
         except ValidationError as error:
