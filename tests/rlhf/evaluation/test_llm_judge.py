@@ -350,7 +350,7 @@ def test_the_letters_of_a_folder_are_those_of_transformers(model: Path) -> None:
 
 
 def test_a_folder_judges_every_pair_in_both_orders(model: Path) -> None:
-    pairs = [pair(number, rlhf="rice " * (number % 4), sft="eggs") for number in range(6)]
+    pairs = [pair(number, rlhf="rice " * (number % 4), sft="eggs") for number in range(4)]
     expected = []
     for judged in pairs:
         first, second = (most_probable_letter(model, f"{text}\n\nAnswer:") for text in ask_in_both_orders(judged, 5))

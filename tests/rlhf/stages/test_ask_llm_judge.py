@@ -217,6 +217,7 @@ def test_a_folder_judges_twice_the_same_and_its_flips_are_counted(
     assert metrics["wins"] + metrics["ties"] + metrics["losses"] == PAIRS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("requests_at_once", [1, 100])
 def test_a_folder_judges_the_same_in_batches_of_any_size(
     inputs: dict[str, Path], model: Path, tmp_path: Path, requests_at_once: int
