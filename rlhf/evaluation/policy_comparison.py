@@ -46,19 +46,15 @@ def validation_loss_rows(models: ModelPair, rows: JsonRows) -> list[ValidationLo
     dialogues = [_dialogue(models, str(row["prompt"]), str(row["response"]), ended=True) for row in rows]
 
     def losses(model: PreTrainedModel, batch: Sequence[Dialogue]) -> list[float]:
-        logprob_BRV, mask_BR = response_logprobs(model, batch)
-        token_BR = torch.zeros(mask_BR.shape, dtype=torch.long, device=mask_BR.device)
-        token_BR[mask_BR] = torch.tensor([token for row in batch for token in row.response], device=mask_BR.device)
-        logprob_BR = logprob_BRV.gather(2, token_BR[..., None])[..., 0].where(mask_BR, 0)
-        loss_B: Tensor = -logprob_BR.double().sum(1) / mask_BR.sum(1)
-        return loss_B.tolist()
+        sums = response_logprob_sums(model, batch)
+        return [-total / len(dialogue.response) for total, dialogue in zip(sums, batch, strict=True)]
 
     def both(batch: Sequence[Dialogue]) -> list[tuple[float, float]]:
         return list(zip(losses(models.sft, batch), losses(models.rlhf, batch), strict=True))
 
     pairs = map_in_batches(dialogues, both, "validation loss")
     for row, pair in zip(rows, pairs, strict=True):
-        _require_finite("the loss of validation row", row["id"], *pair)
+        require_finite("the loss of validation row", row["id"], *pair)
     return [
         ValidationLossRow(id=str(row["id"]), tokens=len(dialogue.response), sft_loss=before, rlhf_loss=after)
         for row, dialogue, (before, after) in zip(rows, dialogues, pairs, strict=True)
@@ -75,7 +71,7 @@ def response_rows(
     )
     kls = map_in_batches(after, lambda batch: response_kl(models, batch), "KL of the responses")
     for row, kl in zip(rlhf, kls, strict=True):
-        _require_finite("the KL of the response to", row["id"], kl)
+        require_finite("the KL of the response to", row["id"], kl)
 
     def metrics(name: str, dialogues: list[Dialogue], index: int) -> ResponseMetrics:
         ids = dialogues[index].response
@@ -104,6 +100,16 @@ def response_kl(models: ModelPair, batch: Sequence[Dialogue]) -> list[float]:
     kl_BR = (rlhf_BRV.exp() * (rlhf_BRV - sft_BRV)).sum(2).clamp_min(0).where(mask_BR, 0)
     kl_B: list[float] = kl_BR.double().sum(1).tolist()
     return kl_B
+
+
+def response_logprob_sums(model: PreTrainedModel, batch: Sequence[Dialogue]) -> list[float]:
+    """Log-probability of each response given its prompt: the sum over its tokens, in nats."""
+    logprob_BRV, mask_BR = response_logprobs(model, batch)
+    token_BR = torch.zeros(mask_BR.shape, dtype=torch.long, device=mask_BR.device)
+    token_BR[mask_BR] = torch.tensor([token for row in batch for token in row.response], device=mask_BR.device)
+    logprob_BR = logprob_BRV.gather(2, token_BR[..., None])[..., 0].where(mask_BR, 0)
+    logprob_B: list[float] = logprob_BR.double().sum(1).tolist()
+    return logprob_B
 
 
 @torch.inference_mode()
@@ -151,14 +157,15 @@ def toxicity_scores(classifier: Classifier, sft: JsonRows, rlhf: JsonRows) -> di
     }
 
 
+def require_finite(what: str, name: object, *values: float) -> None:
+    """Raise UserError, in which `what` and `name` say what they measure, if a value is infinite or not a number."""
+    for value in values:
+        if not math.isfinite(value):
+            raise UserError(f"{what} {name} is {value}: the weights of a model are not finite; lower ppo.learning_rate")
+
+
 def _dialogue(models: ModelPair, prompt: str, response: str, *, ended: bool) -> Dialogue:
     """Token ids of a dialogue.  The response is truncated to the models' context."""
     prompt_ids, response_ids = encode_prompt(models.tokenizer, prompt), encode_response(models.tokenizer, response)
     room = (context_length(models.rlhf.config) or len(prompt_ids) + len(response_ids)) - len(prompt_ids)
     return Dialogue(prompt_ids, (response_ids if ended else response_ids[:-1])[: max(0, room)])
-
-
-def _require_finite(what: str, name: object, *values: float) -> None:
-    for value in values:
-        if not math.isfinite(value):
-            raise UserError(f"{what} {name} is {value}: the weights of a model are not finite; lower ppo.learning_rate")

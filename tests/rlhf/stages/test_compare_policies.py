@@ -11,15 +11,18 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rlhf.config import ModelConfig, RunConfig, ToxicityConfig
+from rlhf.data.questions import read_questions
 from rlhf.errors import UserError
 from rlhf.evaluation import policy_comparison
 from rlhf.models.loading import load_causal_lm
 from rlhf.models.tokenization import encode_prompt, encode_response, load_tokenizer
+from rlhf.results.capability import QuestionRow
 from rlhf.stage_config import ComparisonStage, part_of
 from rlhf.stages.compare_policies import compare_policies
 from rlhf.storage.files import read_jsonl, write_jsonl
+from tests.support.data_files import write_rows
 from tests.support.stages import Stages
-from tests.support.tiny_inputs import tiny_inputs, write_request
+from tests.support.tiny_inputs import WORDS, tiny_inputs, write_request
 from tests.support.tiny_models import tiny_model
 
 CONFIG = part_of(RunConfig(model=ModelConfig(), toxicity=ToxicityConfig(classifier="profanity-check")), ComparisonStage)
@@ -119,9 +122,41 @@ def test_weights_that_are_not_finite_are_reported(inputs: dict[str, Path], tmp_p
         run({**inputs, "rlhf": broken}, tmp_path / "out")
 
 
+def test_questions_of_a_file_are_answered_in_its_order(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """The accuracies are those of the rows; without the setting there is no file."""
+    choices = ["xxxx", "yyyy", "zzzz"]
+    rows: list[dict[str, object]] = [
+        {"question": f"{word}?", "choices": choices, "answer": number % 3} for number, word in enumerate(WORDS)
+    ]
+    path = write_rows(tmp_path / "questions.jsonl", rows)
+    for name in ("with", "without"):
+        (tmp_path / name).mkdir()
+    config = CONFIG.model_copy(update={"questions": str(path)})
+    metrics = compare_policies(config, {**inputs, "questions": path}, tmp_path / "with")
+    answers = [QuestionRow.model_validate(row) for row in read_jsonl(tmp_path / "with" / "questions.jsonl")]
+    assert [(row.correct, row.choices) for row in answers] == [(number % 3, 3) for number in range(len(WORDS))]
+    assert [row.id for row in answers] == [question.id for question in read_questions(str(path), 0, path)]
+    assert any(row.sft != row.rlhf for row in answers)
+    for name in ("sft", "rlhf"):
+        right = sum(getattr(row, name) == row.correct for row in answers)
+        assert metrics[f"accuracy_{name}"] == pytest.approx(right / len(WORDS))
+    assert "accuracy_sft" not in compare_policies(CONFIG, inputs, tmp_path / "without")
+    assert not (tmp_path / "without" / "questions.jsonl").exists()
+
+
+def test_a_broken_line_stops_the_stage_before_it_writes(inputs: dict[str, Path], tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "questions.jsonl", [{"question": "q", "choices": ["a", "b"], "answer": 2}])
+    config = CONFIG.model_copy(update={"questions": str(path)})
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match=r"questions\.jsonl:1: field answer is 2"):
+        compare_policies(config, {**inputs, "questions": path}, tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_results_of_one(inputs: dict[str, Path], tmp_path: Path, stages: Stages) -> None:
-    request = write_request(tmp_path / "request.json", "compare_policies", CONFIG, inputs)
+    config = CONFIG.model_copy(update={"questions": "synthetic"})
+    request = write_request(tmp_path / "request.json", "compare_policies", config, inputs)
     results = []
     for processes in (1, 2):
         output = tmp_path / str(processes)
@@ -129,6 +164,9 @@ def test_two_processes_give_the_results_of_one(inputs: dict[str, Path], tmp_path
         results.append([read_jsonl(output / name) for name in ("validation_loss.jsonl", "response_metrics.jsonl")])
     one, two = (json.dumps(rounded(files)) for files in results)
     assert one == two
+    one_questions, two_questions = ((tmp_path / str(number) / "questions.jsonl").read_bytes() for number in (1, 2))
+    assert one_questions == two_questions
+    assert one_questions.count(b"\n") == 60
 
 
 def rounded(value: object) -> object:

@@ -1,0 +1,105 @@
+"""Capability before and after PPO: both models answer the same multiple-choice questions.
+
+A model's choice is the one to which it gives the highest probability after "Question: ...\\nAnswer:", so nothing is
+sampled.  Probabilities fall with the length of a choice; by log-probability per byte, length matters less.
+
+Source: EleutherAI/lm-evaluation-harness, lm_eval/api/task.py, metrics acc and acc_norm of multiple-choice tasks.
+Differs: acc_norm divides by the number of characters, not of bytes in UTF-8; for ASCII they are equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from transformers import PreTrainedModel
+
+from rlhf.data.questions import MultipleChoiceQuestion
+from rlhf.errors import UserError
+from rlhf.evaluation.intervals import bootstrap_interval, sign_test_p_value, wilson_interval
+from rlhf.evaluation.policy_comparison import Dialogue, ModelPair, require_finite, response_logprob_sums
+from rlhf.models.limits import COMPARED_ROWS
+from rlhf.models.tokenization import context_length, encode_prompt, encode_response
+from rlhf.results.capability import Accuracy, AccuracyDifference, CapabilityResults, PairedAccuracy, QuestionRow
+from rlhf.runtime.stage import progress
+
+
+def question_rows(models: ModelPair, questions: Sequence[MultipleChoiceQuestion]) -> list[QuestionRow]:
+    """Both models' choices for each question.
+
+    Each question is run on its own, with all its choices, so its row does not depend on the other questions.
+    Raises UserError if a choice is longer than the models' context, or if a log-probability is not finite.
+    """
+    rows = []
+    for number, question in enumerate(questions, start=1):
+        dialogues = _dialogues(models, question)
+        sft, sft_normalized = _choose(models.sft, question, dialogues)
+        rlhf, rlhf_normalized = _choose(models.rlhf, question, dialogues)
+        rows.append(
+            QuestionRow(
+                id=question.id,
+                correct=question.correct,
+                choices=len(question.choices),
+                sft=sft,
+                rlhf=rlhf,
+                sft_normalized=sft_normalized,
+                rlhf_normalized=rlhf_normalized,
+            )
+        )
+        progress("multiple-choice questions", number, len(questions))
+    return rows
+
+
+def capability_results(rows: Sequence[QuestionRow], seed: int) -> CapabilityResults:
+    """Share of correct answers of both models and their paired difference, with intervals; `seed` draws resamples."""
+    plain = _paired_accuracy([row.sft == row.correct for row in rows], [row.rlhf == row.correct for row in rows], seed)
+    return CapabilityResults(
+        questions=len(rows),
+        sft=plain.sft,
+        rlhf=plain.rlhf,
+        difference=plain.difference,
+        normalized=_paired_accuracy(
+            [row.sft_normalized == row.correct for row in rows],
+            [row.rlhf_normalized == row.correct for row in rows],
+            seed,
+        ),
+        chance=fmean(1 / row.choices for row in rows),
+    )
+
+
+def _dialogues(models: ModelPair, question: MultipleChoiceQuestion) -> list[Dialogue]:
+    """Token ids of the question with each of its choices.  A question that is too long is cut at its beginning."""
+    prompt = encode_prompt(models.tokenizer, f"Question: {question.text}\nAnswer:")
+    choices = [encode_response(models.tokenizer, f" {choice}")[:-1] for choice in question.choices]
+    context, longest = context_length(models.rlhf.config), max(map(len, choices))
+    if context is not None and longest >= context:
+        raise UserError(
+            f"evaluation.questions: a choice of the question {question.text[:60]!r} has {longest} tokens, which leaves "
+            f"no room for the question in the model's context of {context}; remove the question"
+        )
+    kept_prompt = prompt if context is None else prompt[-(context - longest) :]
+    return [Dialogue(kept_prompt, choice) for choice in choices]
+
+
+def _choose(model: PreTrainedModel, question: MultipleChoiceQuestion, dialogues: Sequence[Dialogue]) -> tuple[int, int]:
+    """The choice with the highest log-probability, and the one with the highest per byte; the first one of equals."""
+    logprobs: list[float] = []
+    for start in range(0, len(dialogues), COMPARED_ROWS):
+        logprobs += response_logprob_sums(model, dialogues[start : start + COMPARED_ROWS])
+    require_finite("the log-probability of a choice of question", question.id, *logprobs)
+    per_byte = [logprob / len(choice.encode()) for logprob, choice in zip(logprobs, question.choices, strict=True)]
+    return logprobs.index(max(logprobs)), per_byte.index(max(per_byte))
+
+
+def _paired_accuracy(sft: Sequence[bool], rlhf: Sequence[bool], seed: int) -> PairedAccuracy:
+    """McNemar's exact test: without an effect, half of the questions that only one model gets right go either way."""
+    differences = [float(after) - float(before) for before, after in zip(sft, rlhf, strict=True)]
+    return PairedAccuracy(
+        sft=Accuracy(share=fmean(sft), ci95=wilson_interval(sum(sft), len(sft))),
+        rlhf=Accuracy(share=fmean(rlhf), ci95=wilson_interval(sum(rlhf), len(rlhf))),
+        difference=AccuracyDifference(
+            mean=fmean(differences),
+            ci95=bootstrap_interval(differences, seed),
+            p_value=sign_test_p_value(differences.count(1.0), differences.count(-1.0)),
+        ),
+    )
