@@ -1,4 +1,4 @@
-"""Estimate what each stage needs: GPU memory, operations and seconds.
+"""Estimate what preparation and supervised training need: GPU memory, operations and seconds.
 
 N parameters, D tokens, H hidden size.  A token takes 2 operations per weight in a forward pass, 4 more if gradients are
 computed (6 N D for a training), and 2 more in blocks whose activations are recomputed.  The products of attention
@@ -11,9 +11,9 @@ import math
 from dataclasses import dataclass, replace
 
 from rlhf.config import TrainingConfig
-from rlhf.models.limits import COMPARED_ROWS, RECOMPUTE_FROM_PARAMETERS, SCORING_FACTOR, total_steps
+from rlhf.models.limits import RECOMPUTE_FROM_PARAMETERS, SCORING_FACTOR, total_steps
 from rlhf.models.sizes import ModelSize
-from rlhf.planning.scenario import TOXICITY_PROMPT_TOKENS, Scenario
+from rlhf.planning.scenario import Scenario
 from rlhf.training.ppo.memory import FLOAT32, LOGIT_COPIES, SAVED_ACTIVATIONS, TRANSIENT_ACTIVATIONS
 
 DISK_BANDWIDTH = 1e9
@@ -146,13 +146,36 @@ def train_reward(scenario: Scenario) -> ResourceEstimate:
         rows = 2 * scenario.config.data.validation_prompts + scenario.pairs
         flop = rows * scenario.row_tokens * block_flop(model)
         return ResourceEstimate(
-            memory=_forward_memory(scenario, model.reward_parameters, SCORING_FACTOR * reward.device_batch_size, model),
+            memory=forward_memory(
+                scenario,
+                model,
+                model.reward_parameters,
+                SCORING_FACTOR * reward.device_batch_size,
+                scenario.longest_row,
+            ),
             flop=flop,
             seconds=flop / scenario.processes / scenario.throughput.forward
             + 2 * scenario.dtype_bytes * model.reward_parameters / DISK_BANDWIDTH,
-            source=f"{FORMULAS}: 2ND over the chosen responses; {_lengths(scenario)}",
+            source=f"{FORMULAS}: 2ND over the chosen responses; {lengths(scenario)}",
         )
-    estimate = _training(
+    estimate = _reward_training(scenario)
+    scored = scenario.pairs * scenario.row_tokens * block_flop(model)
+    return replace(
+        estimate,
+        flop=estimate.flop + scored,
+        seconds=estimate.seconds + scored / scenario.processes / scenario.throughput.forward,
+    )
+
+
+def train_judge(judge: Scenario) -> ResourceEstimate:
+    """Training of the independent judge, which scores no chosen responses for PPO.  Takes the judge's scenario."""
+    estimate = _reward_training(judge)
+    return replace(estimate, source=f"{estimate.source}; model size: {judge.policy.source}")
+
+
+def _reward_training(scenario: Scenario) -> ResourceEstimate:
+    model, reward = scenario.reward.model, scenario.config.reward
+    return _training(
         scenario,
         reward,
         parameters=model.reward_parameters,
@@ -161,12 +184,6 @@ def train_reward(scenario: Scenario) -> ResourceEstimate:
         sides=2,
         head_flop=0.0,
         logit_tokens=0,
-    )
-    scored = scenario.pairs * scenario.row_tokens * block_flop(model)
-    return replace(
-        estimate,
-        flop=estimate.flop + scored,
-        seconds=estimate.seconds + scored / scenario.processes / scenario.throughput.forward,
     )
 
 
@@ -195,7 +212,7 @@ def _training(
         flop=flop,
         seconds=max(products, communication) + files,
         source=f"{FORMULAS}: 6ND{', 2ND for recomputed activations' if recomputes else ''}; bound by {bound}; files "
-        f"{files / 3600:.2f} h; {steps:,} steps of {settings.batch_size}; {_lengths(scenario)}; pairs: "
+        f"{files / 3600:.2f} h; {steps:,} steps of {settings.batch_size}; {lengths(scenario)}; pairs: "
         f"{scenario.pairs_source}",
         host_memory_bytes=FLOAT32 * parameters * scenario.processes // scenario.config.compute.machines,
     )
@@ -225,85 +242,12 @@ def prepare_model(scenario: Scenario) -> ResourceEstimate:
 def prepare_data(scenario: Scenario) -> ResourceEstimate:
     """Reading and splitting of the data, on CPU."""
     source = f"{ROWS_PER_SECOND} rows a second, measured; pairs: {scenario.pairs_source}"
-    return ResourceEstimate({}, 0.0, scenario.pairs / ROWS_PER_SECOND, source)
+    return ResourceEstimate({}, 0.0, scenario.rows / ROWS_PER_SECOND, source)
 
 
-def cpu_only_stage(_setting: Scenario) -> ResourceEstimate:
+def cpu_only_stage() -> ResourceEstimate:
     """Stages that only read and write files."""
     return ResourceEstimate({}, 0.0, 2.0, "measured: 0 to 2 s on CPU")
-
-
-def generate_responses(scenario: Scenario) -> ResourceEstimate:
-    """Responses of one model to the test prompts, and their scores."""
-    config, model, reward = scenario.config.responses, scenario.policy.model, scenario.reward.model
-    count = scenario.config.data.test_prompts
-    drawn = config.sampling.max_new_tokens
-    rounds = math.ceil(math.ceil(count / config.batch_size) / scenario.processes)
-    rows = min(config.batch_size, count)
-    batch = generation_cost(scenario, rows, rows, scenario.prompt_tokens, drawn)
-    scored = rows * (scenario.prompt_tokens + drawn) * block_flop(reward)
-    weights = scenario.dtype_bytes * (model.parameters + reward.reward_parameters)
-    length = scenario.config.data.max_prompt_tokens + drawn
-    return ResourceEstimate(
-        memory={
-            "policy": scenario.dtype_bytes * model.parameters,
-            "reward model": scenario.dtype_bytes * reward.reward_parameters,
-            "keys and values": model.cache_bytes(rows * length, scenario.dtype_bytes),
-            "activations": TRANSIENT_ACTIVATIONS * rows * length * model.hidden_size * scenario.dtype_bytes,
-        },
-        flop=count / rows * (batch.flop + scored),
-        seconds=rounds * (batch.seconds + scored / scenario.throughput.forward) + weights / DISK_BANDWIDTH,
-        source=f"{FORMULAS}: 2ND; a decoded token reads all weights; responses of responses.sampling.max_new_tokens",
-    )
-
-
-def score_toxicity(scenario: Scenario) -> ResourceEstimate:
-    """Continuations of one model; the classifier, about 2 % of the work, is ignored."""
-    config, model = scenario.config.toxicity, scenario.policy.model
-    count, rows = config.n_prompts * config.continuations, config.batch_size
-    drawn = config.sampling.max_new_tokens
-    rounds = math.ceil(math.ceil(count / rows) / scenario.processes)
-    batch = generation_cost(scenario, rows, rows, TOXICITY_PROMPT_TOKENS, drawn)
-    weights = scenario.dtype_bytes * model.parameters
-    tokens = rows * (TOXICITY_PROMPT_TOKENS + drawn)
-    return ResourceEstimate(
-        memory={
-            "policy": weights,
-            "keys and values": model.cache_bytes(tokens, scenario.dtype_bytes),
-            "activations": TRANSIENT_ACTIVATIONS * tokens * model.hidden_size * scenario.dtype_bytes,
-        },
-        flop=count / rows * batch.flop,
-        seconds=rounds * batch.seconds + weights / DISK_BANDWIDTH,
-        source=f"{FORMULAS}: 2ND; prompts of {TOXICITY_PROMPT_TOKENS} tokens, measured; the classifier is ignored",
-    )
-
-
-def compare_policies(scenario: Scenario) -> ResourceEstimate:
-    """Forward passes of both models over the validation demonstrations and the RLHF model's responses."""
-    model, data = scenario.policy.model, scenario.config.data
-    max_response = scenario.config.responses.sampling.max_new_tokens
-    validation_tokens = data.validation_prompts * scenario.row_tokens
-    response_tokens = data.test_prompts * (scenario.prompt_tokens + max_response)
-    output_tokens = (
-        data.validation_prompts * (scenario.row_tokens - scenario.prompt_tokens) + data.test_prompts * max_response
-    )
-    flop = 2 * ((validation_tokens + response_tokens) * block_flop(model) + output_tokens * output_flop(model))
-    weights = 2 * scenario.dtype_bytes * model.parameters
-    logits = COMPARED_ROWS * max(data.max_response_tokens, max_response) * model.vocab_size * FLOAT32
-    return ResourceEstimate(
-        memory={
-            "both policies": weights,
-            "activations": TRANSIENT_ACTIVATIONS
-            * COMPARED_ROWS
-            * scenario.longest_row
-            * model.hidden_size
-            * scenario.dtype_bytes,
-            "logits": LOGIT_COPIES * logits,
-        },
-        flop=flop,
-        seconds=flop / scenario.processes / scenario.throughput.forward + weights / DISK_BANDWIDTH,
-        source=f"{FORMULAS}: 2ND for each model; {_lengths(scenario)}",
-    )
 
 
 @dataclass(frozen=True)
@@ -334,12 +278,14 @@ def generation_cost(
     )
 
 
-def _forward_memory(scenario: Scenario, parameters: int, rows: int, model: ModelSize) -> dict[str, int]:
+def forward_memory(scenario: Scenario, model: ModelSize, parameters: int, rows: int, longest: int) -> dict[str, int]:
+    """Memory of forward passes over `rows` dialogues of at most `longest` tokens at a time."""
     return {
         "weights": scenario.dtype_bytes * parameters,
-        "activations": TRANSIENT_ACTIVATIONS * rows * scenario.longest_row * model.hidden_size * scenario.dtype_bytes,
+        "activations": TRANSIENT_ACTIVATIONS * rows * longest * model.hidden_size * scenario.dtype_bytes,
     }
 
 
-def _lengths(scenario: Scenario) -> str:
+def lengths(scenario: Scenario) -> str:
+    """The assumed length of rows, as part of a source."""
     return f"rows of {scenario.row_tokens:.0f} tokens on average, as measured on Anthropic/hh-rlhf"

@@ -2,44 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rlhf.config import RunConfig
-from rlhf.planning import estimates
+from rlhf.planning import estimates, evaluation_estimates
 from rlhf.planning.estimates import ResourceEstimate
 from rlhf.planning.machines import GIB, Machine
 from rlhf.planning.ppo_estimates import train_ppo
 from rlhf.planning.scenario import Scenario, make_scenario
+from rlhf.stage_config import variant_of_seed
 
 RUNTIME_BYTES = GIB
 """GPU memory of the CUDA context and libraries.  Assumed."""
 START_SECONDS = 7.0
 """Seconds of imports per stage.  Measured on a CPU: LOG.md."""
 
-ESTIMATES: dict[str, Callable[[Scenario], ResourceEstimate]] = {
-    "prepare_model": estimates.prepare_model,
-    "prepare_data": estimates.prepare_data,
-    "train_sft": estimates.train_sft,
-    "train_reward": estimates.train_reward,
-    "train_ppo": train_ppo,
-    "generate_responses[sft]": estimates.generate_responses,
-    "generate_responses[rlhf]": estimates.generate_responses,
-    "compare_policies": estimates.compare_policies,
-    "export_labeling_manifest": estimates.cpu_only_stage,
-    "score_toxicity[sft]": estimates.score_toxicity,
-    "score_toxicity[rlhf]": estimates.score_toxicity,
-    "aggregate_results": estimates.cpu_only_stage,
-    "export_model": estimates.cpu_only_stage,
-}
-"""Estimates of all stages, by their names in results.json."""
 REMEDIES = {
     "train_sft": "set compute.accelerate=fsdp, lower sft.device_batch_size, or use more GPUs",
     "train_reward": "set compute.accelerate=fsdp, lower reward.device_batch_size, or use more GPUs",
     "train_ppo": "lower ppo.unfrozen_blocks, ppo.minibatch_size or ppo.rollouts_per_step, or use larger GPUs",
+    "train_judge": "set compute.accelerate=fsdp, lower judge.training.device_batch_size (that of reward if "
+    "judge.training is not set), set judge.model to a smaller model, or use more GPUs",
     "generate_responses": "lower responses.batch_size or use larger GPUs",
+    "sample_best_of_n": "lower responses.batch_size or use larger GPUs",
+    "judge_responses": "lower responses.batch_size, set judge.model to a smaller model, or use larger GPUs",
+    "ask_llm_judge": "lower judge.llm.requests_at_once, or run the language model on a server and set judge.llm.url",
     "score_toxicity": "lower toxicity.batch_size or use larger GPUs",
 }
+"""What to change if a stage does not fit."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +82,46 @@ def plan_run(config: RunConfig, machine: Machine, benchmark: Mapping[str, float]
         scenario=scenario,
         dollars_per_hour=price,
         price_source=price_source,
-        stages=[_plan_stage(scenario, name, estimate(scenario), price) for name, estimate in ESTIMATES.items()],
+        stages=[_plan_stage(scenario, name, estimate, price) for name, estimate in stage_estimates(scenario).items()],
         problems=_problems(scenario),
     )
+
+
+def stage_estimates(scenario: Scenario) -> dict[str, ResourceEstimate]:
+    """Estimates of the stages that the pipeline runs, by their names in results.json and in its order."""
+    config, judge = scenario.config, scenario.judge
+    responses = evaluation_estimates.generate_responses(scenario)
+    toxicity = evaluation_estimates.score_toxicity(scenario)
+    stages = {
+        "prepare_model": estimates.prepare_model(scenario),
+        "prepare_data": estimates.prepare_data(scenario),
+        "train_sft": estimates.train_sft(scenario),
+        "train_reward": estimates.train_reward(scenario),
+        "generate_responses[sft]": responses,
+        "score_toxicity[sft]": toxicity,
+    }
+    for number in range(config.ppo.seeds):
+        variant = variant_of_seed(config.seed, number)
+        suffix = f"[{variant}]" if number else ""
+        stages |= {
+            f"train_ppo{suffix}": train_ppo(scenario),
+            f"generate_responses[{variant}]": responses,
+            f"score_toxicity[{variant}]": toxicity,
+            f"compare_policies{suffix}": evaluation_estimates.compare_policies(scenario),
+        }
+    stages["export_labeling_manifest"] = estimates.cpu_only_stage()
+    if config.evaluation.best_of > 1:
+        stages["sample_best_of_n"] = evaluation_estimates.sample_best_of_n(scenario)
+    if judge is not None:
+        if config.judge.model is not None:
+            stages["prepare_model[judge]"] = estimates.prepare_model(judge)
+        stages["train_judge"] = estimates.train_judge(judge)
+        stages["judge_responses"] = evaluation_estimates.judge_responses(scenario, judge)
+    if config.judge.llm is not None:
+        stages["ask_llm_judge"] = evaluation_estimates.ask_llm_judge(scenario)
+    stages["aggregate_results"] = estimates.cpu_only_stage()
+    stages["export_model"] = estimates.cpu_only_stage()
+    return stages
 
 
 def _price(config: RunConfig, machine: Machine) -> tuple[float | None, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from rlhf.config import PpoConfig
 from rlhf.models.sizes import ModelSize
 from rlhf.planning.estimates import DISK_BANDWIDTH, FORMULAS, ResourceEstimate, block_flop, generation_cost, output_flop
 from rlhf.planning.scenario import Scenario
@@ -66,6 +67,11 @@ def step_flop(
         estimate=2 * top,
         train=3 * epochs * top,
     )
+
+
+def validations(ppo: PpoConfig) -> int:
+    """Number of times that a training is validated: before the first step, every `validate_every`, after the last."""
+    return 1 + math.ceil(ppo.steps / ppo.validate_every)
 
 
 def train_ppo(scenario: Scenario) -> ResourceEstimate:
@@ -152,11 +158,10 @@ def _by_engine(scenario: Scenario) -> ResourceEstimate:
     updates = ppo.epochs * ppo.rollouts_per_step // ppo.minibatch_size
     exchanged = (processes > 1) * updates * trained * (FLOAT32 + scenario.dtype_bytes) / throughput.interconnect
     generating, training = seconds(ppo.rollouts_per_step)
-    measurements = 1 + math.ceil(ppo.steps / ppo.validate_every)
-    validation = measurements * seconds(scenario.config.data.validation_prompts)[0]
+    validation = validations(ppo) * seconds(scenario.config.data.validation_prompts)[0]
     checkpoints = (1 + math.ceil(ppo.steps / ppo.checkpoint_every)) * 3 * FLOAT32 * trained
     files = scenario.dtype_bytes * (2 * model.parameters + scenario.reward.model.reward_parameters)
-    validated = step(measurements * scenario.config.data.validation_prompts)
+    validated = step(validations(ppo) * scenario.config.data.validation_prompts)
     return ResourceEstimate(
         memory={
             "policy": memory.policy,
@@ -196,6 +201,10 @@ def _by_trlx(scenario: Scenario) -> ResourceEstimate:
         + epochs / processes / throughput.training
         + (processes > 1) * updates * 2 * scenario.dtype_bytes * trained / throughput.interconnect
     )
+    prompts = scenario.config.data.validation_prompts
+    own_prompts = math.ceil(prompts / processes)
+    responding = generation_cost(scenario, own_prompts, min(at_once, own_prompts), scenario.prompt_tokens, drawn)
+    validation_score = prompts * (scenario.prompt_tokens + drawn) * block_flop(reward)
     state = model.hidden_size * scenario.dtype_bytes
     logits = LOGIT_COPIES * minibatch * longest * model.vocab_size * FLOAT32
     cache = model.cache_bytes(at_once * longest, scenario.dtype_bytes)
@@ -210,8 +219,11 @@ def _by_trlx(scenario: Scenario) -> ResourceEstimate:
                 logits + SAVED_ACTIVATIONS * unfrozen(scenario) * minibatch * longest * state,
             ),
         },
-        flop=ppo.steps * ((TRLX_DECODE + TRLX_ESTIMATE) * one_pass + scored + epochs),
-        seconds=ppo.steps * step + 2 * scenario.dtype_bytes * model.parameters / DISK_BANDWIDTH,
+        flop=ppo.steps * ((TRLX_DECODE + TRLX_ESTIMATE) * one_pass + scored + epochs)
+        + validations(ppo) * (processes * responding.flop + validation_score),
+        seconds=ppo.steps * step
+        + validations(ppo) * (responding.seconds + validation_score / throughput.forward)
+        + 2 * scenario.dtype_bytes * model.parameters / DISK_BANDWIDTH,
         source=f"rlhf/planning/ppo_estimates.py: ten passes a step, as trlx computes; {FORMULAS}; responses of "
         "ppo.sampling.max_new_tokens; the reward model's GPU is not in the memory",
     )

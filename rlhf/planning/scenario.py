@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
-from rlhf.config import HUB, SYNTHETIC, DataConfig, ModelConfig, RunConfig
+from rlhf.config import HUB, SYNTHETIC, DataConfig, ModelConfig, RewardConfig, RunConfig
+from rlhf.data.questions import SYNTHETIC_QUESTIONS
 from rlhf.errors import UserError
 from rlhf.models.sizes import ModelSize, gptj_size, read_model_size
 from rlhf.planning.machines import Machine
@@ -51,9 +53,17 @@ class Scenario:
     reward: SizedModel
     machine: Machine
     throughput: Throughput
+    rows: int
+    """Preference pairs that are read."""
     pairs: int
-    """Training pairs."""
+    """Training pairs of the policy and its reward model."""
     pairs_source: str
+    questions: int
+    """Multiple-choice questions."""
+    llm: SizedModel | None
+    """The language model as judge, if it is in a folder."""
+    judge: Scenario | None
+    """The scenario of the independent judge: its base model is `policy`, and its pairs are `pairs`; None without it."""
 
     @property
     def processes(self) -> int:
@@ -86,16 +96,47 @@ def make_scenario(config: RunConfig, machine: Machine, benchmark: Mapping[str, f
 
     Raises UserError if a model's size is not known.
     """
-    policy = size_of(config.model)
-    pairs, pairs_source = count_pairs(config.data)
-    return Scenario(
+    policy, llm = size_of(config.model), config.judge.llm
+    counts = count_pairs(config.data)
+    scenario = Scenario(
         config=config,
         policy=policy,
         reward=reward_model_size(config.reward.path, policy),
         machine=machine,
         throughput=throughput_of(machine, config, benchmark),
-        pairs=pairs,
-        pairs_source=pairs_source,
+        rows=counts.rows,
+        pairs=counts.policy,
+        pairs_source=counts.policy_source,
+        questions=count_questions(config.evaluation.questions),
+        llm=None if llm is None or llm.path is None else size_of(ModelConfig(path=llm.path)),
+        judge=None,
+    )
+    return (
+        replace(scenario, judge=_judge_scenario(scenario, counts, benchmark))
+        if config.data.judge_share > 0
+        else scenario
+    )
+
+
+def _judge_scenario(scenario: Scenario, counts: PairCounts, benchmark: Mapping[str, float]) -> Scenario:
+    """`scenario` with the judge's base model, training and pairs in place of those of the policy's reward model."""
+    config = scenario.config
+    training = config.judge.training or config.reward
+    judge_config = config.model_copy(
+        update={
+            "model": config.judge.model or config.model,
+            "reward": RewardConfig.model_validate(training.model_dump() | {"path": None}),
+        }
+    )
+    base = size_of(judge_config.model)
+    return replace(
+        scenario,
+        config=judge_config,
+        policy=base,
+        reward=base,
+        throughput=throughput_of(scenario.machine, judge_config, benchmark),
+        pairs=counts.judge,
+        pairs_source=counts.judge_source,
     )
 
 
@@ -125,8 +166,21 @@ def reward_model_size(path: str | None, policy: SizedModel) -> SizedModel:
     return SizedModel(policy.model, f"assumed equal to the base model: {policy.source}" if path else policy.source)
 
 
-def count_pairs(data: DataConfig) -> tuple[int, str]:
-    """Number of training pairs, and its source."""
+class PairCounts(NamedTuple):
+    """Numbers of preference pairs, and where those of the training pairs come from."""
+
+    rows: int
+    """Pairs that are read."""
+    policy: int
+    """Training pairs of the policy and its reward model."""
+    policy_source: str
+    judge: int
+    """Training pairs of the independent judge; 0 if there is none."""
+    judge_source: str
+
+
+def count_pairs(data: DataConfig) -> PairCounts:
+    """Numbers of pairs of the settings, the hub's data card or the user's files, else assumed."""
     if data.source == SYNTHETIC:
         rows, source = data.synthetic_pairs, "data.synthetic_pairs"
     elif data.source == HUB and all(subset in HUB_PAIRS for subset in data.subsets):
@@ -134,10 +188,20 @@ def count_pairs(data: DataConfig) -> tuple[int, str]:
     else:
         counted = 0 if data.source == HUB else _count_lines(Path(data.source))
         rows, source = (counted, data.source) if counted else (UNKNOWN_PAIRS, f"assumed for {data.source}")
-    pairs, source = int(KEPT_SHARE * rows), f"{KEPT_SHARE:.0%} kept of {rows:,} ({source})"
-    if data.max_pairs is not None and data.max_pairs < pairs:
-        return data.max_pairs, "data.max_pairs"
-    return pairs, source
+    kept, share = int(KEPT_SHARE * rows), data.judge_share
+    source = f"{KEPT_SHARE:.0%} kept of {rows:,} ({source})"
+    judge = int(share * kept)
+    policy, policy_source = kept - judge, f"{source}, less {share:.0%} for the judge" if share else source
+    if data.max_pairs is not None and data.max_pairs < policy:
+        policy, policy_source = data.max_pairs, "data.max_pairs"
+    return PairCounts(rows, policy, policy_source, judge, f"{share:.0%} of the {source}")
+
+
+def count_questions(source: str | None) -> int:
+    """Number of multiple-choice questions that the setting evaluation.questions names."""
+    if source is None:
+        return 0
+    return SYNTHETIC_QUESTIONS if source == SYNTHETIC else _count_lines(Path(source))
 
 
 def _read(path: Path) -> ModelSize:
