@@ -220,7 +220,7 @@ def _by_trlx(scenario: Scenario) -> ResourceEstimate:
             ),
         },
         flop=ppo.steps * ((TRLX_DECODE + TRLX_ESTIMATE) * one_pass + scored + epochs)
-        + validations(ppo) * (processes * responding.flop + validation_score),
+        + validations(ppo) * (prompts / own_prompts * responding.flop + validation_score),
         seconds=ppo.steps * step
         + validations(ppo) * (responding.seconds + validation_score / throughput.forward)
         + 2 * scenario.dtype_bytes * model.parameters / DISK_BANDWIDTH,

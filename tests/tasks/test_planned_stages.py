@@ -1,13 +1,84 @@
-"""The stages of a finished run get their planned times."""
+"""`rlhf plan` plans the stages that the pipeline runs, and the stages of a finished run get their planned times."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Self
 
+import pytest
+
+import flows.pipeline
+import tasks.stage
+from rlhf.planning.machines import find_machine
+from rlhf.planning.plan import plan_run
 from rlhf.profiles import load_profile
 from rlhf.results.schema import StageRow
+from rlhf.stage_config import JudgeStage, part_of
+from tasks.launch import StageJob
 from tasks.publish import add_planned_seconds
 from tasks.run import Run
+from tasks.stage import StageFuture
+
+PLAIN = ("data.judge_share=0", "evaluation.best_of=1", "evaluation.questions=null")
+SERVER = ("judge.llm.url=http://127.0.0.1:8000/v1", "judge.llm.model=m")
+
+
+class UnstartedTask:
+    """Stands in for the Prefect task of a stage: notes the jobs, and starts none."""
+
+    def __init__(self) -> None:
+        self.jobs: list[StageJob] = []
+
+    def with_options(self, **_options: object) -> Self:
+        return self
+
+    def submit(self, *, job: StageJob, **_options: object) -> Self:
+        self.jobs.append(job)
+        return self
+
+    def add_done_callback(self, _callback: object) -> None:
+        """It is never done."""
+
+
+class Published:
+    """Stands in for the end of the pipeline: notes the names of the stages, of which `publish` makes results.json."""
+
+    def __call__(self, _run: Run, others: list[StageFuture], results: StageFuture, model: StageFuture) -> None:
+        self.names = [stage.label for stage in (*others, results, model)]
+
+
+@pytest.mark.parametrize(
+    ("profile", "overrides"),
+    [
+        ("quickstart", ()),
+        ("quickstart", PLAIN),
+        ("quickstart", ("ppo.seeds=3", "judge.model={folder}", "judge.llm.path={folder}")),
+        ("quickstart", (*SERVER, "data.judge_share=0", "judge.model={folder}")),
+        ("gptj-6b", ("seed=7", "ppo.seeds=4", "evaluation.best_of=1", "judge.training.batch_size=64")),
+        ("gptj-6b-trlx", SERVER),
+    ],
+)
+def test_the_plan_has_the_stages_of_the_pipeline(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, profile: str, overrides: tuple[str, ...]
+) -> None:
+    """Same names in the same order; the judge is planned with the settings that its stage gets."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    sizes = {"model_type": "gptj", "n_embd": 64, "n_layer": 2, "vocab_size": 300}
+    (folder / "config.json").write_text(json.dumps(sizes))
+    config = load_profile(profile, [override.format(folder=folder) for override in overrides])
+    task, published = UnstartedTask(), Published()
+    monkeypatch.setattr(tasks.stage, "run_stage_task", task)
+    monkeypatch.setattr(flows.pipeline, "publish", published)
+    flows.pipeline.pipeline.fn(config, str(tmp_path / "runs"))
+
+    plan = plan_run(config, find_machine("p4d.24xlarge"), {})
+    assert [stage.name for stage in plan.stages] == published.names
+    assert sorted(published.names) == sorted(job.label for job in task.jobs)
+    judge_settings = [job.request.config for job in task.jobs if job.label == "train_judge"]
+    judge = plan.scenario.judge
+    assert judge_settings == ([] if judge is None else [part_of(judge.config, JudgeStage).model_dump(mode="json")])
 
 
 def test_stages_that_the_plan_knows_get_their_planned_time(tmp_path: Path) -> None:

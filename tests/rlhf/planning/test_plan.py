@@ -12,30 +12,26 @@ from flows.cli import app
 from rlhf.config import ModelConfig, RunConfig, SyntheticModel
 from rlhf.errors import UserError
 from rlhf.planning.machines import GIB, find_machine
-from rlhf.planning.plan import Plan, StagePlan, plan_run
+from rlhf.planning.plan import Plan
 from rlhf.planning.ppo_estimates import engine_memory, step_flop
 from rlhf.planning.scenario import HUB_MODELS, make_scenario
 from rlhf.planning.throughput import read_benchmark
 from rlhf.profiles import load_profile
 from tests.benchmarks.ppo import engine_flops, memory_of
 from tests.benchmarks.work import Work
-
-GPT_J = 6_050_882_784
-BLOCK = 201_355_264
-BLOCK_WEIGHTS = 201_326_592
-"""12 x 4096^2."""
-OUTPUT = 206_438_400
-"""50400 x 4096."""
-VALUE_HEAD = 33_570_817
-"""2 x 4096^2 + 4 x 4096 + 1."""
-
-
-def planned(profile: str, machine: str, *overrides: str) -> Plan:
-    return plan_run(load_profile(profile, overrides), find_machine(machine), {})
-
-
-def stage(plan: Plan, name: str) -> StagePlan:
-    return next(stage for stage in plan.stages if stage.name == name)
+from tests.support.plans import (
+    BLOCK,
+    BLOCK_WEIGHTS,
+    FORWARD,
+    GPT_J,
+    MEMORY,
+    OUTPUT,
+    REWARD_MODEL,
+    TRAINING,
+    VALUE_HEAD,
+    planned,
+    stage,
+)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +70,7 @@ def test_ppo_memory_by_hand(published: Plan) -> None:
     top = 2 * BLOCK + 2 * 4096 + OUTPUT + 50400
     standing = {
         "policy": 2 * (GPT_J + VALUE_HEAD),
-        "reward model": 2 * (GPT_J - OUTPUT - 50400 + 4096),
+        "reward model": 2 * REWARD_MODEL,
         "reference": 2 * top,
         "AdamW": 12 * (top + VALUE_HEAD) // 8,
     }
@@ -103,23 +99,22 @@ def test_a_ppo_step_by_hand() -> None:
 
 def test_ppo_hours_by_hand(published: Plan) -> None:
     """A step of one rank, 56 rollouts of 111.36 + 128 tokens in three batches of 19."""
-    forward, training, memory = 0.45 * 312e12, 0.35 * 312e12, 0.6 * 1555e9
     blocks = 2 * 28 * BLOCK_WEIGHTS
     tokens, drawn = 56 * 239.36, 56 * 128
-    prompts = 56 * 111.36 * blocks / forward
+    prompts = 56 * 111.36 * blocks / FORWARD
     # Each of 3 x 128 draws reads the weights and 19 rows' keys and values of 175 tokens: 2 x 28 x 4096 x 2 a token.
-    draws = 3 * 128 * (2 * GPT_J + 19 * 175 * 458_752) / memory
+    draws = 3 * 128 * (2 * GPT_J + 19 * 175 * 458_752) / MEMORY
     top = tokens * 2 * 2 * BLOCK_WEIGHTS - (tokens - drawn) * 2 * 10 * 4096**2 + drawn * 2 * OUTPUT
-    judging = prompts + draws + (tokens * blocks + 2 * top) / forward
+    judging = prompts + draws + (tokens * blocks + 2 * top) / FORWARD
     trained = 2 * BLOCK + 2 * 4096 + OUTPUT + 50400 + VALUE_HEAD
     exchange = 56 * trained * 6 / (0.6 * 300e9)
-    step_seconds = judging + 12 * top / training + exchange
+    step_seconds = judging + 12 * top / TRAINING + exchange
     assert step_seconds == pytest.approx(9.83, abs=0.01)
     # 20 validations (before the first step, after every fifth, after the last) of 16 rollouts per rank, in one batch.
-    draws = 128 * (2 * GPT_J + 16 * 175 * 458_752) / memory
-    measurement = draws + 16 * (111.36 + 239.36) * blocks / forward + 2 * top * 16 / 56 / forward
+    draws = 128 * (2 * GPT_J + 16 * 175 * 458_752) / MEMORY
+    measurement = draws + 16 * (111.36 + 239.36) * blocks / FORWARD + 2 * top * 16 / 56 / FORWARD
     # Policy read and written, reward model read, three checkpoints of masters and moments, at 1 GB/s.
-    files = (4 * GPT_J + 2 * (GPT_J - OUTPUT - 50400 + 4096) + 3 * 12 * trained) / 1e9
+    files = (4 * GPT_J + 2 * REWARD_MODEL + 3 * 12 * trained) / 1e9
     seconds = stage(published, "train_ppo").estimate.seconds
     assert seconds == pytest.approx(94 * step_seconds + 20 * measurement + files, rel=1e-4)
 
@@ -171,6 +166,20 @@ def test_trlx_takes_the_published_operations() -> None:
     ppo = stage(planned("gptj-6b-trlx", "p4d.24xlarge"), "train_ppo")
     assert ppo.estimate.flop / 94 == pytest.approx(27.5e15 * 239.36 / 512, rel=0.04)
     assert not ppo.problems
+
+
+def test_a_validation_of_trlx_by_hand() -> None:
+    """128 prompts: 19 on a rank, in batches of 16 and 3; their responses are scored on one GPU."""
+    rare, often = (
+        stage(planned("gptj-6b-trlx", "p4d.24xlarge", f"ppo.validate_every={steps}"), "train_ppo").estimate
+        for steps in (94, 47)
+    )  # two and three validations
+    blocks = 2 * 28 * BLOCK_WEIGHTS
+    scored = 128 * 239.36 * blocks
+    assert often.flop - rare.flop == pytest.approx(128 * (239.36 * blocks + 128 * 2 * OUTPUT) + scored, rel=1e-6)
+    draws = 2 * 128 * (2 * GPT_J + 16 * 175 * 458_752) / MEMORY
+    seconds = 19 * 111.36 * blocks / FORWARD + draws + scored / FORWARD
+    assert often.seconds - rare.seconds == pytest.approx(seconds, rel=1e-6)
 
 
 def test_what_does_not_fit_is_told_with_the_reason() -> None:
@@ -231,7 +240,14 @@ def test_rows_of_a_file_are_counted(tmp_path: Path) -> None:
     rows = tmp_path / "pairs.jsonl"
     rows.write_text("{}\n" * 200)
     plan = planned("quickstart", "cpu", f"data.source={rows}")
-    assert plan.scenario.pairs == 178
+    assert plan.scenario.rows == 200
+    assert plan.scenario.judge is not None
+    assert (plan.scenario.pairs, plan.scenario.judge.pairs) == (125, 53)  # 178 kept, 30 % of them for the judge
+    everything = planned("quickstart", "cpu", f"data.source={rows}", "data.judge_share=0").scenario
+    assert (everything.pairs, everything.judge) == (178, None)
+    limited = planned("quickstart", "cpu", f"data.source={rows}", "data.max_pairs=60").scenario
+    assert limited.judge is not None
+    assert (limited.pairs, limited.judge.pairs) == (60, 53)  # max_pairs does not limit the judge
 
 
 def test_the_command_prints_every_step_and_where_numbers_come_from(tmp_path: Path) -> None:

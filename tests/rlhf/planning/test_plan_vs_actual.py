@@ -31,6 +31,29 @@ def test_each_step_that_ran_stands_beside_its_plan() -> None:
     assert compared[0].ratio == pytest.approx(5000 / plan["train_sft"])
 
 
+def test_stages_of_the_judges_and_of_several_trainings_stand_beside_their_plan() -> None:
+    """The trainings differ in their seeds only, so they have the same plan."""
+    server = ["judge.llm.url=http://127.0.0.1:8000/v1", "judge.llm.model=m"]
+    config = load_profile("quickstart", ["seed=7", "ppo.seeds=3", "judge.model.synthetic.num_layers=2", *server])
+    names = [
+        "train_ppo",
+        "train_ppo[rlhf-8]",
+        "train_ppo[rlhf-9]",
+        "generate_responses[rlhf-9]",
+        "score_toxicity[rlhf-9]",
+        "compare_policies[rlhf-9]",
+        "sample_best_of_n",
+        "prepare_model[judge]",
+        "train_judge",
+        "judge_responses",
+        "ask_llm_judge",
+    ]
+    planned = {row.name: row.planned_seconds for row in plan_vs_actual(config, [Row(name, 1.0) for name in names])}
+    assert list(planned) == names
+    assert planned["train_ppo"] == planned["train_ppo[rlhf-8]"] == planned["train_ppo[rlhf-9]"]
+    assert planned["ask_llm_judge"] == 26
+
+
 def test_a_run_on_a_cpu_is_planned_for_a_cpu() -> None:
     config = load_profile("quickstart")
     [ppo] = plan_vs_actual(config, [Row("train_ppo", 50.0)])
