@@ -51,6 +51,11 @@ def judge_all(server: LlmServer, pairs: list[Pair], requests_at_once: int = 2) -
     return rows
 
 
+def row_bytes(name: str) -> bytes:
+    """A judgement as in a file, without the end of the line."""
+    return judge_pair(name, "A", "B").model_dump_json().encode()
+
+
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short delays between attempts, and no key of the developer."""
@@ -306,7 +311,10 @@ def test_a_password_in_the_address_is_an_error_that_does_not_show_it() -> None:
     assert "secret" not in str(error.value)
 
 
-@pytest.mark.parametrize("tail", [b"", b'{"id": "p3', b"\0" * 100, b"{}\n", b'{"id": "p9"}\n'])
+@pytest.mark.parametrize(
+    "tail",
+    [b"", b'{"id": "p3', b"\0" * 100, b"{}\n", row_bytes("p9") + b"\n", row_bytes("p2"), b"\n" + row_bytes("p4")],
+)
 def test_a_journal_keeps_the_rows_before_a_damaged_line(tmp_path: Path, tail: bytes) -> None:
     ids = [f"p{number}" for number in range(5)]
     rows = [judge_pair(name, "A", "B") for name in ids]
