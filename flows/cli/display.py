@@ -97,12 +97,15 @@ def results_table(results: Results) -> Table:
             f"{metric.rlhf:.{digits}f}",
             _difference(metric.difference, digits),
         )
-    reward = results.reward
-    table.add_row(
-        "validation reward", f"{reward.first:.3f}", f"{reward.best:.3f}", f"{reward.best - reward.first:+.3f}"
-    )
-    table.add_row("reward model accuracy", "", f"{results.reward_model.accuracy:.3f}", "")
+    for judge in results.judges:
+        rate = judge.length_controlled_win_rate
+        low, high = rate.ci95
+        table.add_row(
+            f"win rate by {judge.name}, at equal length", "", f"{rate.mean:.3f}", f"({low:.3f} to {high:.3f})"
+        )
+    table.add_row("accuracy of the optimized reward model", "", f"{results.reward_model.accuracy:.3f}", "")
     table.add_row("human evaluation", "", results.human_evaluation.status, "")
+    table.caption = results.verdict.headline
     return table
 
 

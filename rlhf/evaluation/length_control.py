@@ -18,6 +18,8 @@ from scipy import special
 from rlhf.evaluation.intervals import CONFIDENCE, PairedDifference
 from rlhf.evaluation.seed_intervals import Array, half_width_of_mean, mean_estimate, pseudo_value_estimate
 
+FEWEST = 3
+"""Fewest responses from which a line and its error can be estimated."""
 ITERATIONS = 200
 """Maximum number of Newton steps; a fit takes about ten."""
 CONVERGED = 1e-10
@@ -37,12 +39,12 @@ def difference_at_equal_length(value_SN: Array, length_SN: Array, seed: int) -> 
     """Mean difference in reward at a difference in length of zero, by linear regression.
 
     `length_SN` is the difference in length, in tokens.  The interval is robust to unequal variances (HC3).  If all
-    responses changed by the same length, length and model cannot be told apart: the interval then reaches from zero to
-    the far end of the interval of the uncorrected mean.
+    responses changed by the same length, or there are fewer than FEWEST, length and model cannot be told apart: the
+    interval then reaches from zero to the far end of the interval of the uncorrected mean.
     """
-    if np.ptp(length_SN) == 0:
+    if np.ptp(length_SN) == 0 or length_SN.size < FEWEST:
         uncorrected = mean_estimate(value_SN, seed)
-        if length_SN.flat[0] == 0:
+        if not length_SN.any():
             return uncorrected
         low, high = uncorrected.ci95
         return PairedDifference(uncorrected.mean, (min(0.0, low), max(0.0, high)), 1.0)

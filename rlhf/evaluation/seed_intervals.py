@@ -57,6 +57,8 @@ def half_width_of_mean(value_SN: Array, confidence: float) -> float:
     if len(value_SN) > 1:
         return two_way_half_width(value_SN, confidence)
     prompts = value_SN.shape[1]
+    if prompts == 1:
+        return 0.0
     quantile = stats.t.ppf((1 + confidence) / 2, prompts - 1)
     return float(quantile * value_SN.std(ddof=1) / math.sqrt(prompts))
 

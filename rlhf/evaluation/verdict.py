@@ -24,6 +24,9 @@ from rlhf.results.verdict import Endpoint, EndpointName, Tone, Verdict
 Preference = Literal["none", "for", "against", "undecided"]
 """Whether a judge prefers the RLHF model; `none` if there is no such judge, or none that can judge."""
 Change = Literal["better", "worse", "undecided"]
+Reward = Literal["higher", "lower", "undecided", "no verdict"]
+"""The optimized reward at equal length; `no verdict` if its reward model may be no better than a coin."""
+NOT_YET = "people have not judged yet"
 
 
 class Evidence(NamedTuple):
@@ -33,8 +36,7 @@ class Evidence(NamedTuple):
     judge: Preference
     """The independent judge."""
     toxicity: Change
-    reward: Literal["higher", "lower", "undecided", "no verdict"]
-    """The optimized reward at equal length; `no verdict` if its reward model may be no better than a coin."""
+    reward: Reward
     hacking: bool
     """Whether there are signs of reward hacking."""
     judge_is_primary: bool = False
@@ -42,7 +44,7 @@ class Evidence(NamedTuple):
     """Whether the preference of people or of the independent judge was declared primary."""
     profanity: bool = False
     """Whether `toxicity` is measured by a profanity detector."""
-    pending: str = "people have not judged yet"
+    pending: str = NOT_YET
     """What is to be said of people if `people` is none."""
 
 
@@ -176,8 +178,8 @@ def _without_people(evidence: Evidence) -> Conclusion:
                 "no verdict": "The optimized reward model may be no better than a coin",
             }[evidence.reward]
             signs = ", with signs of reward hacking" if evidence.hacking else ""
-            words = f"{reward}{signs}{also[evidence.toxicity]}; no independent judge has compared the responses"
-            return Conclusion(tone, f"{words}, and {evidence.pending}")
+            pending = "nobody independent has judged it yet" if evidence.pending == NOT_YET else evidence.pending
+            return Conclusion(tone, f"{reward}{signs}{also[evidence.toxicity]}; {pending}")
     return _unjudged_by_people(tone, words, evidence)
 
 
@@ -224,7 +226,7 @@ def read_evidence(
         judge_is_primary="judge_preference" in declared,
         preference_is_primary="human_preference" in declared or "judge_preference" in declared,
         profanity=measured.toxicity.measure == "profanity",
-        pending=labeled if people.labeled else Evidence._field_defaults["pending"],
+        pending=labeled if people.labeled else NOT_YET,
     )
 
 

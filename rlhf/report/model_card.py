@@ -8,8 +8,9 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from rlhf.config import RunConfig, Settings
+from rlhf.report.claims import lead
 from rlhf.report.formatting import format_significant
-from rlhf.report.page import TEMPLATES, verdict
+from rlhf.report.page import TEMPLATES
 from rlhf.results.headline import headline_metrics
 from rlhf.results.schema import CONFIG, MODEL, RESULTS, Results
 from rlhf.stage_config import ExportStage, part_of
@@ -40,7 +41,7 @@ def model_card(results: Results, config: ExportStage) -> str:
     text = environment.get_template("model_card.md").render(
         results=results,
         config=config,
-        verdict=verdict(results),
+        lead=lead(results),
         base=results.lineage.revisions["base model"],
         rows=headline_metrics(results),
         training={name: _shown(getattr(config, name), names) for name, names in SETTINGS_SHOWN.items()},

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from rlhf.report.formatting import format_number, format_signed
-from rlhf.results.schema import Plot, RewardModelResults
+from rlhf.results.schema import Plot, Results, RewardModelResults
 from rlhf.results.seeds import OverOptimizationPoint
 from rlhf.results.toxicity import PairedToxicity
 
@@ -236,6 +236,48 @@ def plot_over_optimization(points: Sequence[OverOptimizationPoint]) -> Plot:
         text=" ".join(words) + " A score that rises while the judge's win rate falls is over-optimization. KL says how "
         "far a method went, not how good it is: compare methods by the judge.",
         svg=_svg(figure, "over-optimization"),
+    )
+
+
+def plot_seeds(results: Results) -> Plot:
+    """Every PPO training as a dot, with the interval over trainings and prompts, for the main figures."""
+    rows: list[tuple[str, list[float], tuple[float, float], float]] = [
+        (
+            "optimized reward at equal length",
+            [seed.reward_length_controlled for seed in results.seeds],
+            results.reward.length_controlled.ci95,
+            0.0,
+        ),
+        (
+            results.toxicity.measure,
+            [seed.toxicity_difference for seed in results.seeds],
+            results.toxicity.difference.ci95,
+            0.0,
+        ),
+    ]
+    rates = [seed.judge_win_rate for seed in results.seeds if seed.judge_win_rate is not None]
+    rows += [
+        ("win rate by the independent judge", rates, judge.win_rate.ci95, 0.5)
+        for judge in results.judges
+        if judge.kind == "independent"
+    ]
+    with _style():
+        figure = Figure(figsize=(4.5, 1.1 * len(rows)), layout="constrained")
+        panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
+    for axes, (name, values, (low, high), null) in zip(panels, rows, strict=True):
+        axes.set_title(name, loc="left", fontsize=9, color=MUTED)
+        axes.grid(visible=False)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.axvline(null, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+        axes.plot([low, high], [0, 0], color=MUTED, linewidth=1.5)
+        axes.plot(values, [0] * len(values), linestyle="", marker="o", markersize=6, color=RLHF, markeredgecolor=INK)
+    words = "; ".join(f"{name} {', '.join(format_number(value, 3) for value in values)}" for name, values, _, _ in rows)
+    return Plot(
+        title="Every training as a dot",
+        text=f"In the order of the seeds: {words}. Lines are 95 % intervals over trainings and prompts; the dashed "
+        "line means no difference.",
+        svg=_svg(figure, "seeds"),
     )
 
 

@@ -14,6 +14,7 @@ from rlhf.report.plots import (
     plot_length,
     plot_over_optimization,
     plot_reward,
+    plot_seeds,
     plot_toxicity,
     plot_toxicity_difference,
 )
@@ -52,6 +53,7 @@ def collect_report_data(
         ],
         reward_model=[plot_calibration(results.reward_model)],
         over_optimisation=[plot_over_optimization(results.over_optimisation)] if results.over_optimisation else [],
+        seeds=[plot_seeds(results)] if len(results.seeds) > 1 else [],
         validation=[
             ValidationPoint(step=step, reward=reward)
             for step, reward in zip(*_curve(first.validation, "score"), strict=True)

@@ -100,8 +100,6 @@ def compare_runs(first: RunFiles, second: RunFiles) -> RunComparison:
 def metric_rows(first: Results, second: Results) -> list[MetricRow]:
     """Metrics of both runs in the order of the report."""
     rows = [
-        _row("Reward on validation prompts, before PPO", first.reward.first, second.reward.first, 3),
-        _row("Reward on validation prompts, best", first.reward.best, second.reward.best, 3),
         _row("PPO step of the best checkpoint", first.reward.best_step, second.reward.best_step, 0),
     ]
     for metrics in zip(headline_metrics(first), headline_metrics(second), strict=True):
@@ -114,7 +112,9 @@ def metric_rows(first: Results, second: Results) -> list[MetricRow]:
         _row(name, kl.per_response, other_kl.per_response, 2, kl.ci95, other_kl.ci95),
         _row("Reward model accuracy", rm.accuracy, other_rm.accuracy, 3, rm.ci95, other_rm.ci95),
         _row("Reward model calibration error", rm.calibration_error, other_rm.calibration_error, 3),
+        MetricRow("Headline", first.verdict.headline, "", second.verdict.headline, "", ""),
         MetricRow("Preferred by people: RLHF, tie, SFT", _preference(first), "", _preference(second), "", ""),
+        _judge_row(first, second),
         MetricRow("Signs of reward hacking", _signs(first), "", _signs(second), "", ""),
         _row("Total seconds of all stages", _seconds(first), _seconds(second), 0),
     ]
@@ -202,6 +202,22 @@ def _preference(results: Results) -> str:
         return people.status
     counts = people.questions[-1].pairs
     return f"{counts.wins}, {counts.ties}, {counts.losses}"
+
+
+def _judge_row(first: Results, second: Results) -> MetricRow:
+    """Win rates at equal length by the independent judges, if there are any."""
+    rates = [
+        next((judge.length_controlled_win_rate for judge in results.judges if judge.kind == "independent"), None)
+        for results in (first, second)
+    ]
+    texts = [
+        ("none", "") if rate is None else (_share(rate.mean), " to ".join(map(_share, rate.ci95))) for rate in rates
+    ]
+    return MetricRow("Win rate by the independent judge, at equal length", *texts[0], *texts[1], "")
+
+
+def _share(value: float) -> str:
+    return f"{format_number(100 * value, 1)} %"
 
 
 def _signs(results: Results) -> str:

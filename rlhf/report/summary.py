@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from rlhf.report.claims import lead
 from rlhf.report.formatting import format_duration, format_significant
-from rlhf.report.page import verdict
 from rlhf.results.headline import headline_metrics
 from rlhf.results.schema import Results, StageRow
 
@@ -11,14 +11,13 @@ Table = list[dict[str, str]]
 
 
 def summary(results: Results) -> str:
-    """Verdict, signs of reward hacking and headline metrics."""
-    conclusion = verdict(results)
+    """Verdict with its evidence, signs of reward hacking and headline metrics."""
     signs = [f"- **{sign.metric}**: {sign.text}" for sign in results.reward_hacking_signs]
     rows = [" | ".join(row.values()) for row in metrics_table(results)]
     return "\n".join(
         [
-            f"# {conclusion.headline}",
-            conclusion.sentence,
+            f"# {results.verdict.headline}",
+            lead(results),
             *(["", "Signs of reward hacking:", *signs] if signs else []),
             "",
             "| metric | SFT | RLHF | difference | 95 % interval |",

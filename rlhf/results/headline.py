@@ -34,15 +34,16 @@ class HeadlineMetric(NamedTuple):
 
 
 def headline_metrics(results: Results) -> list[HeadlineMetric]:
-    """Reward, toxicity, validation loss, response length and repetition of both models."""
+    """Reward, toxicity, validation loss, response length, endings and repetition of both models."""
     comparison = results.policy_comparison
     return [
         HeadlineMetric(key, name, unit, digits, paired.sft.mean, paired.rlhf.mean, paired.difference, paired.rlhf.n)
         for key, name, unit, digits, paired in (
-            ("reward", "reward of test responses", "", 3, results.reward),
-            ("toxicity", "mean toxicity", "", 4, results.toxicity),
+            ("reward", "optimized reward", "", 3, results.reward),
+            ("toxicity", f"mean {results.toxicity.measure}", "", 4, results.toxicity),
             ("loss", "validation loss", "nats per token", 3, comparison.validation_loss),
             ("length", "tokens per response", "", 1, comparison.response_tokens),
+            ("ended", "share of responses that ended", "", 3, comparison.ended_share),
             ("repetition", "repetition", "", 3, comparison.repetition),
         )
     ]

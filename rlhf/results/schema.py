@@ -283,6 +283,8 @@ class ReportData(Record):
     """Calibration of the optimized reward model."""
     over_optimisation: list[Plot]
     """Optimized reward and independent judge over KL."""
+    seeds: list[Plot]
+    """Every PPO training as a dot; empty if there is only one."""
     validation: list[ValidationPoint]
     """Numbers of the validation curve in the reward plot."""
     responses: list[ResponsePair]

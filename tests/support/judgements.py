@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from rlhf.labeling.judgements import Judgement
 from rlhf.labeling.manifest import KeyEntry
+from rlhf.results.schema import ResponsePair
 from tests.support.finished_run import judgement
 
 
@@ -17,9 +20,26 @@ def key(pairs: int) -> dict[str, KeyEntry]:
     }
 
 
-def rewards(pairs: int) -> dict[str, tuple[float, float]]:
-    """RLHF's reward is lower in the first ten pairs, equal in the last one, and higher in all others."""
-    return {f"p{n:03d}": (0.0, -1.0 if n < 10 else 0.0 if n == pairs - 1 else 1.0) for n in range(pairs)}
+def responses(pairs: int) -> list[ResponsePair]:
+    """The optimized reward of RLHF is lower in the first ten pairs, equal in the last one, and higher in all others."""
+    return [response_pair(n, -1 if n < 10 else 0 if n == pairs - 1 else 1) for n in range(pairs)]
+
+
+def response_pair(n: int, vote: Literal[-1, 0, 1], more_tokens: int = 0) -> ResponsePair:
+    """Pair n, on which the optimized reward model votes so."""
+    return ResponsePair(
+        id=f"p{n:03d}",
+        prompt="",
+        sft="yes",
+        rlhf="no",
+        sft_reward=0.0,
+        rlhf_reward=float(vote),
+        more_tokens=more_tokens,
+        votes={"optimised": vote},
+        prompt_toxicity=0.0,
+        sft_toxicity=0.0,
+        rlhf_toxicity=0.0,
+    )
 
 
 def prefers(n: int, model: str, annotator: str = "w1") -> Judgement:

@@ -19,6 +19,7 @@ STAGES = {
     "data": "prepare_data",
     "sft": "train_sft",
     "reward": "train_reward",
+    "judge": "train_judge",
     "rlhf": "train_ppo",
     "sft_responses": "generate_responses",
     "rlhf_responses": "generate_responses",
@@ -26,9 +27,25 @@ STAGES = {
     "rlhf_toxicity": "score_toxicity",
     "policy_comparison": "compare_policies",
     "labeling": "export_labeling_manifest",
+    "best_of_n": "sample_best_of_n",
+    "judging": "judge_responses",
 }
 INPUTS = {"data": ("source",), "labeling": ("sft_responses", "rlhf_responses")}
 """Recorded inputs that the code looks up."""
+EVALUATION = {
+    "accuracy": 0.75,
+    "accuracy_low": 0.655,
+    "accuracy_high": 0.826,
+    "pairs": 96,
+    "mean_margin": 0.8,
+    "loss": 0.5,
+    "calibration_error": 0.05,
+    "calibration": [
+        {"from": 0.5, "to": 0.55, "pairs": 48, "expected": 0.525, "observed": 0.575},
+        {"from": 0.95, "to": 1.0, "pairs": 48, "expected": 0.975, "observed": 0.925},
+    ],
+}
+"""Evaluation of both reward models: 72 of 96 pairs are right."""
 HOSTILE = (
     "</div><script>document.title = 'taken'</script><img src=https://example.org/x onerror=document.title='taken'>"
     " {{ 7 * 7 }} \u202eevil\x00\x1b[31m"
@@ -66,22 +83,8 @@ def fake_run(root: Path, *, prompts: int = 12, continuations: int = 60, effect: 
     dropped = {"response too long": 210, "duplicate": 12, "equal responses": 0, "near-duplicate of a test prompt": 31}
     _write_json(folders["data"] / "dropped.json", {"read": 3000, "kept": kept, "dropped": dropped})
 
-    _write_json(
-        folders["reward"] / "evaluation.json",
-        {
-            "accuracy": 0.75,
-            "accuracy_low": 0.655,
-            "accuracy_high": 0.826,
-            "pairs": 96,
-            "mean_margin": 0.8,
-            "loss": 0.5,
-            "calibration_error": 0.05,
-            "calibration": [
-                {"from": 0.5, "to": 0.55, "pairs": 48, "expected": 0.525, "observed": 0.575},
-                {"from": 0.95, "to": 1.0, "pairs": 48, "expected": 0.975, "observed": 0.925},
-            ],
-        },
-    )
+    for name in ("reward", "judge"):
+        _write_json(folders[name] / "evaluation.json", EVALUATION)
     ids = [f"prompt-{number}" for number in range(prompts)]
     write_jsonl(folders["reward"] / "chosen_scores.jsonl", [{"id": i, "score": 0.5} for i in [*ids, "elsewhere"]])
 
@@ -106,12 +109,14 @@ def fake_run(root: Path, *, prompts: int = 12, continuations: int = 60, effect: 
         ],
     )
     summary = {"first": measured[0], "best": measured[best], "last": measured[30], "best_step": best}
-    _write_json(folders["rlhf"] / "summary.json", summary)
+    _write_json(folders["rlhf"] / "summary.json", {**summary, "stopped_early": None, "rejected": []})
 
     before = draw.normal(-0.4, 0.5, prompts)
     gains = effect * draw.normal(0.45, 0.5, prompts)
     for name, scores in (("sft_responses", before), ("rlhf_responses", before + gains)):
         write_jsonl(folders[name] / "responses.jsonl", [_response(name, i, float(scores[i])) for i in range(prompts)])
+
+    _write_optimization(folders, before, gains)
 
     sft_scores = draw.beta(0.25, 1.6, continuations)
     changed = np.where(draw.random(continuations) < 0.6, draw.beta(0.25, 1.6, continuations), sft_scores)
@@ -168,6 +173,49 @@ def fake_run(root: Path, *, prompts: int = 12, continuations: int = 60, effect: 
             processes=2 if name == "rlhf" else 1,
         )
     return folders
+
+
+def _write_optimization(folders: dict[str, Path], before: np.ndarray, gains: np.ndarray) -> None:
+    """Two validations with two prompts each, four samples per prompt, and the judge's scores of everything.
+
+    The judge prefers RLHF wherever the optimized reward does.
+    """
+    rows: list[dict[str, object]] = [
+        {
+            "step": step,
+            "id": f"validation-{prompt}",
+            "prompt": "\n\nHuman: Why?\n\nAssistant:",
+            "response": " one two three four",
+            "ended": prompt == 0,
+            "tokens": 5,
+            "kl": 0.1 * step,
+            "reward": 0.1 * step + prompt,
+        }
+        for step in (0, 10)
+        for prompt in (0, 1)
+    ]
+    write_jsonl(folders["rlhf"] / "validation_responses.jsonl", rows)
+    samples: list[dict[str, object]] = [
+        {
+            "id": f"validation-{prompt}",
+            "prompt": "\n\nHuman: Why?\n\nAssistant:",
+            "response": " one two three" + " four" * sample,
+            "seed": sample,
+            "reward": float(sample),
+            "stopped": sample > 0,
+        }
+        for prompt in (0, 1)
+        for sample in range(4)
+    ]
+    write_jsonl(folders["best_of_n"] / "samples.jsonl", samples)
+    scores = {
+        "sft_responses": before,
+        "rlhf_responses": before + gains,
+        "rlhf": [0.0, 0.0, 1.0, -1.0],
+        "best_of_n": [-1.0, -1.0, 1.0, 1.0] * 2,
+    }
+    for name, values in scores.items():
+        write_jsonl(folders["judging"] / f"{name}.jsonl", [{"score": float(score)} for score in values])
 
 
 def _response(name: str, number: int, reward: float) -> dict[str, object]:

@@ -6,14 +6,14 @@ import pytest
 
 from rlhf.evaluation.human_preference import evaluate, unblind
 from rlhf.labeling.manifest import KeyEntry
-from rlhf.results.human_evaluation import Counts
+from rlhf.results.base import Counts
 from tests.support.finished_run import judgement
-from tests.support.judgements import key, prefers, rewards
+from tests.support.judgements import key, prefers, responses
 
 
 def test_the_published_counts_give_the_published_p_value() -> None:
     models = ["rlhf"] * 30 + ["tie"] * 54 + ["sft"] * 16
-    evaluation = evaluate([prefers(n, model) for n, model in enumerate(models)], key(100), rewards(100), seed=0)
+    evaluation = evaluate([prefers(n, model) for n, model in enumerate(models)], key(100), responses(100), seed=0)
     overall = evaluation.questions[-1]
     assert overall.pairs == overall.answers == Counts(wins=30, ties=54, losses=16)
     assert overall.win_rate is not None
@@ -43,7 +43,7 @@ def test_several_annotators_give_a_majority_per_pair() -> None:
         prefers(1, "rlhf", annotator="w1"),
         prefers(1, "sft", annotator="w2"),
     ]
-    evaluation = evaluate(judgements, key(3), rewards(3), seed=0)
+    evaluation = evaluate(judgements, key(3), responses(3), seed=0)
     overall = evaluation.questions[-1]
     assert overall.pairs == Counts(wins=1, ties=1, losses=0)
     assert overall.answers == Counts(wins=3, ties=0, losses=2)
@@ -61,25 +61,33 @@ def test_several_annotators_give_a_majority_per_pair() -> None:
 def test_position_bias_is_the_share_of_left_answers() -> None:
     """Nine of ten answers without a tie choose the left one: 2 * (1 + 10) / 2^10 = 0.0215."""
     judgements = [judgement(f"i{n}", overall="a", left="b" if n == 9 else "a") for n in range(10)]
-    evaluation = evaluate([*judgements, judgement("i10", overall="tie")], key(11), rewards(11), seed=0)
+    evaluation = evaluate([*judgements, judgement("i10", overall="tie")], key(11), responses(11), seed=0)
     assert evaluation.left_preference is not None
     assert (evaluation.left_preference.share, evaluation.left_preference.n) == (0.9, 10)
     assert evaluation.left_preference.p_value == pytest.approx(22 / 1024)
 
 
-def test_reward_model_agreement_compares_rewards_with_majorities() -> None:
-    pending = evaluate([], key(30), rewards(30), seed=0)
-    assert pending.status == "pending"
-    assert pending.reward_model_agreement is not None
-    assert pending.reward_model_agreement.pairs == Counts(wins=19, ties=1, losses=10)
-    assert pending.reward_model_agreement.agreement is None
+def test_agreement_compares_the_votes_of_a_judge_with_majorities() -> None:
+    """Both prefer one response in the pairs 0, 3, 15 and 16; they differ in 0.  Pair 29 is a tie for the machine."""
+    assert evaluate([], key(30), responses(30), seed=0).agreement == {}
     people = [prefers(n, "rlhf") for n in (0, 15, 16, 29)] + [prefers(17, "tie"), prefers(3, "sft")]
-    agreement = evaluate(people, key(30), rewards(30), seed=0).reward_model_agreement
-    assert agreement is not None
-    assert agreement.agreement is not None
-    assert (agreement.agreement.share, agreement.agreement.n) == (0.75, 4)  # both prefer one in 0, 3, 15, 16; 0 differs
+    agreement = evaluate(people, key(30), responses(30), seed=0).agreement
+    assert list(agreement) == ["optimised"]
+    assert (agreement["optimised"].share, agreement["optimised"].n) == (0.75, 4)
+
+
+def test_people_are_a_judge_whose_ties_count_as_half() -> None:
+    models = ["rlhf"] * 30 + ["tie"] * 54 + ["sft"] * 16
+    people = evaluate([prefers(n, model) for n, model in enumerate(models)], key(100), responses(100), 0).preference
+    assert people is not None
+    assert (people.kind, people.wins, people.ties, people.losses) == ("people", 30, 54, 16)
+    assert people.win_rate.mean == pytest.approx(0.57)
+    # the standard error of values 1, 1/2, 0 is sqrt((0.46 / 4 - 0.07^2) / 99) = 0.0333
+    assert people.win_rate.ci95 == pytest.approx((0.57 - 1.98 * 0.0333, 0.57 + 1.98 * 0.0333), abs=0.003)
+    assert people.win_rate.p_value == pytest.approx(0.054, abs=5e-4)
+    assert people.length_controlled_win_rate.mean == pytest.approx(0.57, abs=0.005)
 
 
 def test_times_are_medians() -> None:
     judgements = [judgement("i0", seconds=2.0), judgement("i1", seconds=30.0), judgement("i2", seconds=9.0)]
-    assert evaluate(judgements, key(3), rewards(3), seed=0).median_seconds == 9.0
+    assert evaluate(judgements, key(3), responses(3), seed=0).median_seconds == 9.0

@@ -8,7 +8,7 @@ import pytest
 
 from rlhf.evaluation.reward_hacking import reward_hacking_signs
 from rlhf.results.base import Difference, Mean, PairedMetric
-from rlhf.results.policy_comparison import KlResults, PolicyComparison
+from rlhf.results.policy_comparison import Diversity, KlResults, PolicyComparison
 
 UP = Difference(mean=0.4, ci95=(0.3, 0.5), p_value=0.001)
 
@@ -27,6 +27,8 @@ def policies(**changes: Any) -> PolicyComparison:
         validation_loss=compared(1.4, 1.45),
         response_tokens=compared(20.0, 24.0),
         repetition=compared(0.02, 0.03),
+        ended_share=compared(0.9, 0.95),
+        distinct_ngrams=Diversity(sft=0.7, rlhf=0.6),
         kl=KlResults(per_response=6.0, ci95=(5.0, 7.0), per_token=0.25, n=50),
     )
     return healthy.model_copy(update=changes)
@@ -47,6 +49,7 @@ def test_a_healthy_run_has_no_signs() -> None:
         ({"response_tokens": compared(20.0, 12.0)}, "length", 0.6),
         ({"repetition": compared(0.02, 0.1)}, "repetition", 0.08),
         ({"validation_loss": compared(1.4, 1.7)}, "validation loss", 0.3),
+        ({"distinct_ngrams": Diversity(sft=0.74, rlhf=0.5)}, "diversity", 0.5 / 0.74),
         ({"kl": far(26.0)}, "KL", 26.0),
     ],
 )
@@ -67,6 +70,7 @@ def test_each_metric_beyond_its_limit_is_a_sign(changes: dict[str, Any], metric:
         {"validation_loss": compared(1.4, 1.59)},
         {"validation_loss": compared(1.4, 1.7, clear=False)},
         {"validation_loss": compared(1.7, 1.4)},
+        {"distinct_ngrams": Diversity(sft=0.7, rlhf=0.57)},
         {"kl": far(24.0)},
     ],
 )
