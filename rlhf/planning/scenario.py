@@ -111,11 +111,9 @@ def make_scenario(config: RunConfig, machine: Machine, benchmark: Mapping[str, f
         llm=None if llm is None or llm.path is None else size_of(ModelConfig(path=llm.path)),
         judge=None,
     )
-    return (
-        replace(scenario, judge=_judge_scenario(scenario, counts, benchmark))
-        if config.data.judge_share > 0
-        else scenario
-    )
+    if config.data.judge_share == 0:
+        return scenario
+    return replace(scenario, judge=_judge_scenario(scenario, counts, benchmark))
 
 
 def _judge_scenario(scenario: Scenario, counts: PairCounts, benchmark: Mapping[str, float]) -> Scenario:
