@@ -6,19 +6,23 @@ import json
 import shutil
 import subprocess
 import sys
+from math import log
 from pathlib import Path
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from rlhf.evaluation.human_preference import evaluate
 from rlhf.evaluation.toxicity.continuations import iter_continuations
+from rlhf.evaluation.verdict import complete
 from rlhf.results import schema
 from rlhf.results.schema import Results, StageRow
 from rlhf.runs.published import write_with_stage_times
 from rlhf.stages.aggregate_results import aggregate_results
-from rlhf.storage.files import read_jsonl
+from rlhf.storage.files import read_jsonl, write_jsonl
+from tests.support.judgements import key, prefers, responses
 from tests.support.paths import ROOT
-from tests.support.results_fixture import STAGES, fake_config, fake_run
+from tests.support.results_fixture import EVALUATION, STAGES, fake_config, fake_run
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +43,8 @@ def test_metrics_are_those_of_the_artifacts(run: tuple[dict[str, Path], Path]) -
     inputs, output = run
     content = json.loads((output / "results.json").read_bytes())
     summary = json.loads((inputs["rlhf"] / "summary.json").read_bytes())
-    assert {name: content["reward"][name] for name in ("first", "best", "last", "best_step")} == summary
+    names = ("first", "best", "last", "best_step")
+    assert {name: content["reward"][name] for name in names} == {name: summary[name] for name in names}
     before, after = (
         [float(str(row["reward"])) for row in read_jsonl(inputs[name] / "responses.jsonl")]
         for name in ("sft_responses", "rlhf_responses")
@@ -67,7 +72,13 @@ def test_metrics_are_those_of_the_artifacts(run: tuple[dict[str, Path], Path]) -
     people = content["human_evaluation"]
     assert (people["status"], people["pairs"], people["questions"]) == ("pending", 12, [])
     wins = sum(second > first for first, second in zip(before, after, strict=True))
-    assert people["reward_model_agreement"]["pairs"] == {"wins": wins, "ties": 0, "losses": 12 - wins}
+    judges = {judge["kind"]: judge for judge in content["judges"]}
+    assert list(judges) == ["independent", "optimised"]
+    for judge in judges.values():
+        assert [judge[name] for name in ("wins", "ties", "losses")] == [wins, 0, 12 - wins]
+        assert judge["win_rate"]["mean"] == pytest.approx(wins / 12)
+        assert judge["accuracy"]["share"] == 0.75
+        assert judge["agreement_with_people"] is None
     reward_model = content["reward_model"]
     assert (reward_model["accuracy"], reward_model["ci95"], reward_model["pairs"]) == (0.75, [0.655, 0.826], 96)
     assert (reward_model["mean_margin"], reward_model["loss"], reward_model["calibration_error"]) == (0.8, 0.5, 0.05)
@@ -86,8 +97,127 @@ def test_metrics_are_those_of_the_artifacts(run: tuple[dict[str, Path], Path]) -
     assert comparison["repetition"]["rlhf"]["mean"] == pytest.approx(0.03)
     assert comparison["kl"]["per_response"] == pytest.approx(4.55)
     assert comparison["kl"]["per_token"] == pytest.approx(4.55 / 23)
+    assert comparison["ended_share"]["sft"] == {"mean": 1.0, "n": 12}
+    assert content["reward"]["both_ended"]["n"] == 12
+    # every response is two tokens longer: length cannot be told apart from the model
+    assert content["reward"]["length_controlled"]["ci95"][0] <= 0 <= content["reward"]["length_controlled"]["ci95"][1]
     assert content["reward_hacking_signs"] == []
     assert content["data"]["dropped"]["response too long"] == 210
+
+
+def test_over_optimization_by_hand(run: tuple[dict[str, Path], Path]) -> None:
+    """Two prompts.  At step 10 the judge prefers the first response and not the second.
+
+    Best of n of four samples with the rewards 0 to 3: mean 1.5; best of 2: (0x0 + 1x1 + 2x2 + 3x3) / 6; best of 4: 3.
+    The judge, with 0 for the SFT model, prefers the two better samples: 1/2; (2 + 3) / 6 = 5/6; 1.
+    """
+    content = json.loads((run[1] / "results.json").read_bytes())
+    points = content["over_optimisation"]
+    assert [(point["method"], point["step"], point["n"]) for point in points] == [
+        ("ppo", 0, None),
+        ("ppo", 10, None),
+        ("best_of_n", None, 1),
+        ("best_of_n", None, 2),
+        ("best_of_n", None, 4),
+    ]
+    assert [point["judge_win_rate"] for point in points] == pytest.approx([0.5, 0.5, 0.5, 5 / 6, 1.0])
+    assert [point["optimised_score"] for point in points] == pytest.approx([0.5, 1.5, 1.5, 14 / 6, 3.0])
+    assert [point["kl"] for point in points] == pytest.approx([0.0, 1.0, 0.0, log(2) - 1 / 2, log(4) - 3 / 4])
+    assert [point["ended_share"] for point in points] == pytest.approx([0.5, 0.5, 0.75, 1.0, 1.0])
+    assert [point["response_words"] for point in points] == pytest.approx([4.0, 4.0, 4.5, 3 + 14 / 6, 6.0])
+    # two equal responses of four words have two 3-grams each, of which two are distinct
+    assert [point["distinct_ngrams"] for point in points[:2]] == [0.5, 0.5]
+
+
+def test_labels_decide_the_verdict(run: tuple[dict[str, Path], Path]) -> None:
+    """The reward is higher and toxicity lower; people at 80:20 against the model, at 50:50 and at 80:20 for it."""
+    results = Results.model_validate_json((run[1] / "results.json").read_bytes())
+    assert results.verdict.tone == "undecided"
+    assert results.verdict.headline.endswith("people have not judged yet")
+    for wins, tone in ((20, "worse"), (50, "undecided"), (80, "better")):
+        models = ["rlhf"] * wins + ["sft"] * (100 - wins)
+        judgements = [prefers(n, model) for n, model in enumerate(models)]
+        labeled = complete(results, evaluate(judgements, key(100), responses(100), seed=0))
+        assert labeled.verdict.tone == tone
+        assert labeled.judges[0].kind == "people"
+        assert labeled.judges[0].win_rate.mean == wins / 100
+        endpoint = labeled.verdict.endpoints[0]
+        assert (endpoint.name, endpoint.primary, endpoint.estimate) == ("human_preference", True, wins / 100)
+        assert {judge.kind: judge.agreement_with_people is not None for judge in labeled.judges} == {
+            "people": False,
+            "independent": False,
+            "optimised": True,
+        }
+    assert complete(labeled, labeled.human_evaluation) == labeled
+
+
+def test_unfinished_labels_count_only_if_no_missing_answer_could_change_them(run: tuple[dict[str, Path], Path]) -> None:
+    results = Results.model_validate_json((run[1] / "results.json").read_bytes())
+    for wins, losses, tone in ((70, 0, "better"), (60, 5, "undecided"), (0, 70, "worse"), (5, 60, "undecided")):
+        models = ["rlhf"] * wins + ["sft"] * losses
+        judgements = [prefers(n, model) for n, model in enumerate(models)]
+        labeled = complete(results, evaluate(judgements, key(100), responses(100), seed=0))
+        assert labeled.verdict.tone == tone
+        assert ("have compared 65 of 100 pairs so far" in labeled.verdict.headline) == (tone == "undecided")
+
+
+def test_primary_endpoints_are_corrected_apart_and_before_labels(run: tuple[dict[str, Path], Path]) -> None:
+    """Toxicity is tested as one of two primary endpoints, although the other is not known yet."""
+    endpoints = Results.model_validate_json((run[1] / "results.json").read_bytes()).verdict.endpoints
+    people, toxicity = endpoints[:2]
+    assert (people.name, people.estimate, people.p_adjusted) == ("human_preference", None, None)
+    assert toxicity.name == "toxicity"
+    assert toxicity.p_value is not None
+    assert toxicity.p_adjusted == pytest.approx(2 * toxicity.p_value)
+    assert not any(endpoint.primary for endpoint in endpoints[2:])
+    secondary = sorted((endpoint.p_value or 0.0, endpoint.p_adjusted) for endpoint in endpoints[2:])
+    assert secondary[0][1] == pytest.approx(min(1.0, len(secondary) * secondary[0][0]))
+
+
+def test_a_reward_model_that_may_be_a_coin_gives_no_verdict(run: tuple[dict[str, Path], Path], tmp_path: Path) -> None:
+    inputs = {name: shutil.copytree(folder, tmp_path / name) for name, folder in run[0].items()}
+    coin = {**EVALUATION, "accuracy": 0.569, "accuracy_low": 0.448, "accuracy_high": 0.682}
+    for name in ("reward", "judge"):
+        (inputs[name] / "evaluation.json").write_text(json.dumps(coin))
+    aggregate_results(fake_config(), inputs, tmp_path)
+    headline = Results.model_validate_json((tmp_path / "results.json").read_bytes()).verdict.headline
+    assert headline.startswith("The optimized reward model may be no better than a coin")
+    assert headline.endswith("nobody independent has judged it yet")
+
+
+def test_every_seed_stands_in_the_results(run: tuple[dict[str, Path], Path], tmp_path: Path) -> None:
+    """Three trainings; the others are copies whose rewards are 0.1 and 0.2 higher."""
+    inputs = {name: shutil.copytree(folder, tmp_path / name) for name, folder in run[0].items()}
+    for number, seed in enumerate((43, 44), start=1):
+        names = {"rlhf": "", "rlhf_responses": "_responses", "rlhf_toxicity": "_toxicity"}
+        for name, suffix in {**names, "policy_comparison": "_comparison"}.items():
+            inputs[f"rlhf-{seed}{suffix}"] = shutil.copytree(run[0][name], tmp_path / f"{seed}-{name}")
+        path = inputs[f"rlhf-{seed}_responses"] / "responses.jsonl"
+        rows = [{**row, "reward": float(str(row["reward"])) + 0.1 * number} for row in read_jsonl(path)]
+        write_jsonl(path, rows)
+        for name in ("rlhf", "rlhf_responses"):
+            source = run[0]["judging"] / f"{name}.jsonl"
+            shutil.copy(source, inputs["judging"] / f"{name.replace('rlhf', f'rlhf-{seed}')}.jsonl")
+    config = fake_config()
+    config = config.model_copy(update={"ppo": config.ppo.model_copy(update={"seeds": 3})})
+    aggregate_results(config, inputs, tmp_path)
+    one = Results.model_validate_json((run[1] / "results.json").read_bytes())
+    three = Results.model_validate_json((tmp_path / "results.json").read_bytes())
+    first = one.reward.difference.mean
+    assert [row.seed for row in three.seeds] == [42, 43, 44]
+    assert [row.reward_difference for row in three.seeds] == pytest.approx([first, first + 0.1, first + 0.2])
+    assert three.reward.difference.mean == pytest.approx(first + 0.1)
+    width = [results.reward.difference.ci95[1] - results.reward.difference.ci95[0] for results in (one, three)]
+    assert width[1] > width[0]  # it covers the seeds too
+    judges = [next(judge for judge in results.judges if judge.kind == "independent") for results in (one, three)]
+    assert judges[1].wins == 3 * judges[0].wins
+    names = [row.name for row in three.stages]
+    for label in ("train_ppo[rlhf-43]", "generate_responses[rlhf-44]", "compare_policies[rlhf-43]"):
+        assert label in names
+    page = (tmp_path / "report.html").read_text()
+    assert "Every PPO training, RLHF minus SFT" in page
+    assert "Every training as a dot" in page
+    assert "They cover training seeds" in page
 
 
 def test_lineage_names_every_stage(run: tuple[dict[str, Path], Path]) -> None:
@@ -98,6 +228,7 @@ def test_lineage_names_every_stage(run: tuple[dict[str, Path], Path]) -> None:
         "prepare_data",
         "train_sft",
         "train_reward",
+        "train_judge",
         "train_ppo",
         "generate_responses[sft]",
         "generate_responses[rlhf]",
@@ -105,6 +236,8 @@ def test_lineage_names_every_stage(run: tuple[dict[str, Path], Path]) -> None:
         "score_toxicity[rlhf]",
         "compare_policies",
         "export_labeling_manifest",
+        "sample_best_of_n",
+        "judge_responses",
     ]
     assert set(content["lineage"]["fingerprints"]) == set(names)
     assert len(set(content["lineage"]["fingerprints"].values())) == len(STAGES)
@@ -182,7 +315,7 @@ def test_schema_rejects_unknown_keys_and_nan(run: tuple[dict[str, Path], Path]) 
 
 def test_every_field_of_the_schema_is_described() -> None:
     definitions = [Results.model_json_schema(), *Results.model_json_schema()["$defs"].values()]
-    assert len(definitions) == 27
+    assert len(definitions) == 42
     for definition in definitions:
         assert definition["description"]
         assert definition["additionalProperties"] is False
