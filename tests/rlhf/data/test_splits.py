@@ -1,4 +1,6 @@
-"""Splits by prompt: no near-duplicate of a test prompt is for training, and the order of the rows is irrelevant."""
+"""Splits by prompt: no near-duplicate of a test prompt is for training, no dialogue is for policy and judge, and the
+order of the rows is irrelevant.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,13 @@ pairs_lists = st.lists(st.builds(pair, turns, responses, responses), min_size=12
 
 
 def split(
-    pairs: list[Pair], *, seed: int = 0, test: int = 2, validation: int = 2, max_pairs: int | None = None
+    pairs: list[Pair],
+    *,
+    seed: int = 0,
+    test: int = 2,
+    validation: int = 2,
+    judge_share: float = 0,
+    max_pairs: int | None = None,
 ) -> Splits:
     return split_pairs(
         pairs,
@@ -38,6 +46,7 @@ def split(
         test_prompts=test,
         validation_prompts=validation,
         near_duplicate_threshold=SIMILARITY,
+        judge_share=judge_share,
         max_pairs=max_pairs,
     )
 
@@ -56,31 +65,62 @@ def is_near(first: Pair, second: Pair) -> bool:
     return jaccard(turn_of(first), turn_of(second)) >= Fraction(7, 10)
 
 
-@given(pairs_lists, st.integers(0, 3))
-@settings(max_examples=60, deadline=None)
-def test_no_near_duplicate_of_a_test_or_validation_prompt_is_for_training(pairs: list[Pair], seed: int) -> None:
+shares = st.sampled_from([0, 0.5])
+
+
+@given(pairs_lists, st.integers(0, 3), shares)
+@settings(max_examples=100, deadline=None)
+def test_no_near_duplicate_of_a_test_or_validation_prompt_is_for_training(
+    pairs: list[Pair], seed: int, judge_share: float
+) -> None:
     try:
-        splits = split(pairs, seed=seed)
+        splits = split(pairs, seed=seed, judge_share=judge_share)
     except UserError:
         return
     assert len(splits.test) == len({row.prompt for row in splits.validation}) == 2
-    assert not any(is_near(row, other) for row in splits.training for other in splits.test + splits.validation)
+    training = splits.training + splits.judge
+    assert not any(is_near(row, other) for row in training for other in splits.test + splits.validation)
     assert not any(is_near(row, other) for row in splits.validation for other in splits.test)
     assert not is_near(*splits.test)
     first, second = {row.prompt: row for row in splits.validation}.values()
     assert not is_near(first, second)
-    kept = splits.training + splits.validation + splits.test
+    kept = training + splits.validation + splits.test
     assert len(kept) + splits.dropped.total() == len(pairs)
     assert not Counter(kept) - Counter(pairs)
 
 
-@given(pairs_lists.flatmap(lambda pairs: st.tuples(st.just(pairs), st.permutations(pairs))), st.integers(0, 3))
+@given(pairs_lists, st.integers(0, 3), st.sampled_from([0.2, 0.5, 0.8]))
+@settings(max_examples=60, deadline=None)
+def test_policy_and_judge_share_no_first_human_turn(pairs: list[Pair], seed: int, judge_share: float) -> None:
+    """Not even with another case or punctuation; and the judge's pairs are those that training loses."""
+    spelled = [*pairs, *(Pair(row.prompt.replace(" rice", " RICE!"), row.chosen, row.rejected) for row in pairs)]
+    try:
+        splits = split(spelled, seed=seed, judge_share=judge_share)
+    except UserError:
+        return
+    assert splits.training
+    assert splits.judge
+    assert not {plain(row) for row in splits.training} & {plain(row) for row in splits.judge}
+    everything = split(spelled, seed=seed)
+    assert everything.judge == []
+    assert Counter(splits.training + splits.judge) == Counter(everything.training)
+    assert (splits.test, splits.validation) == (everything.test, everything.validation)
+
+
+def plain(pair: Pair) -> str:
+    """The first human turn without case, and without the only punctuation of these tests."""
+    return turn_of(pair).lower().replace("!", "")
+
+
+@given(pairs_lists.flatmap(lambda pairs: st.tuples(st.just(pairs), st.permutations(pairs))), st.integers(0, 3), shares)
 @settings(max_examples=40, deadline=None)
-def test_the_order_of_the_rows_makes_no_difference(orders: tuple[list[Pair], list[Pair]], seed: int) -> None:
+def test_the_order_of_the_rows_makes_no_difference(
+    orders: tuple[list[Pair], list[Pair]], seed: int, judge_share: float
+) -> None:
     results: list[Splits | str] = []
     for pairs in orders:
         try:
-            results.append(split(pairs, seed=seed))
+            results.append(split(pairs, seed=seed, judge_share=judge_share))
         except UserError as error:
             results.append(str(error))
     assert results[0] == results[1]
@@ -144,6 +184,34 @@ def test_max_pairs_limits_only_the_training_pairs() -> None:
     assert limited.training == full.training[:10]
     assert (limited.test, limited.validation) == (full.test, full.validation)
     assert limited.dropped["beyond max_pairs"] == len(full.training) - 10 == 26
+    full, limited = split(pairs, judge_share=0.5), split(pairs, judge_share=0.5, max_pairs=10)
+    assert limited.training == full.training[:10]
+    assert limited.judge == full.judge
+    assert limited.dropped["beyond max_pairs"] == 36 - len(full.judge) - 10
+
+
+@pytest.mark.parametrize("judge_share", [0.1, 0.3, 0.7])
+def test_the_judge_gets_its_share_of_the_dialogues_with_all_their_pairs(judge_share: float) -> None:
+    """2,000 dialogues: the share has a standard deviation of at most sqrt(0.25 / 2000) = 0.011."""
+    turns = [f"{n} {n * 7919} question about {n * 104729}" for n in range(2004)]
+    pairs = [pair(turn, " Yes.", rejected) for turn in turns for rejected in (" No.", " Maybe.")]
+    for seed in range(3):
+        splits = split(pairs, seed=seed, judge_share=judge_share)
+        judged = Counter(row.prompt for row in splits.judge)
+        assert set(judged.values()) == {2}
+        assert len(judged) / 2000 == pytest.approx(judge_share, abs=0.035)
+    assert splits.judge != split(pairs, seed=seed - 1, judge_share=judge_share).judge
+
+
+@pytest.mark.parametrize(("judge_share", "judged"), [(0.001, 0), (0.999, 36)])
+def test_an_error_says_which_side_has_no_pairs(judge_share: float, judged: int) -> None:
+    pairs = [pair(f"{n} {n * 7919} question about {n * 104729}") for n in range(40)]
+    message = (
+        rf"^data\.judge_share \({judge_share}\): of 36 training pairs, {judged} are for the judge and {36 - judged} "
+        r"for the policy; both need some: change data\.judge_share or give more data$"
+    )
+    with pytest.raises(UserError, match=message):
+        split(pairs, judge_share=judge_share)
 
 
 def test_an_error_for_too_few_prompts_names_the_setting() -> None:

@@ -27,6 +27,7 @@ FILES = (
     "demonstrations",
     "validation_demonstrations",
     "preferences",
+    "judge_preferences",
     "validation_preferences",
     "ppo_prompts",
     "validation_prompts",
@@ -64,7 +65,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(model: Path, source: Path, output: Path, seed: int = 0, **data: object) -> dict[str, float]:
     output.mkdir(parents=True, exist_ok=True)
-    limits: dict[str, object] = {"test_prompts": 2, "validation_prompts": 2, "source": str(source)}
+    limits: dict[str, object] = {"test_prompts": 2, "validation_prompts": 2, "judge_share": 0, "source": str(source)}
     config = DataStage(seed=seed, data=DataConfig.model_validate(limits | data))
     return prepare_data(config, {"model": model, "source": source}, output)
 
@@ -128,6 +129,7 @@ def test_contents_of_every_file(model: Path, tmp_path: Path) -> None:
         "demonstrations": 7,
         "validation_demonstrations": 2,
         "preferences": 8,
+        "judge_preferences": 0,
         "validation_preferences": 2,
         "ppo_prompts": 6,
         "validation_prompts": 2,
@@ -147,6 +149,26 @@ def test_contents_of_every_file(model: Path, tmp_path: Path) -> None:
     assert set(own["demonstrations"][0]) == {"id", "prompt", "response"}
     for rows in files.values():
         assert len({row["id"] for row in rows}) == len(rows)
+
+
+def test_no_file_of_the_policy_contains_a_row_of_the_judge(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each question has a response of its own, so that every text shows from which dialogue it is."""
+    rows = [hh_row(f"{n} {n * 7919} {n * 104729}", f" Yes {n}.", f" No {n}.") for n in range(44)]
+    metrics = run(model, write_rows(tmp_path / "a.jsonl", rows), tmp_path / "out", judge_share=0.4)
+    texts = {name: (tmp_path / "out" / f"{name}.jsonl").read_text() for name in FILES}
+    judged = read_jsonl(tmp_path / "out" / "judge_preferences.jsonl")
+    policy = read_jsonl(tmp_path / "out" / "preferences.jsonl")
+    assert len(judged) + len(policy) == 44 - 2 - 2
+    assert 8 <= len(judged) <= 24
+    assert set(judged[0]) == set(policy[0]) == {"id", "prompt", "chosen", "rejected"}
+    for row in judged:
+        for column in ("id", "prompt", "chosen", "rejected"):
+            encoded = json.dumps(row[column])
+            assert [name for name in FILES if encoded in texts[name]] == ["judge_preferences"]
+    assert (metrics["judge_pairs"], metrics["training_pairs"]) == (len(judged), len(policy))
+    assert f"{len(policy)} pairs to train on, {len(judged)} for the independent judge" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 4, 2000])
@@ -191,10 +213,14 @@ any_row = st.one_of(
 )
 
 
-@given(rows=st.lists(any_row, min_size=10, max_size=50), max_pairs=st.sampled_from([None, 1, 5]))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(any_row, min_size=10, max_size=50),
+    max_pairs=st.sampled_from([None, 1, 5]),
+    judge_share=st.sampled_from([0, 0.5]),
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_row_is_in_exactly_one_file_or_count(
-    model: Path, tmp_path: Path, rows: list[dict[str, object]], max_pairs: int | None
+    model: Path, tmp_path: Path, rows: list[dict[str, object]], max_pairs: int | None, judge_share: float
 ) -> None:
     source = write_rows(tmp_path / "a.jsonl", [hh_row("the first row determines the layout"), *rows])
     try:
@@ -205,6 +231,7 @@ def test_every_row_is_in_exactly_one_file_or_count(
             max_prompt_tokens=40,
             max_response_tokens=20,
             max_pairs=max_pairs,
+            judge_share=judge_share,
             on_bad_row="skip",
             test_prompts=1,
         )
@@ -213,7 +240,8 @@ def test_every_row_is_in_exactly_one_file_or_count(
     summary = json.loads((tmp_path / "dropped.json").read_text())
     kept = summary["kept"]
     assert kept == {f"{name}.jsonl": len(read_jsonl(tmp_path / f"{name}.jsonl")) for name in FILES}
-    in_splits = kept["preferences.jsonl"] + kept["validation_preferences.jsonl"] + kept["test_prompts.jsonl"]
+    splits = ("preferences", "judge_preferences", "validation_preferences", "test_prompts")
+    in_splits = sum(kept[f"{name}.jsonl"] for name in splits)
     assert summary["read"] == len(rows) + 1 == in_splits + sum(summary["dropped"].values())
 
 
@@ -225,7 +253,7 @@ def test_shuffled_rows_in_other_files_give_the_same_bytes(model: Path, tmp_path:
     write_rows(tmp_path / "two" / "a.jsonl.gz", rows[:20])
     write_rows(tmp_path / "two" / "b.parquet", rows[20:])
     for name in ("one", "two"):
-        run(model, tmp_path / name, tmp_path / f"out-{name}")
+        run(model, tmp_path / name, tmp_path / f"out-{name}", judge_share=0.4)
     for path in sorted((tmp_path / "out-one").iterdir()):
         assert path.read_bytes() == (tmp_path / "out-two" / path.name).read_bytes(), path.name
 
