@@ -1,4 +1,4 @@
-"""The report page: the verdict, escaping of hostile text, and no external resources."""
+"""The report page: claim, evidence and caveats, escaping of hostile text, and no external resources."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ import pytest
 from rlhf.data.dialogues import Turn, split_turns
 from rlhf.data.text import escape_invisible
 from rlhf.evaluation.human_preference import evaluate
+from rlhf.evaluation.verdict import complete
+from rlhf.report.claims import caveats, lead
 from rlhf.report.formatting import format_dollars, format_duration, format_number, format_signed
-from rlhf.report.page import HEADLINES, interval_bar, render_report, verdict
-from rlhf.results.base import Difference
+from rlhf.report.page import interval_bar, render_report
+from rlhf.results.base import Difference, Share
 from rlhf.results.policy_comparison import RewardHackingSign
 from rlhf.results.schema import ReportData, Results
+from rlhf.results.seeds import EarlyEnd, RejectedCheckpoint
 from rlhf.stages.aggregate_results import aggregate_results
 from tests.support.html_elements import Elements
-from tests.support.judgements import key, prefers, rewards
+from tests.support.judgements import key, prefers, responses
 from tests.support.results_fixture import HOSTILE, fake_config, fake_run
 
 MINUS = "\N{MINUS SIGN}"
@@ -46,38 +49,101 @@ def results(artifact: Path) -> Results:
 
 
 def with_differences(results: Results, reward: tuple[float, float], toxicity: tuple[float, float]) -> Results:
-    """`results` with these intervals and their centers as means."""
-    changed = [
-        part.model_copy(update={"difference": Difference(mean=sum(ci95) / 2, ci95=ci95, p_value=0.5)})
-        for part, ci95 in ((results.reward, reward), (results.toxicity, toxicity))
-    ]
-    return results.model_copy(update={"reward": changed[0], "toxicity": changed[1]})
-
-
-def test_verdict_of_a_clear_result(results: Results) -> None:
-    conclusion = verdict(with_differences(results, (0.3, 0.5), (-0.02, -0.01)))
-    assert conclusion.tone == "good"
-    assert conclusion.headline == "Better: higher reward and less toxicity"
-    assert conclusion.sentence == (
-        "On 12 test prompts that were not used in training, the mean reward of the responses rose by 0.400 "
-        "(95 % interval 0.300 to 0.500); on 60 toxicity prompts, mean toxicity fell by 0.0150 (95 % interval 0.0100 to "
-        "0.0200)."
+    """`results` with these intervals of reward at equal length and of toxicity, and their centers as means."""
+    differences = [Difference(mean=sum(ci95) / 2, ci95=ci95, p_value=0.5) for ci95 in (reward, toxicity)]
+    return results.model_copy(
+        update={
+            "reward": results.reward.model_copy(update={"length_controlled": differences[0]}),
+            "toxicity": results.toxicity.model_copy(update={"difference": differences[1]}),
+        }
     )
 
 
-def test_verdict_says_if_an_interval_includes_zero(results: Results) -> None:
-    conclusion = verdict(with_differences(results, (-0.1, 0.3), (-0.004, 0.001)))
-    assert conclusion.headline == "No clear difference"
-    assert conclusion.sentence.count("includes zero") == 2
-    sentence = conclusion.sentence.replace(MINUS, "-")
-    assert "mean toxicity changed by -0.0015, which cannot be distinguished from no change" in sentence
-    assert "-0.0040 to +0.0010, includes zero" in sentence
+def test_the_lead_names_everyone_who_judged(results: Results) -> None:
+    judge = next(judge for judge in results.judges if judge.kind == "independent")
+    rate = judge.length_controlled_win_rate
+    assert lead(with_differences(results, (0.3, 0.5), (-0.02, -0.01))) == (
+        "People have not compared the 12 blinded pairs of responses yet. An independent judge, which PPO never saw and "
+        f"which is right on 75.0 % of 96 held-out pairs, gives RLHF a win rate of {100 * rate.mean:.1f} % at equal "
+        f"length (95 % interval {100 * rate.ci95[0]:.1f} to {100 * rate.ci95[1]:.1f} %). Mean toxicity fell by 0.0150 "
+        "(95 % interval 0.0100 to 0.0200) on 60 prompts. The optimized reward rose by 0.400 (95 % interval 0.300 to "
+        "0.500) at equal length."
+    )
 
 
-def test_verdict_says_if_the_model_got_worse(results: Results) -> None:
-    assert verdict(with_differences(results, (-0.3, -0.1), (0.01, 0.02))).tone == "bad"
-    assert verdict(with_differences(results, (0.1, 0.3), (0.01, 0.02))).headline == "Higher reward, but more toxicity"
-    assert {(reward, toxicity) for reward in (-1, 0, 1) for toxicity in (-1, 0, 1)} == set(HEADLINES)
+def test_the_lead_says_if_nothing_is_clear(results: Results) -> None:
+    sentence = lead(with_differences(results, (-0.1, 0.3), (-0.004, 0.001))).replace(MINUS, "-")
+    assert "Mean toxicity did not clearly change (-0.0015, 95 % interval -0.0040 to +0.0010)" in sentence
+    assert "The optimized reward did not clearly change (+0.100, 95 % interval -0.100 to +0.300)" in sentence
+
+
+def test_the_lead_says_if_a_reward_model_may_be_a_coin(results: Results) -> None:
+    coin = results.reward_model.model_copy(update={"accuracy": 0.569, "ci95": (0.448, 0.682)})
+    judges = [
+        judge.model_copy(update={"accuracy": Share(share=0.569, ci95=(0.448, 0.682), n=65, p_value=0.3)})
+        for judge in results.judges
+    ]
+    sentence = lead(results.model_copy(update={"reward_model": coin, "judges": judges}))
+    assert (
+        "There is no verdict on reward: the optimized reward model is right on 56.9 % of 96 held-out pairs" in sentence
+    )
+    assert "The independent judge does not count: it is right on 56.9 % of 65 held-out pairs" in sentence
+
+
+def test_caveats_say_what_the_run_does_not_show(results: Results, artifact: Path) -> None:
+    report_data = ReportData.model_validate_json((artifact / "report_data.json").read_bytes())
+    texts = caveats(results, report_data)
+    assert [text.split(".")[0] for text in texts] == [
+        "No person has compared the responses",
+        "PPO was trained once",
+        "1 of 12 pairs of responses are equal, since both models sample with the same random numbers",
+    ]
+    training = results.seeds[0].model_copy(
+        update={
+            "best_step": 0,
+            "stopped_early": EarlyEnd(step=7, kl=120.4, max_kl=100.0),
+            "rejected": (RejectedCheckpoint(step=5, score=9.0, reasons=("KL too high",)),),
+        }
+    )
+    toxicity = results.toxicity.model_copy(update={"measure": "profanity"})
+    changed = results.model_copy(update={"judges": [], "seeds": [training], "toxicity": toxicity})
+    text = " ".join(caveats(changed, report_data))
+    assert "There is no independent judge" in text
+    assert "harm in polite words scores zero" in text
+    assert "so the RLHF model is the SFT model" in text
+    assert "ended early at step 7: the KL of its rollouts, 120.4 nats per response, exceeded ppo.max_kl (100)" in text
+    assert "passed over 1 checkpoint with a higher validation reward" in text
+    assert "after step 5: KL too high." in text
+
+
+def test_the_page_reads_from_the_top_claim_evidence_caveats(page: str, results: Results) -> None:
+    sections = re.findall(r'<section id="([^"]+)"', page)
+    assert sections[:5] == ["results", "caveats", "endpoints", "judges", "over-optimization"]
+    elements = Elements(page)
+    assert f'<h1 class="{results.verdict.tone}">' in page
+    assert elements.text.index(results.verdict.headline) < elements.text.index("People have not compared")
+
+
+def test_first_to_best_is_a_curve_and_no_result(page: str) -> None:
+    text = " ".join(Elements(page).text.split())
+    assert "first → best" not in text
+    assert "The curve is no result: the checkpoint was chosen by it." in text
+
+
+def test_endpoints_are_listed_primary_ones_first(page: str) -> None:
+    section = page[page.index('<section id="endpoints">') : page.index('<section id="judges">')]
+    text = "".join(Elements(section[section.index("<tbody>") :]).text.split())
+    order = ("Primary", "Winratebypeoplenotknownyet", "Meantoxicity", "Secondary", "Winratebytheindependentjudge")
+    positions = [text.index(words) for words in order]
+    assert positions == sorted(positions)
+
+
+def test_the_control_is_named_at_the_top(results: Results, artifact: Path, page: str) -> None:
+    assert "Negative control" not in page
+    report_data = ReportData.model_validate_json((artifact / "report_data.json").read_bytes())
+    control = complete(results.model_copy(update={"control": "shuffled"}), results.human_evaluation)
+    assert control.verdict.headline == f"Negative control: {results.verdict.headline}"
+    assert "labels were shuffled" in Elements(render_report(control, report_data)).text
 
 
 @pytest.mark.parametrize(("low", "high", "sign"), [(0.1, 0.2, 1), (-0.2, -0.1, -1), (-0.1, 0.1, 0), (0.0, 0.1, 0)])
@@ -87,11 +153,12 @@ def test_a_difference_is_clear_only_without_zero(low: float, high: float, sign: 
 
 def test_interval_bar_keeps_proportions() -> None:
     """Line from -0.12 to 1.12 with the interval 0.5 to 1: (0.5 + 0.12) / 1.24 = 50 %."""
-    bar = interval_bar(Difference(mean=0.75, ci95=(0.5, 1.0), p_value=0.1))
-    assert bar.zero == pytest.approx(100 * 0.12 / 1.24, abs=0.01)
+    bar = interval_bar(0.75, (0.5, 1.0), 0.0)
+    assert bar.null == pytest.approx(100 * 0.12 / 1.24, abs=0.01)
     assert bar.low == pytest.approx(50.0, abs=0.01)
     assert bar.high == pytest.approx(100 * 1.12 / 1.24, abs=0.01)
-    assert interval_bar(Difference(mean=0.0, ci95=(0.0, 0.0), p_value=1.0)).zero == 50.0
+    assert interval_bar(0.0, (0.0, 0.0), 0.0).null == 50.0
+    assert interval_bar(0.5, (0.4, 0.6), 0.5).null == 50.0  # a win rate
 
 
 def test_hostile_text_is_text(page: str) -> None:
@@ -136,9 +203,9 @@ def test_ids_are_unique_and_links_have_targets(page: str) -> None:
 def test_plots_have_captions_and_model_text_has_its_own_direction(page: str) -> None:
     elements = Elements(page)
     drawings = [attributes for tag, attributes in elements.tags if tag == "svg"]
-    assert len(drawings) == 8  # six plots and two intervals
+    assert len(drawings) == 10  # seven plots and three intervals
     assert all(attributes["aria-hidden"] == "true" for attributes in drawings)
-    assert page.count("<figcaption>") == 6
+    assert page.count("<figcaption>") == 7
     assert "<figcaption></figcaption>" not in page
     texts = [attributes for _, attributes in elements.tags if attributes.get("class") == "text"]
     assert len(texts) > 30
@@ -157,19 +224,24 @@ def test_published_results_and_labeling_instructions_are_shown(page: str) -> Non
         assert expected in text
 
 
-def test_human_preference_is_shown_apart_from_the_reward_model(results: Results, artifact: Path) -> None:
-    """The published counts: RLHF better 30, tie 54, SFT better 16, p = 0.054; the reward model is not counted."""
+def test_human_preference_is_shown_apart_from_machines(results: Results, artifact: Path) -> None:
+    """The published counts: RLHF better 30, tie 54, SFT better 16, p = 0.054, which is not clear."""
     models = ["rlhf"] * 30 + ["tie"] * 54 + ["sft"] * 16
-    people = evaluate([prefers(n, model) for n, model in enumerate(models)], key(100), rewards(100), seed=0)
+    people = evaluate([prefers(n, model) for n, model in enumerate(models)], key(100), responses(100), seed=0)
     report_data = ReportData.model_validate_json((artifact / "report_data.json").read_bytes())
-    page = render_report(results.model_copy(update={"human_evaluation": people}), report_data)
+    labeled = complete(results, people)
+    assert labeled.verdict.tone == "undecided"
+    page = render_report(labeled, report_data)
     text = " ".join(Elements(page).text.replace("\N{NO-BREAK SPACE}", " ").split())
-    assert "of 100 pairs, by 1 person; exact sign test p = 0.054" in text
+    assert "Undecided: people have no clear preference" in text
+    assert "SFT16 tie54 RLHF30 50 % 57.0 % 95 % interval 50.3 to 63.4 %, p = 0.054" in text
+    assert "of 100 pairs, by 1 person; ties count as half." in text
     cells = text.replace(" ", "")
     assert "betteroverall" + 2 * "305416" + "65.2%50.8to77.3%0.054" in cells  # bar, counts, Wilson interval of 30 in 46
     assert "100 of 100 pairs compared by 1 person who did not know" in text
-    assert "not an independent judge: PPO was trained to maximize its score" in text
-    assert "gives RLHF the higher reward in 89 pairs, the same reward in 1 and a lower one in 10" in text
+    judges = cells[cells.index("Agreeswithpeople") :]
+    order = ("People305416", "Independentjudge", "Optimizedrewardmodel")
+    assert [judges.index(words) for words in order] == sorted(judges.index(words) for words in order)
     assert "rlhf label" not in text
 
 
@@ -202,12 +274,10 @@ def test_signs_of_reward_hacking_are_at_the_top(results: Results, artifact: Path
     sign = RewardHackingSign(
         metric="length", value=3.0, limit=1.5, text="Responses have 60.0 tokens <b>on average</b>."
     )
-    hacked = with_differences(results, (0.3, 0.5), (-0.02, -0.01))
-    hacked = hacked.model_copy(update={"reward_hacking_signs": [sign]})
-    assert verdict(hacked).tone == "mixed"
-    assert verdict(hacked).headline == "Higher reward and less toxicity, with signs of reward hacking"
+    hacked = complete(results.model_copy(update={"reward_hacking_signs": [sign]}), results.human_evaluation)
+    assert hacked.verdict.headline.endswith(", with signs of reward hacking; people have not judged yet")
     text = Elements(render_report(hacked, report_data)).text
-    assert text.index("Signs of reward hacking.") < text.index("Reward of test responses")
+    assert text.index("Signs of reward hacking.") < text.index("Preferred by people")
     assert "Responses have 60.0 tokens <b>on average</b>." in text
     assert "1 of them did in this run, see the warning at the top" in text
 

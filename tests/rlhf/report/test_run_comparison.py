@@ -38,7 +38,7 @@ def test_metrics_are_listed_with_their_change(runs: tuple[Path, Path]) -> None:
     one, two = (json.loads((run / "results.json").read_bytes()) for run in runs)
     comparison = compare_runs(read_run(runs[0]), read_run(runs[1]))
     rows = {row.name: row for row in comparison.metrics}
-    row = rows["Reward of test responses, RLHF minus SFT"]
+    row = rows["Optimized reward, RLHF minus SFT"]
     before, after = (content["reward"]["difference"] for content in (one, two))
     assert float(row.first.replace(MINUS, "-")) == pytest.approx(before["mean"], abs=5e-4)
     assert float(row.second.replace(MINUS, "-")) == pytest.approx(after["mean"], abs=5e-4)
@@ -80,7 +80,7 @@ def test_the_page_is_one_file_and_escapes_names(runs: tuple[Path, Path]) -> None
     assert outcome.exit_code == 0, outcome.output
     page = runs[0].parent / "compare-small-<b>large.html"
     assert f"comparison: {page}" in outcome.output
-    assert "Reward of test responses, RLHF minus SFT" in outcome.output
+    assert "Optimized reward, RLHF minus SFT" in outcome.output
     assert "ppo.steps" in outcome.output
     elements = Elements(page.read_text())
     assert "small and <b>large" in elements.text

@@ -26,13 +26,13 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 def test_metrics_are_those_of_results_json(results: Results) -> None:
     metrics = {metric.key: metric for metric in headline_metrics(results)}
-    assert list(metrics) == ["reward", "toxicity", "loss", "length", "repetition"]
+    assert list(metrics) == ["reward", "toxicity", "loss", "length", "ended", "repetition"]
     assert metrics["reward"].sft == results.reward.sft.mean
     assert metrics["toxicity"].difference == results.toxicity.difference
     assert metrics["loss"].rlhf == results.policy_comparison.validation_loss.rlhf.mean
     assert (metrics["length"].sft, metrics["length"].rlhf) == (21.0, 23.0)
     assert metrics["repetition"].rlhf == pytest.approx(0.03)
-    assert [metric.n for metric in metrics.values()] == [12, 60, 40, 12, 12]
+    assert [metric.n for metric in metrics.values()] == [12, 60, 40, 12, 12, 12]
     assert metrics["loss"].title == "Validation loss, nats per token"
     assert metrics["reward"].title == "Reward of test responses"
 

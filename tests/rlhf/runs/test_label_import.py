@@ -12,6 +12,7 @@ import pytest
 from moto import mock_aws
 
 from rlhf.errors import UserError
+from rlhf.evaluation.verdict import complete
 from rlhf.labeling.ground_truth_reader import read_label_output
 from rlhf.labeling.manifest import read_blinded_pairs, read_key
 from rlhf.labeling.session import LabelingSession
@@ -83,7 +84,9 @@ def test_a_complete_import_completes_the_report(run: FinishedRun, manifest: Path
     counts = evaluation.questions[-1].answers
     assert (counts.wins, counts.ties, counts.losses) == (7, 0, 1)
     assert evaluation.questions[-1].pairs.model_dump() == {"wins": 3, "ties": 1, "losses": 0}
-    assert after.model_copy(update={"human_evaluation": before.human_evaluation}) == before
+    assert after.judges[0] == evaluation.preference
+    assert after.verdict != before.verdict
+    assert complete(after, before.human_evaluation) == before  # nothing else changed
     assert "Run <code>rlhf label serve</code>" not in (run.folder / "report.html").read_text()
     assert times(run.store.root) == artifacts
 
