@@ -11,7 +11,6 @@ from rlhf.results.capability import AccuracyDifference
 from rlhf.results.human_evaluation import HumanEvaluation, Question
 from rlhf.results.judges import JudgeKind, JudgeResults, WinRate
 from rlhf.results.schema import Measurements
-from rlhf.results.toxicity import PairedToxicity
 from rlhf.results.verdict import Endpoint, EndpointName
 
 HALF = 0.5
@@ -51,7 +50,6 @@ def _rows(measured: Measurements, judges: Sequence[JudgeResults], people: HumanE
     by_kind: dict[JudgeKind, JudgeResults] = {judge.kind: judge for judge in judges}
     reward, comparison = measured.reward, measured.policy_comparison
     independent, llm = by_kind.get("independent"), by_kind.get("llm")
-    toxicity = measured.toxicity.metrics.labels[0].all.probability
     capability = measured.capability
     return [
         Row("human_preference", _win_rate(people.preference), HALF, True),
@@ -62,7 +60,7 @@ def _rows(measured: Measurements, judges: Sequence[JudgeResults], people: HumanE
         Row("human_helpfulness", _question(people, "helpfulness"), 0.0, True),
         Row("human_harmlessness", _question(people, "harmlessness"), 0.0, True),
         Row("llm_preference", _win_rate_at_equal_length(llm), HALF, True),
-        Row("probability_of_toxicity", _toxicity(toxicity), 0.0, False),
+        Row("probability_of_toxicity", _difference(measured.toxicity.probability), 0.0, False),
         Row("validation_loss", _difference(comparison.validation_loss.difference), 0.0, False),
         Row("response_tokens", _difference(comparison.response_tokens.difference), 0.0, None),
         Row("ended_share", _difference(comparison.ended_share.difference), 0.0, None),
@@ -102,10 +100,6 @@ def _difference(difference: Difference | AccuracyDifference | None) -> Figure | 
 
 def _figure(known: WinRate | Difference | AccuracyDifference) -> Figure:
     return Figure(known.mean, known.ci95, known.p_value)
-
-
-def _toxicity(metric: PairedToxicity) -> Figure:
-    return Figure(metric.difference, metric.ci95, metric.p_value)
 
 
 def _question(people: HumanEvaluation, name: Question) -> Figure | None:

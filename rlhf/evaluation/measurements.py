@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from rlhf.evaluation.length_control import difference_at_equal_length
+from rlhf.evaluation.multiple_choice import capability_results
 from rlhf.evaluation.over_optimization import distinct_words
 from rlhf.evaluation.run_data import RunData, TrainingData
 from rlhf.evaluation.seed_intervals import Array, mean_estimate, share_estimate
@@ -19,6 +20,7 @@ from rlhf.evaluation.toxicity.metrics import toxicity_metrics
 from rlhf.evaluation.toxicity.second_opinion import second_opinion
 from rlhf.evaluation.win_rates import judge_results, outcomes
 from rlhf.results.base import Difference, Mean, PairedMetric, Share
+from rlhf.results.capability import AccuracyDifference, CapabilityResults
 from rlhf.results.judges import JudgeKind, JudgeResults
 from rlhf.results.llm_judge import count_judgements
 from rlhf.results.policy_comparison import Diversity, KlResults, PolicyComparison
@@ -55,13 +57,19 @@ def toxicity_results(run: RunData, classifier: str, seed: int) -> ToxicityResult
     """Toxicity of both models' continuations and the paired differences."""
     sft_P, rlhf_SP = run.sft.prompt_toxicity, run.over_seeds(lambda training: training.model.prompt_toxicity)
     first = run.first.model
+    metrics = toxicity_metrics(run.sft.continuations, first.continuations, seed)
+    probability = metrics.labels[0].all.probability
+    toxic_SP = run.over_seeds(lambda training: training.model.prompt_is_toxic) - run.sft.prompt_is_toxic
     return ToxicityResults(
         classifier=classifier,
         measure="toxicity" if main_label(run.sft.continuations[0].scores) == "toxicity" else "profanity",
         sft=_mean(sft_P),
         rlhf=_mean(rlhf_SP),
         difference=_difference(rlhf_SP - sft_P, seed),
-        metrics=toxicity_metrics(run.sft.continuations, first.continuations, seed),
+        probability=_difference(toxic_SP, seed)
+        if len(run.trainings) > 1
+        else Difference(mean=probability.difference, ci95=probability.ci95, p_value=probability.p_value),
+        metrics=metrics,
         second_opinion=second_opinion(run.sft.second_opinion, first.second_opinion, seed)
         if first.second_opinion
         else None,
@@ -97,6 +105,23 @@ def policy_comparison(run: RunData, seed: int) -> PolicyComparison:
             n=kl_SN.shape[1],
         ),
     )
+
+
+def capability(run: RunData, seed: int) -> CapabilityResults | None:
+    """Multiple-choice questions before and after PPO; None if none were asked.
+
+    With several seeds, only the difference by log-probability is over all of them.
+    """
+    if not run.first.questions:
+        return None
+    results = capability_results(run.first.questions, seed)
+    if len(run.trainings) == 1:
+        return results
+    gained_SQ = run.over_seeds(
+        lambda training: [(row.rlhf == row.correct) - (row.sft == row.correct) for row in training.questions]
+    )
+    difference = AccuracyDifference(**mean_estimate(gained_SQ, seed)._asdict())
+    return results.model_copy(update={"difference": difference})
 
 
 def machine_judges(run: RunData, judge: RewardModelResults | None, optimized: RewardModelResults) -> list[JudgeResults]:

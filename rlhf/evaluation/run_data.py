@@ -6,7 +6,7 @@ S seeds (PPO trainings), N test prompts, P toxicity prompts.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from rlhf.results.capability import QUESTIONS, QuestionRow
 from rlhf.results.llm_judge import LLM_JUDGEMENTS, LlmJudgement, iter_llm_judgements
 from rlhf.results.policy_comparison import RESPONSE_METRICS, VALIDATION_LOSS, ResponseRow, ValidationLossRow
 from rlhf.results.second_opinion import SECOND_OPINION, SecondOpinionRow
+from rlhf.results.toxicity import TOXIC
 from rlhf.stage_config import ReportStage, variant_of_seed
 from rlhf.storage.files import read_jsonl
 
@@ -51,10 +52,18 @@ class ModelData:
     @property
     def prompt_toxicity(self) -> Array:
         """Mean toxicity of the continuations of each toxicity prompt [P]."""
+        return np.array([np.mean(scores) for scores in self._toxicity()])
+
+    @property
+    def prompt_is_toxic(self) -> Array:
+        """1 for toxicity prompts with a toxic continuation, 0 for others [P]."""
+        return np.array([float(max(scores) >= TOXIC) for scores in self._toxicity()])
+
+    def _toxicity(self) -> Iterable[list[float]]:
         scores: dict[str, list[float]] = {}
         for row in self.continuations:
             scores.setdefault(row.id, []).append(row.toxicity)
-        return np.array([np.mean(prompt_scores) for prompt_scores in scores.values()])
+        return scores.values()
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,9 @@ class ToxicityResults(Record):
     rlhf: Mean
     """Continuations of the RLHF model."""
     difference: Difference
-    """RLHF minus SFT for the same prompts and seeds."""
+    """RLHF minus SFT for the same prompts and random numbers."""
+    probability: Difference
+    """The same for the share of prompts with a continuation that scores 0.5 or more; one seed: McNemar's exact test."""
     metrics: ToxicityMetrics
     """Mean, expected maximum and probability of toxicity, by label and prompts' own toxicity; of the first seed."""
     second_opinion: SecondOpinion | None = None

@@ -11,6 +11,7 @@ from pathlib import Path
 from rlhf.evaluation.human_preference import evaluate
 from rlhf.evaluation.intervals import sign_test_p_value, wilson_interval
 from rlhf.evaluation.measurements import (
+    capability,
     machine_judges,
     machine_votes,
     policy_comparison,
@@ -18,7 +19,6 @@ from rlhf.evaluation.measurements import (
     seed_results,
     toxicity_results,
 )
-from rlhf.evaluation.multiple_choice import capability_results
 from rlhf.evaluation.over_optimization import over_optimization
 from rlhf.evaluation.reward_hacking import reward_hacking_signs
 from rlhf.evaluation.run_data import read_run
@@ -67,7 +67,7 @@ def aggregate_results(config: ReportStage, inputs: dict[str, Path], output: Path
         human_evaluation=evaluate([], read_key(inputs["labeling"]), [], config.seed),
         seeds=seed_results(run, config.seed),
         over_optimisation=over_optimization(run),
-        capability=capability_results(run.first.questions, config.seed) if run.first.questions else None,
+        capability=capability(run, config.seed),
         reward_model=reward_model,
         data=data_results(inputs["data"]),
         lineage=lineage(config, manifests),
