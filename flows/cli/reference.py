@@ -72,7 +72,7 @@ def _rows(part: Settings, prefix: str, rules: list[str], skip: Collection[str] =
             default = json.dumps(part.model_dump(mode="json")[name])
             yield f"| `{prefix}{name}` | {kind} | `{default}` | {_allowed(field)} | {_line(field.description)} |"
         if nested:
-            yield from _rows(value or nested(), f"{prefix}{name}.", rules)
+            yield from _rows(value or nested.model_construct(), f"{prefix}{name}.", rules)
     rules += [_line(check.func.__doc__) for check in type(part).__pydantic_decorators__.model_validators.values()]
 
 
