@@ -17,7 +17,7 @@ Rule = Callable[[str, str], str | None]
 Fault = int | Literal["disconnect", "drip", "huge", "not JSON", "other JSON"]
 """A status instead of a reply, or a damaged reply."""
 SHOWN = re.compile(r"\[(\w+) response ([AB]) begins\]\n(.*?)\n\[\1 response \2 ends\]", re.DOTALL)
-DRIP_SECONDS = 0.1
+DRIPS, DRIP_SECONDS = 50, 0.1
 
 
 def prefers_more(word: str) -> Rule:
@@ -96,8 +96,8 @@ def llm_server(rule: Rule) -> Iterator[LlmServer]:
             self.wfile.write(self.content(fault, body))
 
         def drip(self) -> None:
-            """Send a blank now and then until the client hangs up."""
-            while True:
+            """Send a blank now and then until the client hangs up, at most DRIPS times."""
+            for _ in range(DRIPS):
                 self.wfile.write(b" ")
                 time.sleep(DRIP_SECONDS)
 
