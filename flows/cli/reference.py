@@ -67,13 +67,20 @@ def _rows(part: Settings, prefix: str, rules: list[str], skip: Collection[str] =
             continue
         value = getattr(part, name)
         nested = next((kind for kind in _members(field.annotation) if _is_settings(kind)), None)
+        section = _section_of(nested) if nested and value is None else None
         if not isinstance(value, Settings):
-            kind = "settings below, or `null`" if nested else _kind(field.annotation)
+            below = f"settings as in `{section}`" if section else "settings below"
+            kind = f"{below}, or `null`" if nested else _kind(field.annotation)
             default = json.dumps(part.model_dump(mode="json")[name])
             yield f"| `{prefix}{name}` | {kind} | `{default}` | {_allowed(field)} | {_line(field.description)} |"
-        if nested:
+        if nested and not section:
             yield from _rows(value or nested.model_construct(), f"{prefix}{name}.", rules)
     rules += [_line(check.func.__doc__) for check in type(part).__pydantic_decorators__.model_validators.values()]
+
+
+def _section_of(kind: type[Settings]) -> str | None:
+    """The section that describes settings of this kind, if there is one."""
+    return next((name for name, part in RunConfig() if isinstance(part, kind)), None)
 
 
 def _kind(annotation: Any) -> str:

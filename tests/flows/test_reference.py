@@ -7,7 +7,7 @@ import re
 import pytest
 
 from flows.cli.reference import pages
-from rlhf.config import RunConfig, SyntheticModel, flatten
+from rlhf.config import LlmJudgeConfig, RunConfig, SyntheticModel, flatten
 from tests.support.paths import ROOT
 
 
@@ -18,9 +18,9 @@ def test_the_page_is_current(name: str) -> None:
 
 def test_every_setting_is_described_once() -> None:
     rows = re.findall(r"^\| `([\w.]+)` \| .+ \| (.+) \|$", pages()["settings.md"], flags=re.MULTILINE)
-    settings = {**RunConfig().model_dump(), "model": {**RunConfig().model.model_dump(), "synthetic": {}}}
     synthetic = {f"model.synthetic.{name}" for name in SyntheticModel.model_fields}
-    assert sorted(name for name, _ in rows) == sorted({*flatten(settings), "model.synthetic"} | synthetic)
+    llm = {f"judge.llm.{name}" for name in LlmJudgeConfig.model_fields}
+    assert sorted(name for name, _ in rows) == sorted({*flatten(RunConfig().model_dump())} | synthetic | llm)
     assert all(description.strip() for _, description in rows)
 
 
@@ -31,6 +31,8 @@ def test_defaults_and_bounds_are_those_of_the_settings() -> None:
     assert "| `ppo.kl_target` | number or `null` | `6.0` | > 0 |" in page
     assert "| `ppo.unfrozen_blocks` | integer or `all` | `2` |  |" in page
     assert "- `trainer: trlx` runs on one machine" in page
+    assert "| `judge.model` | settings as in `model`, or `null` | `null` |" in page
+    assert "| `judge.training` | settings as in `sft`, or `null` | `null` |" in page
 
 
 def test_every_option_is_described() -> None:
