@@ -14,7 +14,10 @@ WORDS = ["rice", "eggs", "lock", "sky", "blue", "air", "light", "red", "help", "
 
 
 def tiny_inputs(folder: Path, architecture: Architecture = "gptj") -> dict[str, Path]:
-    """Synthetic artifacts of prepare_model and prepare_data: 40 training rows, 11 validation rows, 10 prompts."""
+    """Synthetic artifacts of prepare_model and prepare_data: 40 training rows, 11 validation rows, 10 prompts.
+
+    The judge has 40 training rows of its own.
+    """
     generator = random.Random(0)
     inputs = {"model": folder / "base", "data": folder / "data"}
     tiny_model(inputs["model"] / "model", architecture)
@@ -41,6 +44,7 @@ def tiny_inputs(folder: Path, architecture: Architecture = "gptj") -> dict[str, 
         ("ppo_prompts", 5),
         ("validation_prompts", 3),
         ("test_prompts", 2),
+        ("judge_preferences", 40),
     ):
         write_jsonl(inputs["data"] / f"{name}.jsonl", rows(name, count))
     return inputs

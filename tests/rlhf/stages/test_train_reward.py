@@ -1,8 +1,10 @@
-"""Reward model: training, files of a run, imported models, and byte-identical results of a killed run."""
+"""Reward model: training, files of a run, imported models, shuffled labels, and the bytes after a kill."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +19,7 @@ from rlhf.models.loading import new_reward_model, save_model
 from rlhf.models.reward_model import RewardModel
 from rlhf.models.tokenization import load_tokenizer
 from rlhf.stage_config import RewardStage
-from rlhf.stages.train_reward import train_reward
+from rlhf.stages.train_reward import shuffle_labels, train_reward
 from rlhf.storage.files import read_jsonl
 from tests.support.stages import Stages, assert_same_files, undisturbed_and_killed
 from tests.support.tiny_inputs import tiny_inputs, write_request
@@ -26,6 +28,7 @@ SETTINGS = RewardConfig(
     epochs=4, batch_size=8, device_batch_size=4, learning_rate=1e-2, warmup_steps=2, checkpoint_every=3
 )
 CONFIG = RewardStage(seed=1, model=ModelConfig(), reward=SETTINGS)
+CONTROL = CONFIG.model_copy(update={"control": "shuffled"})
 
 
 class TrainedRun(NamedTuple):
@@ -66,6 +69,47 @@ def test_a_run_learns_the_preference_and_scores_the_chosen_responses(trained: Tr
     scored = read_jsonl(output / "chosen_scores.jsonl")
     assert [row["id"] for row in scored] == [row["id"] for row in prompts]
     assert [row["score"] for row in scored] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_shuffled_labels_swap_about_half_of_the_pairs() -> None:
+    """Each by a coin of its own: of 2,000, half with a standard deviation of 22."""
+    rows = [{"chosen_ids": [2 * number], "rejected_ids": [2 * number + 1]} for number in range(2000)]
+    shuffled = shuffle_labels(rows, seed=3)
+    assert [{*row["chosen_ids"], *row["rejected_ids"]} for row in shuffled] == [{2 * n, 2 * n + 1} for n in range(2000)]
+    swapped = [row["chosen_ids"] > row["rejected_ids"] for row in shuffled]
+    assert 900 < sum(swapped) < 1100
+    neighbors = sum(first == second for first, second in pairwise(swapped))
+    assert 900 < neighbors < 1100
+    assert shuffle_labels(rows, seed=3) == shuffled
+    other = [row["chosen_ids"] > row["rejected_ids"] for row in shuffle_labels(rows, seed=4)]
+    assert 900 < sum(first == second for first, second in zip(swapped, other, strict=True)) < 1100
+
+
+def test_with_shuffled_labels_nothing_is_learned(trained: TrainedRun, tmp_path: Path) -> None:
+    """The same pairs that teach the preference above leave the accuracy at one half; its interval covers that."""
+    assert trained.metrics["accuracy_low"] > 0.5
+    metrics = train_reward(CONTROL, trained.inputs, tmp_path / "out")
+    assert metrics["accuracy_low"] < 0.5 < metrics["accuracy_high"]
+    assert abs(metrics["mean_margin"]) < 0.2 * trained.metrics["mean_margin"]
+    # Before the first step the model is that of the fixture, so equal measurements mean equal validation pairs.
+    first, expected = (
+        {name: value for name, value in read_jsonl(folder / "metrics.jsonl")[0].items() if "validation_" in name}
+        for folder in (tmp_path / "out", trained.output)
+    )
+    assert first["validation_margin"] != 0
+    assert first == expected
+    again = train_reward(CONTROL, trained.inputs, tmp_path / "again")
+    assert again == metrics
+    assert_same_files(tmp_path / "again" / "model", tmp_path / "out" / "model")
+
+
+def test_the_control_measures_a_model_on_pairs_that_are_not_shuffled(trained: TrainedRun, tmp_path: Path) -> None:
+    """A finished training is not repeated, so the stage only measures the model above."""
+    shutil.copytree(trained.output / "model", tmp_path / "model")
+    assert train_reward(CONTROL, trained.inputs, tmp_path) == trained.metrics
+    assert not (tmp_path / "metrics.jsonl").exists()
+    for name in ("evaluation.json", "chosen_scores.jsonl"):
+        assert (tmp_path / name).read_bytes() == (trained.output / name).read_bytes()
 
 
 def test_transformers_own_forward_pass_gives_the_same_scores(trained: TrainedRun) -> None:
