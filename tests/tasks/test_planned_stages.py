@@ -4,48 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Self
 
 import pytest
 
-import flows.pipeline
-import tasks.stage
 from rlhf.planning.machines import find_machine
 from rlhf.planning.plan import plan_run
 from rlhf.profiles import load_profile
 from rlhf.results.schema import StageRow
 from rlhf.stage_config import JudgeStage, part_of
-from tasks.launch import StageJob
 from tasks.publish import add_planned_seconds
 from tasks.run import Run
-from tasks.stage import StageFuture
+from tests.support.unstarted_pipeline import submit_pipeline
 
 PLAIN = ("data.judge_share=0", "evaluation.best_of=1", "evaluation.questions=null")
 SERVER = ("judge.llm.url=http://127.0.0.1:8000/v1", "judge.llm.model=m")
-
-
-class UnstartedTask:
-    """Stands in for the Prefect task of a stage: notes the jobs, and starts none."""
-
-    def __init__(self) -> None:
-        self.jobs: list[StageJob] = []
-
-    def with_options(self, **_options: object) -> Self:
-        return self
-
-    def submit(self, *, job: StageJob, **_options: object) -> Self:
-        self.jobs.append(job)
-        return self
-
-    def add_done_callback(self, _callback: object) -> None:
-        """It is never done."""
-
-
-class Published:
-    """Stands in for the end of the pipeline: notes the names of the stages, of which `publish` makes results.json."""
-
-    def __call__(self, _run: Run, others: list[StageFuture], results: StageFuture, model: StageFuture) -> None:
-        self.names = [stage.label for stage in (*others, results, model)]
 
 
 @pytest.mark.parametrize(
@@ -68,15 +40,12 @@ def test_the_plan_has_the_stages_of_the_pipeline(
     sizes = {"model_type": "gptj", "n_embd": 64, "n_layer": 2, "vocab_size": 300}
     (folder / "config.json").write_text(json.dumps(sizes))
     config = load_profile(profile, [override.format(folder=folder) for override in overrides])
-    task, published = UnstartedTask(), Published()
-    monkeypatch.setattr(tasks.stage, "run_stage_task", task)
-    monkeypatch.setattr(flows.pipeline, "publish", published)
-    flows.pipeline.pipeline.fn(config, str(tmp_path / "runs"))
+    submitted = submit_pipeline(monkeypatch, config, tmp_path / "runs")
 
     plan = plan_run(config, find_machine("p4d.24xlarge"), {})
-    assert [stage.name for stage in plan.stages] == published.names
-    assert sorted(published.names) == sorted(job.label for job in task.jobs)
-    judge_settings = [job.request.config for job in task.jobs if job.label == "train_judge"]
+    assert [stage.name for stage in plan.stages] == submitted.published
+    assert sorted(submitted.published) == sorted(submitted.jobs)
+    judge_settings = [job.request.config for label, job in submitted.jobs.items() if label == "train_judge"]
     judge = plan.scenario.judge
     assert judge_settings == ([] if judge is None else [part_of(judge.config, JudgeStage).model_dump(mode="json")])
 

@@ -19,8 +19,8 @@ MODULES = [
 ]
 
 
-def test_the_pipeline_has_eleven_stages_and_two_for_trlx() -> None:
-    assert len(MODULES) == 13
+def test_the_pipeline_has_fifteen_stages_and_two_for_trlx() -> None:
+    assert len(MODULES) == 17
 
 
 @pytest.mark.parametrize("module", MODULES)
