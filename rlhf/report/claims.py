@@ -185,7 +185,7 @@ def caveats(results: Results, report_data: ReportData) -> list[str]:
             "same random numbers. They count as ties, so ties are more frequent than with independent samples.",
         ),
     ]
-    return [text for holds, text in listed if holds] + _training_caveats(results)
+    return [text for holds, text in listed if holds] + _training_caveats(results) + _baseline_caveat(results)
 
 
 def _training_caveats(results: Results) -> list[str]:
@@ -212,6 +212,21 @@ def _training_caveats(results: Results) -> list[str]:
                 f"{'; '.join(best.reasons)}."
             )
     return texts
+
+
+def _baseline_caveat(results: Results) -> list[str]:
+    """Says so if best-of-n wins more often than the first RLHF model, by the independent judge."""
+    first = results.seeds[0]
+    rates = [(point.judge_win_rate, point) for point in results.over_optimisation if point.judge_win_rate is not None]
+    chosen = [rate for rate, point in rates if (point.seed, point.step) == (first.seed, first.best_step)]
+    baseline = max(((rate, point.n) for rate, point in rates if point.method == "best_of_n"), default=None)
+    if not chosen or baseline is None or baseline[0] <= chosen[0]:
+        return []
+    return [
+        f"By the independent judge, the best of {baseline[1]} responses of the SFT model, picked by the optimized reward, "
+        f"wins {_percent(baseline[0])} of comparisons on the validation prompts, and the RLHF model "
+        f"{_percent(chosen[0])}. So PPO is not shown to beat a baseline that needs no training."
+    ]
 
 
 def _percent(share: float) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 
 def format_number(value: float, digits: int) -> str:
-    """`value` with `digits` decimals, thousands separators and a true minus sign."""
-    return f"{value:,.{digits}f}".replace("-", "\u2212")
+    """`value` with `digits` decimals, thousands separators and a true minus sign; no minus before zeros only."""
+    return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "\u2212")
 
 
 def format_signed(value: float, digits: int) -> str:
     """Like `format_number`, with a plus sign unless the value is negative."""
-    return f"{value:+,.{digits}f}".replace("-", "\u2212")
+    return f"{round(value, digits) + 0.0:+,.{digits}f}".replace("-", "\u2212")
 
 
 def format_significant(value: float) -> str:

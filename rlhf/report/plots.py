@@ -59,18 +59,20 @@ class Curve(NamedTuple):
     values: Sequence[float]
 
 
-def plot_reward(validation: Curve, rollouts: Curve | None, best_step: int) -> Plot:
+def plot_reward(validation: Curve, rollouts: Curve | None, chosen_step: int) -> Plot:
     """Mean reward on the validation prompts and of the rollouts."""
     figure, axes = _figure("PPO step", "mean reward")
     if rollouts is not None:
         axes.plot(rollouts.steps, rollouts.values, color=MUTED, linewidth=0.9, alpha=0.75, label="rollouts")
     axes.plot(validation.steps, validation.values, color=RLHF, marker="o", markersize=3.5, label="validation prompts")
-    best = dict(zip(validation.steps, validation.values, strict=True))[best_step]
-    axes.plot([best_step], [best], linestyle="", marker="o", markersize=9, markerfacecolor="none", markeredgecolor=INK)
-    later = 2 * best_step > validation.steps[-1]
+    chosen = dict(zip(validation.steps, validation.values, strict=True))[chosen_step]
+    axes.plot(
+        [chosen_step], [chosen], linestyle="", marker="o", markersize=9, markerfacecolor="none", markeredgecolor=INK
+    )
+    later = 2 * chosen_step > validation.steps[-1]
     axes.annotate(
-        "best ",
-        (best_step, best),
+        "chosen ",
+        (chosen_step, chosen),
         textcoords="offset points",
         xytext=(-4 if later else 4, -12),
         ha="right" if later else "left",
@@ -81,7 +83,7 @@ def plot_reward(validation: Curve, rollouts: Curve | None, best_step: int) -> Pl
     return Plot(
         title="Reward",
         text=f"Mean reward on the validation prompts: {format_number(first, 3)} at step {validation.steps[0]}, "
-        f"best {format_number(best, 3)} at step {best_step}, "
+        f"chosen {format_number(chosen, 3)} at step {chosen_step}, "
         f"last {format_number(last, 3)} at step {validation.steps[-1]}.",
         svg=_svg(figure, "reward"),
     )

@@ -116,6 +116,15 @@ def test_caveats_say_what_the_run_does_not_show(results: Results, artifact: Path
     assert "after step 5: KL too high." in text
 
 
+def test_a_baseline_that_wins_more_often_is_a_caveat(results: Results, artifact: Path) -> None:
+    """At step 10 the judge prefers PPO in half of the comparisons, and the best of 4 in all of them."""
+    report_data = ReportData.model_validate_json((artifact / "report_data.json").read_bytes())
+    at_step_10 = [results.seeds[0].model_copy(update={"best_step": 10})]
+    [*_, text] = caveats(results.model_copy(update={"seeds": at_step_10}), report_data)
+    assert "the best of 4 responses of the SFT model, picked by the optimized reward, wins 100.0 %" in text
+    assert "and the RLHF model 50.0 %. So PPO is not shown to beat a baseline that needs no training." in text
+
+
 def test_the_page_reads_from_the_top_claim_evidence_caveats(page: str, results: Results) -> None:
     sections = re.findall(r'<section id="([^"]+)"', page)
     assert sections[:5] == ["results", "caveats", "endpoints", "judges", "over-optimization"]
@@ -322,6 +331,7 @@ def test_dialogues_are_split_into_turns() -> None:
 def test_formats_of_numbers_and_times() -> None:
     assert format_number(-1234.5678, 2) == f"{MINUS}1,234.57"
     assert format_signed(0.0312, 3) == "+0.031"
+    assert (format_number(-0.004, 2), format_signed(-0.0004, 3)) == ("0.00", "+0.000")
     assert [format_dollars(value) for value in (0.0041, 12.3, 1234.4)] == ["$0.0041", "$12.30", "$1,234"]
     assert [format_duration(seconds) for seconds in (0.44, 9.96, 59.4, 200, 3599.7, 18720)] == [
         "0.4 s",

@@ -65,7 +65,7 @@ POINTS = [
 
 def all_plots() -> list[Plot]:
     return [
-        plot_reward(VALIDATION, STEPS, best_step=10),
+        plot_reward(VALIDATION, STEPS, chosen_step=10),
         plot_kl(STEPS, target=2.0),
         plot_length(STEPS),
         plot_toxicity(SFT, RLHF, "toxicity"),
@@ -78,7 +78,7 @@ def test_captions_state_what_the_plots_show() -> None:
     reward, kl, length, toxicity, difference, optimization = (
         plot.text.replace("\N{MINUS SIGN}", "-") for plot in all_plots()
     )
-    assert "-0.500 at step 0, best 0.250 at step 10, last 0.125 at step 20" in reward
+    assert "-0.500 at step 0, chosen 0.250 at step 10, last 0.125 at step 20" in reward
     assert kl == "From 0.50 at step 1 to 1.00 at step 3 nats per response, at most 1.50; the target is 2."
     assert length == "From 0.50 at step 1 to 1.00 at step 3 tokens per response."
     assert "50.0 % of SFT and 25.0 % of RLHF" in toxicity
@@ -109,7 +109,7 @@ def test_another_process_draws_equal_bytes() -> None:
 @pytest.mark.parametrize(
     "plot",
     [
-        lambda: plot_reward(Curve([0], [0.5]), Curve([], []), best_step=0),
+        lambda: plot_reward(Curve([0], [0.5]), Curve([], []), chosen_step=0),
         lambda: plot_kl(Curve([1], [0.0]), target=None),
         lambda: plot_length(Curve([1], [1.0])),
         lambda: plot_toxicity([0.0, 0.0], [0.0, 0.0], "profanity"),
