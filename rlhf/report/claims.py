@@ -223,8 +223,8 @@ def _baseline_caveat(results: Results) -> list[str]:
     if not chosen or baseline is None or baseline[0] <= chosen[0]:
         return []
     return [
-        f"By the independent judge, the best of {baseline[1]} responses of the SFT model, picked by the optimized reward, "
-        f"wins {_percent(baseline[0])} of comparisons on the validation prompts, and the RLHF model "
+        f"By the independent judge, the best of {baseline[1]} responses of the SFT model, picked by the optimized "
+        f"reward, wins {_percent(baseline[0])} of comparisons on the validation prompts, and the RLHF model "
         f"{_percent(chosen[0])}. So PPO is not shown to beat a baseline that needs no training."
     ]
 
