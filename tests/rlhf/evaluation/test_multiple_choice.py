@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf.data.questions import MultipleChoiceQuestion, read_questions
 from rlhf.errors import UserError
-from rlhf.evaluation.multiple_choice import capability_results, question_rows
+from rlhf.evaluation.capability import capability_results
+from rlhf.evaluation.multiple_choice import question_rows
 from rlhf.evaluation.policy_comparison import ModelPair
 from rlhf.models.loading import load_causal_lm
 from rlhf.models.tokenization import load_tokenizer
