@@ -10,8 +10,8 @@ from typing import Literal
 
 import numpy as np
 
+from rlhf.evaluation.capability import capability_results
 from rlhf.evaluation.length_control import difference_at_equal_length
-from rlhf.evaluation.multiple_choice import capability_results
 from rlhf.evaluation.over_optimization import distinct_words
 from rlhf.evaluation.run_data import RunData, TrainingData
 from rlhf.evaluation.seed_intervals import Array, mean_estimate, share_estimate

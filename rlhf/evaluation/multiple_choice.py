@@ -10,17 +10,15 @@ Differs: acc_norm divides by the number of characters, not of bytes in UTF-8; fo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import fmean
 
 from transformers import PreTrainedModel
 
 from rlhf.data.questions import MultipleChoiceQuestion
 from rlhf.errors import UserError
-from rlhf.evaluation.intervals import bootstrap_interval, sign_test_p_value, wilson_interval
 from rlhf.evaluation.policy_comparison import Dialogue, ModelPair, require_finite, response_logprob_sums
 from rlhf.models.limits import COMPARED_ROWS
 from rlhf.models.tokenization import context_length, encode_prompt, encode_response
-from rlhf.results.capability import Accuracy, AccuracyDifference, CapabilityResults, PairedAccuracy, QuestionRow
+from rlhf.results.capability import QuestionRow
 from rlhf.runtime.stage import progress
 
 
@@ -50,23 +48,6 @@ def question_rows(models: ModelPair, questions: Sequence[MultipleChoiceQuestion]
     return rows
 
 
-def capability_results(rows: Sequence[QuestionRow], seed: int) -> CapabilityResults:
-    """Share of correct answers of both models and their paired difference, with intervals; `seed` draws resamples."""
-    plain = _paired_accuracy([row.sft == row.correct for row in rows], [row.rlhf == row.correct for row in rows], seed)
-    return CapabilityResults(
-        questions=len(rows),
-        sft=plain.sft,
-        rlhf=plain.rlhf,
-        difference=plain.difference,
-        normalized=_paired_accuracy(
-            [row.sft_normalized == row.correct for row in rows],
-            [row.rlhf_normalized == row.correct for row in rows],
-            seed,
-        ),
-        chance=fmean(1 / row.choices for row in rows),
-    )
-
-
 def _dialogues(models: ModelPair, question: MultipleChoiceQuestion) -> list[Dialogue]:
     """Token ids of the question with each of its choices.  A question that is too long is cut at its beginning."""
     prompt = encode_prompt(models.tokenizer, f"Question: {question.text}\nAnswer:")
@@ -89,17 +70,3 @@ def _choose(model: PreTrainedModel, question: MultipleChoiceQuestion, dialogues:
     require_finite("the log-probability of a choice of question", question.id, *logprobs)
     per_byte = [logprob / len(choice.encode()) for logprob, choice in zip(logprobs, question.choices, strict=True)]
     return logprobs.index(max(logprobs)), per_byte.index(max(per_byte))
-
-
-def _paired_accuracy(sft: Sequence[bool], rlhf: Sequence[bool], seed: int) -> PairedAccuracy:
-    """McNemar's exact test: without an effect, half of the questions that only one model gets right go either way."""
-    differences = [float(after) - float(before) for before, after in zip(sft, rlhf, strict=True)]
-    return PairedAccuracy(
-        sft=Accuracy(share=fmean(sft), ci95=wilson_interval(sum(sft), len(sft))),
-        rlhf=Accuracy(share=fmean(rlhf), ci95=wilson_interval(sum(rlhf), len(rlhf))),
-        difference=AccuracyDifference(
-            mean=fmean(differences),
-            ci95=bootstrap_interval(differences, seed),
-            p_value=sign_test_p_value(differences.count(1.0), differences.count(-1.0)),
-        ),
-    )

@@ -112,7 +112,9 @@ def test_the_judge_scores_but_changes_nothing_before_it(submit: Submit) -> None:
     run = submit()
     by_training = submit("judge.training.learning_rate=0.002")
     assert changed(run, by_training) == {"train_judge", "judge_responses", "aggregate_results", "export_model"}
-    assert by_training.jobs["train_judge"].request.config["reward"]["learning_rate"] == 0.002
+    settings = by_training.jobs["train_judge"].request.config["reward"]
+    assert isinstance(settings, dict)
+    assert settings["learning_rate"] == 0.002
     # A dialogue for the judge is one less for the policy.
     assert set(run.jobs) - changed(run, submit("data.judge_share=0.4")) == {"prepare_model"}
 

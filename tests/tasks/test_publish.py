@@ -54,9 +54,10 @@ def test_tables_and_plots_are_artifacts(finished: tuple[Results, ReportData]) ->
         "plot-change-in-toxicity-from-sft-to-rlhf",
         "plot-calibration-of-the-reward-model",
     }
-    assert str(by_key["results"].data).startswith("# Better: higher reward and less toxicity")
+    assert "the RLHF model is less toxic" in results.verdict.headline
+    assert str(by_key["results"].data).startswith(f"# {results.verdict.headline}\n")
     metrics, stages = (json.loads(str(by_key[key].data)) for key in ("metrics", "stages"))
-    assert metrics[0]["metric"] == "reward of test responses"
+    assert metrics[0]["metric"] == "optimized reward"
     assert float(metrics[0]["RLHF"]) == pytest.approx(results.reward.rlhf.mean, rel=1e-3)
     assert [row["stage"] for row in stages] == [stage.name for stage in results.stages]
     assert stages[0]["time"] == "3.5 s"
@@ -77,4 +78,4 @@ def test_the_summary_names_signs_of_reward_hacking(finished: tuple[Results, Repo
     sign = RewardHackingSign(metric="KL", value=90.0, limit=25.0, text="Far away.")
     assert "- **KL**: Far away." in summary(results.model_copy(update={"reward_hacking_signs": [sign]}))
     assert "reward hacking" not in summary(results)
-    assert summary(results).count("\n| ") == 7  # head, rule and five metrics
+    assert summary(results).count("\n| ") == 8  # head, rule and six metrics

@@ -145,7 +145,7 @@ def forget_sources() -> None:
 def stage_digests() -> dict[str, str]:
     forget_sources()
     every_stage = [value for value in vars(stages).values() if isinstance(value, Stage)]
-    assert len(every_stage) == 11
+    assert len(every_stage) == 15
     return {stage.name: fingerprints.source_digest(stage.module) for stage in every_stage}
 
 
