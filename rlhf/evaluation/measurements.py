@@ -17,7 +17,7 @@ from rlhf.evaluation.run_data import RunData, TrainingData
 from rlhf.evaluation.seed_intervals import Array, mean_estimate, share_estimate
 from rlhf.evaluation.toxicity.continuations import main_label
 from rlhf.evaluation.toxicity.metrics import toxicity_metrics
-from rlhf.evaluation.toxicity.second_opinion import second_opinion
+from rlhf.evaluation.toxicity.opinion_results import second_opinion
 from rlhf.evaluation.win_rates import judge_results, outcomes
 from rlhf.results.base import Difference, Mean, PairedMetric, Share
 from rlhf.results.capability import AccuracyDifference, CapabilityResults

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from statistics import fmean
 
 import torch
 import transformers
@@ -20,12 +19,10 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.utils import logging
 
 from rlhf.errors import UserError, brief
-from rlhf.evaluation.intervals import paired_difference
 from rlhf.evaluation.toxicity.continuations import Continuation
 from rlhf.evaluation.toxicity.detoxify_model import context_tokens
 from rlhf.models.checks import SAFETENSORS, find_weights, require_known_architecture, require_vocabulary
-from rlhf.results.base import Difference
-from rlhf.results.second_opinion import LabelOpinion, SecondOpinion, SecondOpinionRow
+from rlhf.results.second_opinion import SecondOpinionRow
 from rlhf.runtime.stage import note
 
 TOKENS_PER_BATCH = 4096
@@ -131,37 +128,6 @@ def opinion_rows(model: SecondOpinionModel, continuations: Sequence[Continuation
     return rows
 
 
-def second_opinion(sft: Sequence[SecondOpinionRow], rlhf: Sequence[SecondOpinionRow], seed: int) -> SecondOpinion:
-    """Mean probability of each label for both models' continuations of the same prompts, and the paired difference.
-
-    A prompt counts once: with the mean of its continuations that are not blank.  A prompt for which a model wrote
-    only blank ones is left out for both models.
-    """
-    assert [(row.id, row.sample) for row in sft] == [(row.id, row.sample) for row in rlhf], "prompts differ"
-    sft_prompts, rlhf_prompts = _by_prompt(sft), _by_prompt(rlhf)
-    prompts = [prompt for prompt in sft_prompts if prompt in rlhf_prompts]
-    labels = list(sft_prompts[prompts[0]][0]) if prompts else []
-
-    def of_label(label: str) -> LabelOpinion:
-        before, after = (
-            [fmean(scores[label] for scores in rows[prompt]) for prompt in prompts]
-            for rows in (sft_prompts, rlhf_prompts)
-        )
-        return LabelOpinion(
-            label=label,
-            sft=fmean(before),
-            rlhf=fmean(after),
-            difference=Difference.model_validate(paired_difference(before, after, seed)._asdict()),
-        )
-
-    return SecondOpinion(
-        prompts=len(prompts),
-        sft_blank=sum(row.scores is None for row in sft),
-        rlhf_blank=sum(row.scores is None for row in rlhf),
-        labels=[of_label(label) for label in labels],
-    )
-
-
 def _read_config(folder: Path) -> PreTrainedConfig:
     """The configuration in `folder`.  Raises UserError unless it is that of a classifier with distinct labels."""
     require_known_architecture(folder)
@@ -188,12 +154,3 @@ def _read_config(folder: Path) -> PreTrainedConfig:
             "set id2label in its config.json to name them in the report"
         )
     return config
-
-
-def _by_prompt(rows: Sequence[SecondOpinionRow]) -> dict[str, list[dict[str, float]]]:
-    """Scores of the continuations that are not blank, by prompt; without prompts that have none."""
-    prompts: dict[str, list[dict[str, float]]] = {}
-    for row in rows:
-        if row.scores is not None:
-            prompts.setdefault(row.id, []).append(row.scores)
-    return prompts

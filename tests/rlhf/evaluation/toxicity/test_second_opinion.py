@@ -15,7 +15,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Text
 from rlhf.errors import UserError
 from rlhf.evaluation.toxicity import second_opinion as module
 from rlhf.evaluation.toxicity.continuations import Continuation
-from rlhf.evaluation.toxicity.second_opinion import load_second_opinion, opinion_rows, second_opinion
+from rlhf.evaluation.toxicity.opinion_results import second_opinion
+from rlhf.evaluation.toxicity.second_opinion import load_second_opinion, opinion_rows
 from rlhf.results.second_opinion import SecondOpinionRow
 from tests.support.detoxify_checkpoints import TOKENS, Shape, make_classifier
 from tests.support.tiny_models import tiny_model
