@@ -74,7 +74,7 @@ def show(results: Results, report_data: ReportData) -> None:
     create_markdown_artifact(summary(results), key="results", description="Did the model get better?")
     create_table_artifact(metrics_table(results), key="metrics", description="Metrics of both models")
     create_table_artifact(stage_table(results.stages), key="stages", description="Stages of this run")
-    for plot in (*report_data.training, *report_data.toxicity, *report_data.reward_model):
+    for plot in report_data.plots:
         key = re.sub(r"[^a-z0-9]+", "-", f"plot {plot.title}".lower()).strip("-")
         create_image_artifact(image_url=image_uri(plot), key=key, description=f"{plot.title}: {plot.text}")
 

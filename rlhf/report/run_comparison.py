@@ -126,6 +126,8 @@ def comparability_warnings(first: Results, second: Results) -> list[str]:
     warnings = []
     if one["train_reward"] != two["train_reward"]:
         warnings.append("The reward models differ, so their rewards are on different scales.")
+    if one.get("train_judge") != two.get("train_judge"):
+        warnings.append("The independent judges differ, so their win rates are not comparable.")
     if one["prepare_data"] != two["prepare_data"]:
         warnings.append("The prepared data differ, so test prompts and validation rows are not the same.")
     same_prompts = first.lineage.revisions["toxicity prompts"] == second.lineage.revisions["toxicity prompts"]

@@ -294,6 +294,11 @@ class ReportData(Record):
     continuations: list[ContinuationPair]
     """Most toxic pairs first."""
 
+    @property
+    def plots(self) -> list[Plot]:
+        """All plots, in the order of the report."""
+        return [*self.over_optimisation, *self.training, *self.seeds, *self.toxicity, *self.reward_model]
+
 
 class ImportedLabels(Record):
     """Content of human_evaluation.json."""

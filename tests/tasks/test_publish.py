@@ -47,6 +47,7 @@ def test_tables_and_plots_are_artifacts(finished: tuple[Results, ReportData]) ->
         artifacts: list[Artifact] = client.read_artifacts(artifact_filter=of_this_run)
     by_key = {artifact.key: artifact for artifact in artifacts}
     assert {key for key in by_key if key and key.startswith("plot-")} == {
+        "plot-optimized-reward-and-independent-judge",
         "plot-reward",
         "plot-kl-to-the-sft-model",
         "plot-response-length",

@@ -65,13 +65,13 @@ def test_only_what_differs_is_listed(runs: tuple[Path, Path]) -> None:
 def test_metrics_that_cannot_be_compared_cause_warnings(runs: tuple[Path, Path]) -> None:
     path = runs[1] / "results.json"
     content = json.loads(path.read_bytes())
-    content["lineage"]["fingerprints"] |= {"train_reward": "other", "prepare_data": "other"}
+    content["lineage"]["fingerprints"] |= {"train_reward": "other", "train_judge": "x", "prepare_data": "other"}
     content["lineage"]["revisions"]["toxicity prompts"] = "other"
     content["toxicity"]["classifier"] = "detoxify"
     content["synthetic"] = False
     path.write_text(json.dumps(content))
     warnings = compare_runs(read_run(runs[0]), read_run(runs[1])).warnings
-    assert [warning.split()[0] for warning in warnings] == ["The", "The", "Different", "The", "One"]
+    assert [warning.split()[0] for warning in warnings] == ["The", "The", "The", "Different", "The", "One"]
     assert "rewards are on different scales" in warnings[0]
 
 
