@@ -12,9 +12,20 @@ from pathlib import Path
 import pytest
 
 import rlhf
-from rlhf.config import RunConfig
+from rlhf.config import RunConfig, Settings
 from rlhf.errors import UserError
-from rlhf.stage_config import DataStage, SftStage, part_of
+from rlhf.profiles import load_profile
+from rlhf.stage_config import (
+    ComparisonStage,
+    DataStage,
+    LlmJudgeStage,
+    ModelStage,
+    ReportStage,
+    RewardStage,
+    SftStage,
+    ToxicityStage,
+    part_of,
+)
 from rlhf.storage import fingerprints
 from rlhf.storage.artifacts import read_manifest, record_files, verify
 from rlhf.storage.fingerprints import fingerprint_path, fingerprint_stage
@@ -124,6 +135,48 @@ def test_built_in_sources_have_different_fingerprints() -> None:
 
     assert data_fingerprint("hub") != data_fingerprint("synthetic")
     assert data_fingerprint("/a") == data_fingerprint("/b")
+
+
+REQUIRED = (
+    "judge.llm.path=x",
+    "toxicity.classifier=detoxify",
+    "toxicity.checkpoint=x",
+    "toxicity.checkpoint_config=x",
+    f"toxicity.checkpoint_sha256={'ab' * 32}",
+)
+"""Settings without which a stage, or another setting, is not valid."""
+
+
+@pytest.mark.parametrize(
+    ("stage", "setting"),
+    [
+        (ComparisonStage, "evaluation.questions"),
+        (DataStage, "data.source"),
+        (LlmJudgeStage, "judge.llm.path"),
+        (ModelStage, "model.path"),
+        (ReportStage, "data.source"),
+        (ReportStage, "evaluation.questions"),
+        (ReportStage, "judge.llm.path"),
+        (ReportStage, "judge.model.path"),
+        (ReportStage, "model.path"),
+        (ReportStage, "reward.path"),
+        (ReportStage, "toxicity.checkpoint"),
+        (ReportStage, "toxicity.second_opinion"),
+        (RewardStage, "reward.path"),
+        (ToxicityStage, "toxicity.checkpoint_config"),
+        (ToxicityStage, "toxicity.prompts"),
+        (ToxicityStage, "toxicity.second_opinion"),
+    ],
+)
+def test_no_stage_has_a_path_in_its_fingerprint(stage: type[Settings], setting: str) -> None:
+    """Not the path counts but, as an input, its content."""
+
+    def fingerprint(folder: str, inputs: dict[str, str]) -> str:
+        config = load_profile("quickstart", [*REQUIRED, f"{setting}={folder}/file"])
+        return fingerprint_stage("any", part_of(config, stage), inputs, "rlhf.runtime.stage")
+
+    assert fingerprint("/a", {"file": "1"}) == fingerprint("/b", {"file": "1"})
+    assert fingerprint("/a", {"file": "1"}) != fingerprint("/a", {"file": "2"})
 
 
 @pytest.fixture
