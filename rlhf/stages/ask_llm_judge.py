@@ -84,7 +84,7 @@ def _ask_folder(config: LlmJudgeStage, folder: Path, pairs: list[Pair], output: 
         own = start + distributed.process_index
         judged = all_gather_rows(judge.judge(unfinished[own]) if own < len(unfinished) else [])
         if is_main_process():
-            journal.append([row for row in judged if row.id not in journal.judgements])
+            journal.append(judged)
         progress(PHASE, len(journal.judgements), len(pairs))
     return journal.judgements
 
