@@ -66,7 +66,7 @@ def complete(measured: Measurements, people: HumanEvaluation) -> Results:
     endpoints = list_endpoints(measured, judges, people)
     evidence = read_evidence(measured, judges, people, endpoints)
     conclusion = decide(evidence)
-    control = "Negative control: " if measured.control == "shuffled" else ""
+    control = "Negative control. " if measured.control == "shuffled" else ""
     content = {name: getattr(measured, name) for name in Measurements.model_fields}
     content |= {"human_evaluation": people, "judges": judges}
     return Results(

@@ -50,7 +50,7 @@ def test_a_control_finds_no_preference_more_often_than_chance_allows(results: Re
             control = simulated_control(results, generator, seeds)
             evidence = read_evidence(control, control.judges, control.human_evaluation, control.verdict.endpoints)
             found += evidence.judge == "for"
-            assert control.verdict.headline.startswith("Negative control: ")
+            assert control.verdict.headline.startswith("Negative control. ")
             assert control.verdict.tone != "better"
         findings.append(found)
     assert stats.binom.sf(3, REPETITIONS, 0.05) == pytest.approx(0.016, abs=1e-3)

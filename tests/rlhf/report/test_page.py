@@ -151,7 +151,7 @@ def test_the_control_is_named_at_the_top(results: Results, artifact: Path, page:
     assert "Negative control" not in page
     report_data = ReportData.model_validate_json((artifact / "report_data.json").read_bytes())
     control = complete(results.model_copy(update={"control": "shuffled"}), results.human_evaluation)
-    assert control.verdict.headline == f"Negative control: {results.verdict.headline}"
+    assert control.verdict.headline == f"Negative control. {results.verdict.headline}"
     assert "labels were shuffled" in Elements(render_report(control, report_data)).text
 
 

@@ -34,7 +34,7 @@ def test_metrics_are_those_of_results_json(results: Results) -> None:
     assert metrics["repetition"].rlhf == pytest.approx(0.03)
     assert [metric.n for metric in metrics.values()] == [12, 60, 40, 12, 12, 12]
     assert metrics["loss"].title == "Validation loss, nats per token"
-    assert metrics["reward"].title == "Reward of test responses"
+    assert metrics["reward"].title == "Optimized reward"
 
 
 def test_every_table_lists_them(results: Results) -> None:

@@ -94,6 +94,7 @@ def test_the_numbers_of_the_card_are_those_of_the_results(exported: tuple[dict[s
         "toxicity": content["toxicity"],
         "loss": comparison["validation_loss"],
         "length": comparison["response_tokens"],
+        "ended": comparison["ended_share"],
         "repetition": comparison["repetition"],
     }
     assert card.data.eval_results is not None
