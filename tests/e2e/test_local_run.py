@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 from rlhf.results.schema import Results
+from rlhf.storage.files import read_jsonl
 from tests.e2e.conftest import STAGE_LABELS
 from tests.support.cli import CommandLine, free_port
 
@@ -51,9 +53,62 @@ def test_a_changed_ppo_setting_runs_ppo_and_the_stages_after_it(command: Command
         "score_toxicity[rlhf]",
         "compare_policies",
         "export_labeling_manifest",
+        "judge_responses",
         "aggregate_results",
         "export_model",
     }
+
+
+def test_every_seed_is_trained_and_reported(command: CommandLine) -> None:
+    """Only what is new runs: the first seed is that of the finished run."""
+    [first] = Results.model_validate(command.results()).seeds
+    outcome = command.run(settings={"ppo.seeds": 3})
+    assert outcome.code == 0, outcome.error
+    new = {
+        f"{stage}[rlhf-{seed}]"
+        for stage in ("train_ppo", "generate_responses", "score_toxicity", "compare_policies")
+        for seed in (43, 44)
+    }
+    stages_run = {name for name, cached in command.cached().items() if not cached}
+    assert stages_run == {*new, "judge_responses", "aggregate_results", "export_model"}
+
+    results = Results.model_validate(command.results())
+    assert [row.seed for row in results.seeds] == [42, 43, 44]
+    assert results.seeds[0] == first
+    page = (command.workspace / "quickstart" / "report.html").read_text()
+    scores = command.artifact_of_last_run("judge_responses")
+    for row, model in zip(results.seeds, ("rlhf", "rlhf-43", "rlhf-44"), strict=True):
+        before, after = (
+            column(command.artifact_of_last_run(f"generate_responses[{name}]") / "responses.jsonl", "reward")
+            for name in ("sft", model)
+        )
+        assert row.reward_difference == pytest.approx(fmean(after) - fmean(before), abs=1e-9)
+        before, after = (column(scores / f"{name}_responses.jsonl", "score") for name in ("sft", model))
+        wins = [(new > old) + (new == old) / 2 for old, new in zip(before, after, strict=True)]
+        assert row.judge_win_rate == pytest.approx(fmean(wins), abs=1e-9)
+        assert f'<tr><th scope="row">{row.seed}</th><td>{row.best_step}</td>' in page
+
+
+def column(path: Path, name: str) -> list[float]:
+    """Numbers of one column of a file of rows."""
+    return [float(str(row[name])) for row in read_jsonl(path)]
+
+
+def test_the_negative_control_finds_nothing(command: CommandLine) -> None:
+    """With shuffled labels, nothing must look better; data, SFT model and judge are those of the finished run."""
+    outcome = command.run(settings={"control": "shuffled"})
+    assert outcome.code == 0, outcome.error
+    cached = {name for name, cached in command.cached().items() if cached}
+    assert cached == {"prepare_model", "prepare_data", "train_sft", "train_judge", "score_toxicity[sft]"}
+    results = Results.model_validate(command.results())
+    assert results.control == "shuffled"
+    assert results.verdict.tone != "better"
+    assert results.verdict.headline.startswith("Negative control. ")
+    assert results.verdict.headline in " ".join(outcome.output.split())
+    [judge] = [judge for judge in results.judges if judge.kind == "independent"]
+    assert judge.win_rate.ci95[0] <= 0.5
+    assert judge.length_controlled_win_rate.ci95[0] <= 0.5
+    assert "<strong>Negative control.</strong>" in (command.workspace / "quickstart" / "report.html").read_text()
 
 
 def test_a_changed_byte_is_reported_and_its_stage_runs_again(command: CommandLine) -> None:

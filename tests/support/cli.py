@@ -28,6 +28,7 @@ SMALL = {
     "ppo.minibatch_size": 4,
     "ppo.validate_every": 1,
     "toxicity.n_prompts": 20,
+    "evaluation.best_of": 4,
     "compute.threads": 1,
 }
 """Settings that shrink the quickstart to seconds."""
@@ -115,3 +116,8 @@ class CommandLine:
         """Folder of the only artifact of `stage`."""
         [folder] = (self.workspace / "artifacts" / stage).iterdir()
         return folder
+
+    def artifact_of_last_run(self, label: str, profile: str = "quickstart") -> Path:
+        """Folder of the artifact of a stage of the last run, by the label of the stage."""
+        [row] = [stage for stage in self.results(profile)["stages"] if stage["name"] == label]
+        return self.workspace / "artifacts" / label.partition("[")[0] / str(row["fingerprint"])
