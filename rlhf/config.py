@@ -347,7 +347,7 @@ class EvaluationConfig(Settings):
     primary_endpoints: tuple[PrimaryEndpoint, ...] = Field(
         default=("human_preference", "toxicity"), min_length=1, max_length=3
     )
-    """Endpoints that the headline may rest on; all other figures are secondary.  People's answers always count."""
+    """Endpoints that the headline may rest on; all other metrics are secondary.  People's answers always count."""
     best_of: int = Field(default=16, ge=1)
     """Responses of the SFT model per validation prompt for best-of-n, a baseline of PPO; 1 leaves it out."""
     questions: str | None = None

@@ -1,4 +1,4 @@
-"""The figures of a run that can show a difference, with p-values that are corrected for their number."""
+"""The metrics of a run that can show a difference, with p-values that are corrected for their number."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ HALF = 0.5
 """Win rate that means no preference."""
 
 
-class Figure(NamedTuple):
-    """Estimate, 95 % interval and p-value of an endpoint; None if it is not known yet."""
+class Estimate(NamedTuple):
+    """Value, 95 % interval and p-value of an endpoint."""
 
-    estimate: float
+    value: float
     ci95: tuple[float, float]
     p_value: float
 
@@ -29,7 +29,8 @@ class Row(NamedTuple):
     """An endpoint without correction."""
 
     name: EndpointName
-    figure: Figure | None
+    known: Estimate | None
+    """None if it is not known yet."""
     null: float
     higher_is_better: bool | None
 
@@ -42,7 +43,7 @@ def list_endpoints(measured: Measurements, judges: Sequence[JudgeResults], peopl
     """
     rows = _rows(measured, judges, people)
     primary = [row for row in rows if row.name in measured.primary_endpoints]
-    secondary = [row for row in rows if row.name not in measured.primary_endpoints and row.figure is not None]
+    secondary = [row for row in rows if row.name not in measured.primary_endpoints and row.known is not None]
     return [*_corrected(primary, primary=True), *_corrected(secondary, primary=False)]
 
 
@@ -70,15 +71,15 @@ def _rows(measured: Measurements, judges: Sequence[JudgeResults], people: HumanE
 
 
 def _corrected(rows: Sequence[Row], *, primary: bool) -> list[Endpoint]:
-    adjusted = holm([1.0 if row.figure is None else row.figure.p_value for row in rows])
+    adjusted = holm([1.0 if row.known is None else row.known.p_value for row in rows])
     return [
         Endpoint(
             name=row.name,
             primary=primary,
-            estimate=row.figure and row.figure.estimate,
-            ci95=row.figure and row.figure.ci95,
-            p_value=row.figure and row.figure.p_value,
-            p_adjusted=row.figure and p_adjusted,
+            estimate=row.known and row.known.value,
+            ci95=row.known and row.known.ci95,
+            p_value=row.known and row.known.p_value,
+            p_adjusted=row.known and p_adjusted,
             null=row.null,
             higher_is_better=row.higher_is_better,
         )
@@ -86,25 +87,25 @@ def _corrected(rows: Sequence[Row], *, primary: bool) -> list[Endpoint]:
     ]
 
 
-def _win_rate(judge: JudgeResults | None) -> Figure | None:
-    return _figure(judge.win_rate) if judge else None
+def _win_rate(judge: JudgeResults | None) -> Estimate | None:
+    return _estimate(judge.win_rate) if judge else None
 
 
-def _win_rate_at_equal_length(judge: JudgeResults | None) -> Figure | None:
-    return _figure(judge.length_controlled_win_rate) if judge else None
+def _win_rate_at_equal_length(judge: JudgeResults | None) -> Estimate | None:
+    return _estimate(judge.length_controlled_win_rate) if judge else None
 
 
-def _difference(difference: Difference | AccuracyDifference | None) -> Figure | None:
-    return _figure(difference) if difference else None
+def _difference(difference: Difference | AccuracyDifference | None) -> Estimate | None:
+    return _estimate(difference) if difference else None
 
 
-def _figure(known: WinRate | Difference | AccuracyDifference) -> Figure:
-    return Figure(known.mean, known.ci95, known.p_value)
+def _estimate(metric: WinRate | Difference | AccuracyDifference) -> Estimate:
+    return Estimate(metric.mean, metric.ci95, metric.p_value)
 
 
-def _question(people: HumanEvaluation, name: Question) -> Figure | None:
+def _question(people: HumanEvaluation, name: Question) -> Estimate | None:
     for question in people.questions:
         if question.question == name:
             p_value = question.win_rate.p_value if question.win_rate else 1.0
-            return Figure(question.net.mean, question.net.ci95, p_value)
+            return Estimate(question.net.mean, question.net.ci95, p_value)
     return None

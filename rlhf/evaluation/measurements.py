@@ -168,6 +168,7 @@ def _one_seed(run: RunData, number: int, training: TrainingData, seed: int) -> S
     return SeedResults(
         seed=training.seed,
         best_step=summary["best_step"],
+        best_score=summary["best"],
         stopped_early=summary["stopped_early"] and EarlyEnd(**summary["stopped_early"]),
         rejected=tuple(RejectedCheckpoint.model_validate(row) for row in summary["rejected"]),
         reward_difference=float(gain_1N.mean()),

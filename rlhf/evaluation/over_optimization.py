@@ -13,7 +13,7 @@ from itertools import groupby
 import numpy as np
 
 from rlhf.data.text import distinct_ngrams
-from rlhf.evaluation.run_data import Rows, RunData, TrainingData
+from rlhf.evaluation.run_data import RunData, TrainingData
 from rlhf.evaluation.seed_intervals import Array
 from rlhf.evaluation.win_rates import outcomes
 from rlhf.results.seeds import OverOptimizationPoint
@@ -81,14 +81,17 @@ def _best_of_n(run: RunData) -> Iterator[OverOptimizationPoint]:
         def mean(values_PM: Array, weight_M: Array = weight_M) -> float:
             return float((values_PM * weight_M).sum(1).mean())
 
+        def share(values_PM: Array) -> float:
+            return min(1.0, mean(values_PM))  # the weights sum to 1 only up to rounding
+
         yield OverOptimizationPoint(
             method="best_of_n",
             seed=run.first.seed,
             n=n,
             kl=best_of_kl(n),
             optimised_score=mean(reward_M[sorted_PM]),
-            judge_win_rate=None if outcome_PM is None else mean(outcome_PM),
-            ended_share=min(1.0, mean(ended_M[sorted_PM])),
+            judge_win_rate=None if outcome_PM is None else share(outcome_PM),
+            ended_share=share(ended_M[sorted_PM]),
             response_words=mean(words_M[sorted_PM]),
             distinct_ngrams=distinct_words([run.samples[group[0]] for group in by_prompt]) if n == 1 else None,
         )
@@ -112,5 +115,5 @@ def distinct_words(rows: Sequence[dict[str, object]]) -> float:
     return distinct_ngrams([str(row["response"]).split() for row in rows])
 
 
-def _mean(rows: Rows | tuple[dict[str, object], ...], name: str) -> float:
-    return float(np.mean([float(str(row[name])) if name != "ended" else float(bool(row[name])) for row in rows]))
+def _mean(rows: Sequence[dict[str, object]], name: str) -> float:
+    return float(np.array([row[name] for row in rows], dtype=np.float64).mean())

@@ -203,7 +203,7 @@ def _training_caveats(results: Results) -> list[str]:
                 f"{name} ended early at step {end.step}: the KL of its rollouts, {end.kl:.1f} nats per response, "
                 f"exceeded ppo.max_kl ({end.max_kl:g}). The model is the best checkpoint before it."
             )
-        passed_over = [row for row in training.rejected if row.score > results.reward.best]
+        passed_over = [row for row in training.rejected if row.score > training.best_score]
         if passed_over:
             best = max(passed_over, key=lambda row: row.score)
             texts.append(

@@ -242,7 +242,7 @@ def plot_over_optimization(points: Sequence[OverOptimizationPoint]) -> Plot:
 
 
 def plot_seeds(results: Results) -> Plot:
-    """Every PPO training as a dot, with the interval over trainings and prompts, for the main figures."""
+    """Every PPO training as a dot, with the interval over trainings and prompts, for the main metrics."""
     rows: list[tuple[str, list[float], tuple[float, float], float]] = [
         (
             "optimized reward at equal length",

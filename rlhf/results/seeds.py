@@ -38,6 +38,8 @@ class SeedResults(Record):
     """Seed of the training."""
     best_step: int = Field(ge=0)
     """PPO step of the final model; 0 is the SFT model itself."""
+    best_score: float
+    """Mean score of the final model on the validation prompts, by which it was chosen."""
     stopped_early: EarlyEnd | None
     """Set if the training ended before its last step."""
     rejected: tuple[RejectedCheckpoint, ...]

@@ -28,10 +28,10 @@ EndpointName = Literal[
 
 
 class Endpoint(Record):
-    """One figure that can show a difference between both models."""
+    """One metric that can show a difference between both models."""
 
     name: EndpointName
-    """Name of the figure."""
+    """Name of the metric."""
     primary: bool
     """Whether it was declared before the run (evaluation.primary_endpoints)."""
     estimate: float | None

@@ -14,8 +14,8 @@ import pytest
 
 from rlhf.results.schema import Results
 from rlhf.storage.files import read_jsonl
-from tests.e2e.conftest import STAGE_LABELS
 from tests.support.cli import CommandLine, free_port
+from tests.support.stage_labels import STAGE_LABELS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

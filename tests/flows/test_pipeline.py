@@ -10,26 +10,13 @@ import pytest
 
 from rlhf.profiles import load_profile
 from tests.support.data_files import hh_row, write_rows
+from tests.support.stage_labels import STAGE_LABELS
 from tests.support.unstarted_pipeline import Submitted, submit_pipeline
 
 Submit = Callable[..., Submitted]
 
-PLAIN = (
-    "prepare_model",
-    "prepare_data",
-    "train_sft",
-    "train_reward",
-    "generate_responses[sft]",
-    "score_toxicity[sft]",
-    "train_ppo",
-    "generate_responses[rlhf]",
-    "score_toxicity[rlhf]",
-    "compare_policies",
-    "export_labeling_manifest",
-    "aggregate_results",
-    "export_model",
-)
 JUDGES = ("sample_best_of_n", "train_judge", "judge_responses")
+PLAIN = tuple(label for label in STAGE_LABELS if label not in JUDGES)
 WHOLE_RUN = {"aggregate_results", "export_model"}
 """Stages that read the settings of the whole run."""
 
@@ -53,7 +40,7 @@ def seed_stages(seed: int) -> set[str]:
 
 
 def test_by_default_an_independent_judge_and_best_of_n_are_part_of_a_run(submit: Submit) -> None:
-    assert set(submit().jobs) == {*PLAIN, *JUDGES}
+    assert set(submit().jobs) == set(STAGE_LABELS)
 
 
 def test_without_pairs_for_it_there_is_no_judge(submit: Submit) -> None:

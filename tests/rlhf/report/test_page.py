@@ -102,7 +102,11 @@ def test_caveats_say_what_the_run_does_not_show(results: Results, artifact: Path
         update={
             "best_step": 0,
             "stopped_early": EarlyEnd(step=7, kl=120.4, max_kl=100.0),
-            "rejected": (RejectedCheckpoint(step=5, score=9.0, reasons=("KL too high",)),),
+            "best_score": 8.0,
+            "rejected": (
+                RejectedCheckpoint(step=4, score=7.0, reasons=("lower",)),
+                RejectedCheckpoint(step=5, score=9.0, reasons=("KL too high",)),
+            ),
         }
     )
     toxicity = results.toxicity.model_copy(update={"measure": "profanity"})
