@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from rlhf.evaluation.intervals import bootstrap_interval, sign_test_p_value, wilson_interval
-from rlhf.results.capability import Accuracy, AccuracyDifference, CapabilityResults, PairedAccuracy, QuestionRow
+from rlhf.results.base import Difference
+from rlhf.results.capability import Accuracy, CapabilityResults, PairedAccuracy, QuestionRow
 
 
 def capability_results(rows: Sequence[QuestionRow], seed: int) -> CapabilityResults:
@@ -32,7 +33,7 @@ def _paired_accuracy(sft: Sequence[bool], rlhf: Sequence[bool], seed: int) -> Pa
     return PairedAccuracy(
         sft=Accuracy(share=fmean(sft), ci95=wilson_interval(sum(sft), len(sft))),
         rlhf=Accuracy(share=fmean(rlhf), ci95=wilson_interval(sum(rlhf), len(rlhf))),
-        difference=AccuracyDifference(
+        difference=Difference(
             mean=fmean(differences),
             ci95=bootstrap_interval(differences, seed),
             p_value=sign_test_p_value(differences.count(1.0), differences.count(-1.0)),

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from rlhf.evaluation.intervals import holm
 from rlhf.results.base import Difference
-from rlhf.results.capability import AccuracyDifference
 from rlhf.results.human_evaluation import HumanEvaluation, Question
 from rlhf.results.judges import JudgeKind, JudgeResults, WinRate
 from rlhf.results.schema import Measurements
@@ -95,11 +94,11 @@ def _win_rate_at_equal_length(judge: JudgeResults | None) -> Estimate | None:
     return _estimate(judge.length_controlled_win_rate) if judge else None
 
 
-def _difference(difference: Difference | AccuracyDifference | None) -> Estimate | None:
+def _difference(difference: Difference | None) -> Estimate | None:
     return _estimate(difference) if difference else None
 
 
-def _estimate(metric: WinRate | Difference | AccuracyDifference) -> Estimate:
+def _estimate(metric: WinRate | Difference) -> Estimate:
     return Estimate(metric.mean, metric.ci95, metric.p_value)
 
 

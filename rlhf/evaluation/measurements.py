@@ -20,7 +20,7 @@ from rlhf.evaluation.toxicity.metrics import toxicity_metrics
 from rlhf.evaluation.toxicity.opinion_results import second_opinion
 from rlhf.evaluation.win_rates import judge_results, outcomes
 from rlhf.results.base import Difference, Mean, PairedMetric, Share
-from rlhf.results.capability import AccuracyDifference, CapabilityResults
+from rlhf.results.capability import CapabilityResults
 from rlhf.results.judges import JudgeKind, JudgeResults
 from rlhf.results.llm_judge import count_judgements
 from rlhf.results.policy_comparison import Diversity, KlResults, PolicyComparison
@@ -120,8 +120,7 @@ def capability(run: RunData, seed: int) -> CapabilityResults | None:
     gained_SQ = run.over_seeds(
         lambda training: [(row.rlhf == row.correct) - (row.sft == row.correct) for row in training.questions]
     )
-    difference = AccuracyDifference(**mean_estimate(gained_SQ, seed)._asdict())
-    return results.model_copy(update={"difference": difference})
+    return results.model_copy(update={"difference": _difference(gained_SQ, seed)})
 
 
 def machine_judges(run: RunData, judge: RewardModelResults | None, optimized: RewardModelResults) -> list[JudgeResults]:

@@ -9,7 +9,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from rlhf.results.base import Record
+from rlhf.results.base import Difference, Record
 
 QUESTIONS = "questions.jsonl"
 
@@ -50,17 +50,6 @@ class Accuracy(Record):
     """95 % Wilson interval, low end first."""
 
 
-class AccuracyDifference(Record):
-    """RLHF minus SFT, paired by question; below zero, PPO cost capability."""
-
-    mean: float = Field(ge=-1, le=1)
-    """Difference of the two shares."""
-    ci95: tuple[float, float]
-    """95 % bootstrap interval (BCa) of the difference, low end first."""
-    p_value: float = Field(ge=0, le=1)
-    """Two-sided p-value of McNemar's exact test."""
-
-
 class PairedAccuracy(Record):
     """Share of correct answers of both models to the same questions."""
 
@@ -68,8 +57,8 @@ class PairedAccuracy(Record):
     """The SFT model."""
     rlhf: Accuracy
     """The RLHF model."""
-    difference: AccuracyDifference
-    """RLHF minus SFT."""
+    difference: Difference
+    """RLHF minus SFT, paired by question; below zero, PPO cost capability.  With one seed, p is McNemar's exact test."""
 
 
 class CapabilityResults(PairedAccuracy):

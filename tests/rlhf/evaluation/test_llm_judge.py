@@ -138,7 +138,7 @@ def test_a_text_that_knows_the_code_gets_another_code() -> None:
 def test_hostile_text_reaches_the_judge_as_text_between_the_delimiters(hostile: str, place: str) -> None:
     judged = PAIR._replace(**{place: hostile})
     expected = [text.strip().replace("\ud800", "\ufffd") for text in (judged.rlhf, judged.sft)]
-    with llm_server(lambda a, b: "C") as server:  # noqa: ARG005 a rule gets both responses
+    with llm_server(lambda _first, _second: "C") as server:
         (row,) = judge_all(server, [judged])
     assert row == judge_pair("p1", "C", "C")
     assert server.questions == [tuple(expected), tuple(reversed(expected))]
@@ -255,7 +255,7 @@ def test_no_question_is_asked_after_an_error() -> None:
 
 
 def test_a_reply_without_content_is_unreadable() -> None:
-    with llm_server(lambda a, b: None) as server:  # noqa: ARG005 a rule gets both responses
+    with llm_server(lambda _first, _second: None) as server:
         assert judge_all(server, [PAIR]) == [judge_pair("p1", None, None)]
 
 
