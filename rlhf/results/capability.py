@@ -58,7 +58,7 @@ class PairedAccuracy(Record):
     rlhf: Accuracy
     """The RLHF model."""
     difference: Difference
-    """RLHF minus SFT, paired by question; below zero, PPO cost capability.  With one seed, p is McNemar's exact test."""
+    """RLHF minus SFT, paired by question: below zero, PPO cost capability.  One seed: p by McNemar's exact test."""
 
 
 class CapabilityResults(PairedAccuracy):
