@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ from rlhf.storage.artifacts import MANIFEST
 from rlhf.storage.s3 import Bucket
 from tests.support.cli import CommandLine
 from tests.support.s3_server import s3_server
-from tests.support.site import FILES_WITH_TIMES, METRICS, Site, artifact_hashes, site, untimed
+from tests.support.site import Site, artifact_hashes, artifact_hashes_in_s3, differing, site
 
 pytestmark = [pytest.mark.slow, pytest.mark.exhaustive, pytest.mark.timeout(1800)]
 URI = "s3://models/team/rlhf"
@@ -31,33 +30,12 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield running_site
 
 
-def hashes_in_s3() -> dict[str, str]:
-    """sha256 of every file of every finished artifact in S3."""
-    bucket = Bucket(URI)
-    manifests = [name for name in bucket.sizes("artifacts") if name.endswith(f"/{MANIFEST}")]
-    hashes: dict[str, str] = {}
-    for name in manifests:
-        content = bucket.read(f"artifacts/{name}")
-        assert content is not None
-        folder = f"artifacts/{name.removesuffix(f'/{MANIFEST}')}"
-        hashes |= {f"{folder}/{file}": record["sha256"] for file, record in json.loads(content)["files"].items()}
-    return hashes
-
-
 def test_artifacts_are_byte_equal_to_those_of_a_local_run(running: Site, local_run: CommandLine) -> None:
     stages_of = {pool: {path.parts[-3] for path in stage_logs(running.cache_of(pool))} for pool in ("cpu", "p4d")}
     assert "train_ppo" in stages_of["p4d"]
     assert "prepare_data" in stages_of["cpu"]
     assert not running.workspace.exists()
-    local, remote = artifact_hashes(local_run.workspace), hashes_in_s3()
-    assert local.keys() == remote.keys()
-    for name in [name for name in local if local[name] != remote[name]]:
-        if name.endswith(METRICS):
-            content = Bucket(URI).read(name)
-            assert content is not None
-            assert untimed((local_run.workspace / name).read_bytes()) == untimed(content)
-        else:
-            assert name.endswith(FILES_WITH_TIMES), name
+    assert differing(artifact_hashes_in_s3(URI), artifact_hashes(local_run.workspace)) == []
     assert {"report.html", "results.json", "config.json"} <= Bucket(URI).sizes("quickstart").keys()
 
 

@@ -35,7 +35,7 @@ def test_everything_starts_and_ctrl_c_ends_every_process(tmp_path: Path) -> None
         assert len(marked(mark)) >= 4
         process.send_signal(signal.SIGINT)
         assert process.wait(100) == 130
-    assert marked(mark) == []
+    assert marked(mark) == {}
 
 
 def test_a_port_in_use_is_a_one_line_error(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def run(local_run: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("RLHF_TEST_MARK", str(tmp_path))
     command = CommandLine(tmp_path / "runs", local_run.home)
     with command.start("run", "quickstart", "--workspace", str(command.workspace)) as process:
-        wait_for(lambda: any("--output" in words for words in marked(str(tmp_path))), 120, "a stage")
+        wait_for(lambda: any("--output" in words for words in marked(str(tmp_path)).values()), 120, "a stage")
         yield process
         process.kill()
 
@@ -33,10 +33,10 @@ def test_ctrl_c_is_one_line_and_leaves_no_process(run: subprocess.Popen[str], tm
     assert run.returncode == 130
     assert error == "stopped; run the same command again to resume\n"
     assert "Prefect UI of this run: http://127.0.0.1:" in output
-    assert marked(str(tmp_path)) == []
+    assert marked(str(tmp_path)) == {}
 
 
 def test_kill_leaves_no_process(run: subprocess.Popen[str], tmp_path: Path) -> None:
     run.kill()
     run.communicate()
-    wait_for(lambda: marked(str(tmp_path)) == [], 30, "its server and its stages to end")
+    wait_for(lambda: marked(str(tmp_path)) == {}, 30, "its server and its stages to end")

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 SMALL = {
     "model.synthetic.documents": 600,
@@ -42,13 +42,13 @@ def free_port() -> int:
         return port
 
 
-def marked(mark: str) -> list[str]:
-    """Command lines of the running processes that inherited `RLHF_TEST_MARK=mark`."""
-    commands = []
+def marked(mark: str) -> dict[int, str]:
+    """Command lines of the running processes that inherited `RLHF_TEST_MARK=mark`, by process id."""
+    commands = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if f"RLHF_TEST_MARK={mark}".encode() in (folder / "environ").read_bytes():
-                commands.append((folder / "cmdline").read_bytes().decode(errors="replace"))
+                commands[int(folder.name)] = (folder / "cmdline").read_bytes().decode(errors="replace")
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
     return commands
@@ -74,15 +74,15 @@ class CommandLine:
     server: str | None = None
     """Address of a Prefect server's API; if None, each run starts its own server."""
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start `rlhf ARGUMENTS` as the leader of a process group, as a terminal does."""
+    def start(self, *arguments: str, log: IO[str] | None = None) -> subprocess.Popen[str]:
+        """Start `rlhf ARGUMENTS` as the leader of a process group, as a terminal does; its output goes to `log`."""
         return subprocess.Popen(
             [*self.prefix, str(Path(sys.executable).with_name("rlhf")), *arguments],
             env=os.environ
             | {"PREFECT_HOME": str(self.home)}
             | ({"PREFECT_API_URL": self.server} if self.server else {}),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=log or subprocess.PIPE,
+            stderr=log or subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
@@ -99,8 +99,12 @@ class CommandLine:
 
     def run(self, profile: str = "quickstart", settings: Mapping[str, object] | None = None) -> Outcome:
         """Run the shrunk `profile` with more settings, by dotted name."""
+        return self(*self.run_arguments(profile, settings))
+
+    def run_arguments(self, profile: str = "quickstart", settings: Mapping[str, object] | None = None) -> list[str]:
+        """Arguments of `rlhf` for a run of the shrunk `profile`."""
         overrides = [f"--set={name}={json.dumps(value)}" for name, value in {**SMALL, **(settings or {})}.items()]
-        return self("run", profile, "--workspace", str(self.workspace), *overrides)
+        return ["run", profile, "--workspace", str(self.workspace), *overrides]
 
     def results(self, profile: str = "quickstart") -> dict[str, Any]:
         """The results that the last run published."""

@@ -22,7 +22,10 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows.server.deploy import deploy
 from flows.server.processes import Services
 from rlhf.profiles import load_profile
+from rlhf.storage.artifacts import MANIFEST
 from rlhf.storage.fingerprints import digest
+from rlhf.storage.s3 import Bucket
+from rlhf.storage.s3_store import ARTIFACTS
 from tests.support.cli import SMALL, free_port
 
 METRICS = "metrics.jsonl"
@@ -147,12 +150,13 @@ class Site:
             )
         return [run for run in runs if run.auto_scheduled]
 
-    def flow_processes(self, run: UUID) -> list[int]:
-        """The process in which the flow of a run executes, if there is one."""
+    def flow_processes(self, *runs: UUID) -> list[int]:
+        """The processes in which the flows of these runs execute."""
+        names = {str(run) for run in runs}
         return [
             int(folder.name)
             for folder in Path("/proc").glob("[0-9]*")
-            if _environment(folder).get("PREFECT__FLOW_RUN_ID") == str(run) and "prefect.engine" in _command(folder)
+            if _environment(folder).get("PREFECT__FLOW_RUN_ID") in names and "prefect.engine" in _command(folder)
         ]
 
     def last_task_states(self, run: UUID) -> dict[str, str]:
@@ -165,13 +169,13 @@ class Site:
         return {name: task.state.name for name, task in newest.items() if task.state and task.state.name}
 
     def processes(self) -> list[Process]:
-        """The stage processes that use this workspace."""
+        """The stage processes of this site."""
         owners = {process.pid: name for name, process in self.services.running.items()}
         processes = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 arguments = _command(folder).split("\0")
-                if str(self.workspace) not in " ".join(arguments) or "--output" not in arguments:
+                if str(self.folder) not in " ".join(arguments) or "--output" not in arguments:
                     continue
                 module = next(argument for argument in arguments if argument.startswith("rlhf."))
                 group = int(_status(folder)[2])
@@ -224,6 +228,27 @@ def artifact_hashes(workspace: Path) -> dict[str, str]:
             rows = untimed((path.parent / name).read_bytes()) if name == METRICS else None
             hashes[f"{path.parent.relative_to(workspace)}/{name}"] = digest(rows) if rows else file["sha256"]
     return hashes
+
+
+def artifact_hashes_in_s3(uri: str) -> dict[str, str]:
+    """The same of a workspace in S3."""
+    bucket = Bucket(uri)
+    hashes: dict[str, str] = {}
+    for manifest in (name for name in bucket.sizes(ARTIFACTS) if name.endswith(f"/{MANIFEST}")):
+        folder = f"{ARTIFACTS}/{manifest.removesuffix(f'/{MANIFEST}')}"
+        for name, file in json.loads(bucket.read(f"{folder}/{MANIFEST}") or b"").get("files", {}).items():
+            rows = untimed(bucket.read(f"{folder}/{name}") or b"") if name == METRICS else None
+            hashes[f"{folder}/{name}"] = digest(rows) if rows else file["sha256"]
+    return hashes
+
+
+def differing(hashes: dict[str, str], expected: dict[str, str]) -> list[str]:
+    """Names of the files that are missing, too many or have other bytes, apart from files with times."""
+    return [
+        name
+        for name in sorted(hashes.keys() | expected.keys())
+        if hashes.get(name) != expected.get(name) and not name.endswith(FILES_WITH_TIMES)
+    ]
 
 
 def untimed(rows: bytes) -> list[dict[str, object]]:
