@@ -5,7 +5,14 @@ RUN := $(VENV)/bin
 # Two test processes: torch's threads of both would wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(RUN)/pytest -n 2 --dist loadfile
 
-.PHONY: quickstart serve docs test test-all check bench format trlx-env
+# Packages come from the lock files, each file checked against its hashes, so nothing is resolved and nothing else is
+# installed.  torch alone is installed by its version: the machine decides between its CPU and its CUDA build.
+INSTALL := $(RUN)/pip install --quiet --no-deps --require-hashes --requirement
+TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' torch.lock)
+EDITABLE := $(RUN)/pip install --quiet --no-deps --no-build-isolation --editable .
+LOCKS := requirements.lock torch.lock development.lock
+
+.PHONY: quickstart serve docs test test-all check bench format lock audit trlx-env
 
 quickstart: $(VENV)/.runtime
 	$(RUN)/rlhf run quickstart
@@ -39,13 +46,38 @@ bench: $(VENV)/.development
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.runtime: pyproject.toml requirements.lock | $(VENV)/bin/pip
-	$(RUN)/pip install --quiet --constraint requirements.lock --editable .
+$(VENV)/.runtime: pyproject.toml requirements.lock torch.lock | $(VENV)/bin/pip
+	$(INSTALL) requirements.lock
+	$(RUN)/pip install --quiet $(TORCH)
+	$(EDITABLE)
 	touch $@
 
-$(VENV)/.development: pyproject.toml requirements.lock | $(VENV)/bin/pip
-	$(RUN)/pip install --quiet --constraint requirements.lock --editable '.[dev]'
-	touch $@ $(VENV)/.runtime
+$(VENV)/.development: development.lock $(VENV)/.runtime
+	$(INSTALL) development.lock
+	touch $@
+
+# Known vulnerabilities of the locked packages; skipped, with the reason, if the database of them cannot be reached.
+audit: $(VENV)/.development
+	.ci/audit $(LOCKS)
+
+# Locks what pyproject.toml needs and keeps the versions in the lock files; delete a package there to get its newest.
+UV := $(VENV)/uv/bin/uv
+COMPILE := $(UV) pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+TORCH_PACKAGES := /^(torch|triton|nvidia-.*|cuda-.*)==/,/[^\\]$$/
+lock: $(UV)
+	cat $(LOCKS) > $(VENV)/all.lock
+	$(COMPILE) --quiet --extra dev --output-file $(VENV)/all.lock
+	cp $(VENV)/all.lock $(VENV)/runtime.lock
+	$(COMPILE) --quiet --output-file $(VENV)/runtime.lock
+	sed -nE '$(TORCH_PACKAGES)p' $(VENV)/runtime.lock > torch.lock
+	sed -E '$(TORCH_PACKAGES)d' $(VENV)/runtime.lock > requirements.lock
+	cp $(VENV)/all.lock development.lock
+	$(COMPILE) --quiet --extra dev --output-file development.lock --no-emit-package pip \
+	  $$(sed -nE 's/^([a-z0-9._-]+)==.*/--no-emit-package \1/p' $(VENV)/runtime.lock)
+
+$(UV): | $(VENV)/bin/pip
+	$(PYTHON) -m venv $(VENV)/uv
+	$(VENV)/uv/bin/pip install --quiet uv==0.13.9
 
 trlx-env: .trlx-venv/.ready
 
