@@ -6,44 +6,10 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from prefect.filesystems import WritableFileSystem
-from prefect.utilities.asyncutils import sync_compatible
-
 from rlhf.errors import UserError
 from rlhf.storage.artifacts import MANIFEST, Store, verify
 from rlhf.storage.s3_store import open_s3_store
 from tasks.launch import StageCallbacks, StageJob, launch_stage
-
-RECORDS = "records"
-"""Prefix of Prefect's records, below the workspace."""
-
-
-class S3ResultStorage(WritableFileSystem):
-    """Prefect's records of finished stages, in S3 next to their artifacts."""
-
-    _block_type_name = "RLHF records"
-    _block_type_slug = "rlhf-records"
-    uri: str
-
-    @sync_compatible
-    async def read_path(self, path: str) -> bytes:
-        """A record.  Raises ValueError, as Prefect expects, if it does not exist."""
-        content = open_s3_store(self.uri).bucket.read(f"{RECORDS}/{path}")
-        if content is None:
-            raise ValueError(f"{self.uri}/{RECORDS}/{path}: no such record")
-        return content
-
-    @sync_compatible
-    async def write_path(self, path: str, content: bytes) -> None:
-        """Write a record."""
-        open_s3_store(self.uri).bucket.write(f"{RECORDS}/{path}", content)
-
-
-def s3_result_storage(uri: str) -> S3ResultStorage:
-    """The records of a workspace in S3, saved on the Prefect server as it requires of result storage."""
-    storage = S3ResultStorage(uri=uri)
-    storage.save(open_s3_store(uri).workspace.name, overwrite=True)
-    return storage
 
 
 def store_for(job: StageJob) -> Store:

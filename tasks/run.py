@@ -6,16 +6,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from prefect.filesystems import WritableFileSystem
-
 from rlhf.config import RunConfig, Settings
 from rlhf.runtime.stage import StageInput
 from rlhf.storage.artifacts import Store
 from rlhf.storage.fingerprints import fingerprint_path
 from rlhf.storage.s3 import S3
 from rlhf.storage.s3_store import ARTIFACTS, S3Store, open_s3_store
-from tasks.execute import RECORDS, s3_result_storage
 from tasks.launch import RemoteWorkspace
+from tasks.records import RecordStorage, saved_record_storage
 
 
 @dataclass(frozen=True)
@@ -52,11 +50,11 @@ class Run:
         return RemoteWorkspace(uri=self.remote_store.bucket.uri, cache=self.workspace) if self.remote_store else None
 
     @cached_property
-    def result_storage(self) -> Path | WritableFileSystem:
+    def result_storage(self) -> RecordStorage:
         """Where Prefect stores the records of finished stages: next to the artifacts."""
-        if self.remote_store:
-            return s3_result_storage(self.remote_store.bucket.uri)
-        return self.workspace.absolute() / RECORDS
+        return saved_record_storage(
+            self.remote_store.bucket.uri if self.remote_store else str(self.workspace.absolute())
+        )
 
     @property
     def folder(self) -> Path:

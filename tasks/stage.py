@@ -15,7 +15,6 @@ from prefect import task
 from prefect.context import TaskRunContext
 from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
-from pydantic import BaseModel, ConfigDict
 
 from rlhf.config import RunConfig, Settings
 from rlhf.runtime.stage import StageInput, StageRequest
@@ -25,19 +24,8 @@ from tasks.callbacks import attached_displays, ui_callbacks
 from tasks.execute import execute_locally, store_for
 from tasks.launch import StageJob
 from tasks.pool import run_on_pool
+from tasks.records import StageRecord
 from tasks.run import Run
-
-
-class StageRecord(BaseModel):
-    """What Prefect stores of a finished stage."""
-
-    model_config = ConfigDict(frozen=True)
-    stage: str
-    fingerprint: str
-    uri: str
-    """Path of the artifact, relative to the workspace."""
-    seconds: float
-    metrics: dict[str, float]
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,22 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from rlhf.errors import UserError
 from rlhf.storage.files import file_sha256, write_atomically
+from rlhf.storage.untrusted import (
+    MalformedJsonError,
+    is_plain_name,
+    is_plain_path,
+    parse_json,
+    path_inside,
+    read_regular_file,
+)
 
 MANIFEST = "manifest.json"
 REQUEST = "request.json"
@@ -23,32 +34,48 @@ LOG = "log.txt"
 STAT_CACHE = ".stat.json"
 CHECKPOINTS = "checkpoints"
 """Folder of an unfinished stage's checkpoints; removed after the manifest is written."""
+MAX_MANIFEST_BYTES = 2**26
+"""Larger files are not manifests; this is enough for some hundred thousand files."""
+
+
+def _plain_path(name: str) -> str:
+    if not is_plain_path(name):
+        raise ValueError(f"{name[:200]!r} is not a plain path inside the artifact")
+    return name
+
+
+def _moment(text: str) -> str:
+    try:
+        datetime.fromisoformat(text).timestamp()
+    except OverflowError as error:
+        raise ValueError(str(error)) from error
+    return text
 
 
 class FileRecord(BaseModel):
     """One file of an artifact."""
 
     model_config = ConfigDict(frozen=True)
-    sha256: str
-    size: int
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    size: Annotated[int, Field(ge=0, lt=2**50)]
 
 
 class Manifest(BaseModel):
     """Content of `manifest.json`, the record of a finished stage."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
     stage: str
     fingerprint: str
     config: dict[str, object]
     inputs: dict[str, str]
-    files: dict[str, FileRecord]
+    files: dict[Annotated[str, AfterValidator(_plain_path)], FileRecord]
     metrics: dict[str, float]
     versions: dict[str, str]
     seed: int
-    seconds: float
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     device: str
     processes: int
-    finished_at: str
+    finished_at: Annotated[str, AfterValidator(_moment)]
 
 
 def artifact_files(folder: Path) -> Iterator[Path]:
@@ -62,16 +89,28 @@ def artifact_files(folder: Path) -> Iterator[Path]:
 
 def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of a finished artifact, or None if it is missing or not intact."""
+    return parse_manifest(read_small_file(folder / MANIFEST))
+
+
+def read_small_file(path: Path) -> bytes | None:
+    """Content of a manifest or another file of bookkeeping, or None if no file there can be one.
+
+    Raises UserError if this user may not read it.
+    """
     try:
-        return parse_manifest((folder / MANIFEST).read_bytes())
-    except FileNotFoundError:
+        return read_regular_file(path, MAX_MANIFEST_BYTES)
+    except UserError as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise
         return None
 
 
 def parse_manifest(content: bytes | None) -> Manifest | None:
-    """The manifest with this content, or None if it is missing or not intact."""
-    with suppress(ValidationError):
-        return Manifest.model_validate_json(content) if content is not None else None
+    """The manifest with this content, or None if it is missing, not intact or names files outside its artifact."""
+    if content is None or len(content) > MAX_MANIFEST_BYTES:
+        return None
+    with suppress(MalformedJsonError, ValidationError):
+        return Manifest.model_validate(parse_json(content))
     return None
 
 
@@ -81,10 +120,14 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def record_files(folder: Path) -> dict[str, FileRecord]:
-    """sha256 and size of every file of the artifact in `folder`."""
+    """sha256 and size of every file of the artifact in `folder`.
+
+    Raises UserError for a link that leads out of it, or a name that no manifest may contain.
+    """
+    paths = [path_inside(folder, path.relative_to(folder).as_posix()) for path in artifact_files(folder)]
     return {
         path.relative_to(folder).as_posix(): FileRecord(sha256=file_sha256(path), size=path.stat().st_size)
-        for path in artifact_files(folder)
+        for path in paths
     }
 
 
@@ -99,7 +142,11 @@ def verify(folder: Path, *, thorough: bool = False) -> list[str]:
     known_stamps = {} if thorough else _read_stat_cache(folder)
     problems, stamps = [], {}
     for name, record in manifest.files.items():
-        path = folder / name
+        try:
+            path = path_inside(folder, name)
+        except UserError as error:
+            problems.append(str(error))
+            continue
         if not path.is_file():
             problems.append(f"{path}: missing")
             continue
@@ -116,12 +163,11 @@ def verify(folder: Path, *, thorough: bool = False) -> list[str]:
     return problems
 
 
-def _read_stat_cache(folder: Path) -> dict[str, list[object]]:
-    try:
-        cached = json.loads((folder / STAT_CACHE).read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return cached if isinstance(cached, dict) else {}
+def _read_stat_cache(folder: Path) -> dict[str, object]:
+    with suppress(MalformedJsonError):
+        cached = parse_json(read_small_file(folder / STAT_CACHE) or b"")
+        return cached if isinstance(cached, dict) else {}
+    return {}
 
 
 class Store:
@@ -131,8 +177,8 @@ class Store:
         self.root = root
 
     def folder(self, stage: str, fingerprint: str) -> Path:
-        """Folder of an artifact, whether or not it exists yet."""
-        return self.root / stage / fingerprint
+        """Folder of an artifact, whether or not it exists yet.  Raises UserError if one is not a plain name."""
+        return self._below(self._below(self.root, stage), fingerprint)
 
     def manifest(self, stage: str, fingerprint: str) -> Manifest | None:
         """The manifest of an artifact, or None if it is not finished."""
@@ -169,8 +215,11 @@ class Store:
             probe.unlink(missing_ok=True)
 
     def run_folder(self, name: str) -> Path:
-        """Local folder in which the run of that name publishes its results."""
-        return self.root.parent / name
+        """Local folder in which the run of that name publishes its results.
+
+        Raises UserError if it is not a plain name.
+        """
+        return self._below(self.root.parent, name)
 
     def runs(self, published: str) -> list[str]:
         """Names of the runs that have published a file of this name."""
@@ -182,3 +231,9 @@ class Store:
     def push(self, _folder: Path, _names: Iterable[str], /) -> str | None:
         """Upload the named files of a run's folder; returns their URI, or None for a local workspace."""
         return None
+
+    @staticmethod
+    def _below(folder: Path, name: str) -> Path:
+        if not is_plain_name(name):
+            raise UserError(f"{folder}: {name[:200]!r} is not the plain name of a folder in it; `rlhf run` makes such")
+        return folder / name

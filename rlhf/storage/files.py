@@ -7,10 +7,16 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
+
+REMOVED = ".removed-"
+"""Start of the names of folders that are being removed, in the workspace."""
+WAIT_SECONDS = 0.2
+"""Time between two attempts to get a lock."""
 
 
 def file_sha256(path: Path) -> str:
@@ -19,32 +25,42 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` so that `path` holds either the old content or all of the new, also after a power cut."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write `content` so that `path` holds either the old content or all of the new, also after a power cut."""
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
+    with temporary.open("wb") as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(path)
 
 
-def append_durably(path: Path, data: str | bytes, *, truncate_to: int | None = None) -> None:
-    """Append `data`; it is on the disk when this returns, and so is the file's name.
+def append_durably(path: Path, data: str | bytes, *, truncate_to: int | None = None) -> int:
+    """Append `data` and return the file's new size; data and the file's name are on the disk when this returns.
 
-    With `truncate_to`, everything after that many bytes is dropped first.
+    With `truncate_to`, everything after that many bytes is dropped first.  If the disk is full or the write fails
+    otherwise, nothing of `data` stays in the file.
     """
-    with path.open("ab") as stream:
-        if truncate_to is not None:
-            stream.truncate(truncate_to)
-        stream.write(data.encode() if isinstance(data, str) else data)
-        stream.flush()
-        os.fsync(stream.fileno())
+    content = memoryview(data.encode() if isinstance(data, str) else data)
+    with path.open("ab", buffering=0) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if truncate_to is not None and truncate_to < size:
+            size = stream.truncate(truncate_to)
+        try:
+            written = 0
+            while written < len(content):
+                written += stream.write(content[written:])
+            os.fsync(stream.fileno())
+        except BaseException:
+            with suppress(OSError):
+                stream.truncate(size)
+            raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+    return size + len(content)
 
 
 @contextmanager
@@ -64,6 +80,13 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def discard_folder(folder: Path, workspace: Path) -> None:
+    """Remove a folder of `workspace` at once for everybody else: a half-removed one is never taken for an artifact."""
+    trash = workspace / f"{REMOVED}{uuid4().hex}"
+    folder.rename(trash)
+    shutil.rmtree(trash)
+
+
 @contextmanager
 def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
     """Hold a lock on the file `path` inside the `with` block; it ends with this process at the latest.
@@ -71,9 +94,40 @@ def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[N
     Any number of holders may share a lock if all of them ask for a `shared` one.  Without `wait`, raises
     BlockingIOError if somebody else holds the lock.
     """
-    with path.open("a") as stream:
-        fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-        yield
+    kind = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+    while True:
+        with path.open("a") as stream:
+            fcntl.flock(stream, kind)
+            if _is_at(stream.fileno(), path):
+                yield
+                return
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file is still the one at `path`: `rlhf clean` may have removed it before it was locked."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def locked_when_free(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock on the file `path` inside the `with` block, as `locked` does, however long others hold it before.
+
+    `on_wait` is called again and again while they do; what it raises ends the wait.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(path, wait=False))
+            except BlockingIOError:
+                on_wait()
+                time.sleep(WAIT_SECONDS)
+                continue
+            yield
+            return
 
 
 def copy_model(source: Path, folder: Path) -> None:

@@ -42,6 +42,8 @@ ATTEMPTS = 5
 REQUEST_ATTEMPTS = 8
 """Attempts of boto3 itself to send a request, with waits of up to 20 s."""
 DELETE_BATCH = 1000
+MAX_SMALL_BYTES = 2**28
+"""Largest object that is read into memory at once; reports and manifests have a few MB."""
 KMS_KEY = "RLHF_KMS_KEY"
 """Environment variable: KMS key that encrypts objects; if unset, S3's own key does (AES256)."""
 
@@ -70,6 +72,10 @@ CHECKSUM_MISMATCH = ("BadDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA
 """Error codes: S3 received other bytes than were sent."""
 
 ResultT = TypeVar("ResultT")
+
+
+class TooLargeError(UserError):
+    """An object is larger than any that this program writes under its name."""
 
 
 @dataclass(frozen=True)
@@ -120,11 +126,20 @@ class Bucket:
                 raise
             raise UserError(f"{self.uri}: {message}") from error
 
-    def read(self, key: str) -> bytes | None:
-        """Content of a small object, or None if it does not exist."""
+    def read(self, key: str, max_bytes: int = MAX_SMALL_BYTES) -> bytes | None:
+        """Content of a small object, or None if it does not exist.
+
+        Raises TooLargeError, before anything is read, if it has more than `max_bytes`.
+        """
 
         def get() -> bytes:
-            content: bytes = self.client.get_object(**self.object(key))["Body"].read()
+            reply = self.client.get_object(**self.object(key))
+            if reply["ContentLength"] > max_bytes:
+                reply["Body"].close()
+                raise TooLargeError(
+                    f"{self.uri}/{key}: {reply['ContentLength']} bytes, but at most {max_bytes} are read; remove it"
+                )
+            content: bytes = reply["Body"].read()
             return content
 
         with self.as_user_errors():

@@ -21,11 +21,22 @@ from pathlib import Path
 from uuid import uuid4
 
 from rlhf.errors import UserError
-from rlhf.storage.artifacts import CHECKPOINTS, MANIFEST, FileRecord, Manifest, Store, parse_manifest, verify
-from rlhf.storage.files import file_sha256, locked, write_atomically
+from rlhf.storage.artifacts import (
+    CHECKPOINTS,
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    FileRecord,
+    Manifest,
+    Store,
+    parse_manifest,
+    read_small_file,
+    verify,
+)
+from rlhf.storage.files import discard_folder, file_sha256, locked, write_atomically
 from rlhf.storage.fingerprints import digest
-from rlhf.storage.s3 import S3, Bucket
+from rlhf.storage.s3 import S3, Bucket, TooLargeError
 from rlhf.storage.s3_transfer import DamagedError, download, upload
+from rlhf.storage.untrusted import is_plain_name, is_plain_path, path_inside
 
 CACHE, CACHE_GB, DEFAULT_CACHE_GB = "RLHF_CACHE", "RLHF_CACHE_GB", "200"
 ARTIFACTS, INPUTS, UNFINISHED = "artifacts", "inputs", "unfinished"
@@ -62,11 +73,11 @@ class S3Store(Store):
 
     def manifest(self, stage: str, fingerprint: str) -> Manifest | None:
         """The manifest of an artifact in S3, or None if it is not finished."""
-        return parse_manifest(self._manifest_bytes(f"{ARTIFACTS}/{stage}/{fingerprint}"))
+        return parse_manifest(self._manifest_bytes(self._key(stage, fingerprint)))
 
     def verify(self, stage: str, fingerprint: str) -> list[str]:
         """Compare an artifact in S3 with its manifest by presence and size; a download also hashes the bytes."""
-        key = f"{ARTIFACTS}/{stage}/{fingerprint}"
+        key = self._key(stage, fingerprint)
         return self._missing_objects(key, self._manifest_bytes(key))
 
     @contextmanager
@@ -91,19 +102,21 @@ class S3Store(Store):
             os.utime(path)
             yield
 
+    def _key(self, stage: str, fingerprint: str) -> str:
+        return self.artifact_key(self.folder(stage, fingerprint))
+
     def artifact_key(self, path: Path) -> str:
         """Key of the artifact or input that a cached path belongs to."""
         return "/".join(path.relative_to(self.workspace).parts[:3])
 
     def publish(self, stage: str, fingerprint: str) -> None:
         """Upload this machine's finished artifact to S3, unless the same one exists there."""
-        key = f"{ARTIFACTS}/{stage}/{fingerprint}"
-        folder = self.workspace / key
+        key, folder = self._key(stage, fingerprint), self.folder(stage, fingerprint)
         content = (folder / MANIFEST).read_bytes()
         manifest = parse_manifest(content)
         assert manifest is not None, f"{folder} is published before it is finished"
-        self._put(key, {name: (folder / name, record) for name, record in manifest.files.items()}, content)
-        write_atomically(folder / REMOTE_MANIFEST, content.decode())
+        self._put(key, {name: (path_inside(folder, name), record) for name, record in manifest.files.items()}, content)
+        write_atomically(folder / REMOTE_MANIFEST, content)
         self._remove(f"{UNFINISHED}/{stage}/{fingerprint}")
 
     def upload_input(self, path: Path, fingerprint: str) -> Path:
@@ -112,6 +125,9 @@ class S3Store(Store):
         content = self._manifest_bytes(key)
         if self._missing_objects(key, content):
             files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+            for file in files:
+                if not is_plain_path(file.relative_to(path.parent).as_posix()):
+                    raise UserError(f"{file}: S3 takes no name with control characters or backslashes; rename the file")
             self._put_files(key, {file.relative_to(path.parent).as_posix(): file for file in files})
         return self.workspace / key / FILES / path.name
 
@@ -122,12 +138,12 @@ class S3Store(Store):
             return
         key = f"{UNFINISHED}/{stage}/{fingerprint}"
         names = {
-            path.relative_to(folder).as_posix(): path
+            path.relative_to(folder).as_posix(): path_inside(folder, path.relative_to(folder).as_posix())
             for path in folder.rglob("*")
             if path.is_file() and not path.relative_to(folder).parts[0].startswith(".")
         }
         content = self._put_files(key, names)
-        write_atomically(folder / REMOTE_MANIFEST, content.decode())
+        write_atomically(folder / REMOTE_MANIFEST, content)
         stale = self.bucket.sizes(key).keys() - {MANIFEST, *(f"{FILES}/{name}" for name in names)}
         self.bucket.remove(f"{key}/{name}" for name in stale)
 
@@ -136,7 +152,7 @@ class S3Store(Store):
         key, folder = f"{UNFINISHED}/{stage}/{fingerprint}", self.folder(stage, fingerprint)
         content = self._manifest_bytes(key)
         manifest = parse_manifest(content)
-        if manifest is None or content == _content(folder / REMOTE_MANIFEST):
+        if manifest is None or content == read_small_file(folder / REMOTE_MANIFEST):
             return
         saved_at = datetime.fromisoformat(manifest.finished_at).timestamp()
         if any(path.stat().st_mtime > saved_at for path in folder.glob(f"{CHECKPOINTS}/*")):
@@ -150,11 +166,12 @@ class S3Store(Store):
         (self.workspace / key / FILES).replace(folder)
         shutil.rmtree(self.workspace / key)
         assert content is not None
-        write_atomically(folder / REMOTE_MANIFEST, content.decode())
+        write_atomically(folder / REMOTE_MANIFEST, content)
 
     def runs(self, published: str) -> list[str]:
         """Names of the runs that have published a file of this name to S3."""
-        return [name for name in self.bucket.folders() if self.bucket.read(f"{name}/{published}") is not None]
+        names = [name for name in self.bucket.folders() if is_plain_name(name)]
+        return [name for name in names if self.bucket.read(f"{name}/{published}") is not None]
 
     def push(self, folder: Path, names: Iterable[str], /) -> str:
         """Upload the named files of a run's folder; returns their URI."""
@@ -168,7 +185,7 @@ class S3Store(Store):
         for name in names:
             content = self.bucket.read(f"{folder.name}/{name}")
             if content is not None:
-                write_atomically(folder / name, content.decode())
+                write_atomically(folder / name, content)
 
     def require_writable(self) -> None:
         """Raise UserError if objects below the URI, or the cache, cannot be read, written and removed."""
@@ -185,17 +202,15 @@ class S3Store(Store):
             self.artifact_key(path.parent): sum(record.size for record in manifest.files.values())
             for part in (ARTIFACTS, INPUTS)
             for path in self.workspace.glob(f"{part}/*/*/{MANIFEST}")
-            if (manifest := parse_manifest(_content(path)))
-            and _content(path.with_name(REMOTE_MANIFEST)) == _content(path)
+            if (manifest := parse_manifest(read_small_file(path)))
+            and read_small_file(path.with_name(REMOTE_MANIFEST)) == read_small_file(path)
         }
         over = sum(sizes.values()) - limit
         for key in sorted(sizes, key=lambda key: self._lease_file(key).stat().st_mtime):
             if over <= 0:
                 return
             with suppress(BlockingIOError), locked(self._lease_file(key), wait=False):
-                trash = self.workspace / f".removed-{uuid4().hex}"
-                (self.workspace / key).rename(trash)  # atomic: a half-removed folder is never taken for an artifact
-                shutil.rmtree(trash)
+                discard_folder(self.workspace / key, self.workspace)
                 over -= sizes[key]
 
     def verify_all(self) -> dict[str, list[str] | None]:
@@ -220,7 +235,11 @@ class S3Store(Store):
         return []
 
     def _manifest_bytes(self, key: str) -> bytes | None:
-        return self.bucket.read(f"{key}/{MANIFEST}")
+        """The manifest in S3, empty if it is too large to be one, or None if there is none."""
+        try:
+            return self.bucket.read(f"{key}/{MANIFEST}", MAX_MANIFEST_BYTES)
+        except TooLargeError:
+            return b""
 
     def _missing_objects(self, key: str, content: bytes | None) -> list[str]:
         manifest, uri = parse_manifest(content), f"{self.bucket.uri}/{key}"
@@ -275,15 +294,17 @@ class S3Store(Store):
                 manifest = parse_manifest(content)
                 if manifest is None or content is None:
                     raise UserError(f"{self.bucket.uri}/{key} is not finished; run again to build it")
-                local = _content(folder / MANIFEST)
+                local = read_small_file(folder / MANIFEST)
                 if local == content and not verify(folder):
                     return
                 if local is not None and local != content:
-                    shutil.rmtree(folder)
+                    discard_folder(folder, self.workspace)
                 (folder / MANIFEST).unlink(missing_ok=True)
                 shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
                 missing = {
-                    name: record for name, record in manifest.files.items() if not _matches(folder / name, record)
+                    name: record
+                    for name, record in manifest.files.items()
+                    if not _matches(path_inside(folder, name), record)
                 }
                 try:
                     download(self.bucket, key, missing, folder)
@@ -292,8 +313,9 @@ class S3Store(Store):
                         continue  # it was replaced during the download
                     self.bucket.remove([f"{key}/{MANIFEST}"])
                     raise UserError(f"{error}; it now counts as unfinished: run again to rebuild it") from error
-                write_atomically(folder / MANIFEST, content.decode())
-                write_atomically(folder / REMOTE_MANIFEST, content.decode())
+                folder.mkdir(parents=True, exist_ok=True)
+                write_atomically(folder / MANIFEST, content)
+                write_atomically(folder / REMOTE_MANIFEST, content)
                 return
 
     def _remove(self, key: str) -> None:
@@ -307,13 +329,6 @@ class S3Store(Store):
         if not path.exists():
             path.touch()
         return path
-
-
-def _content(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
 
 
 def _matches(path: Path, record: FileRecord) -> bool:

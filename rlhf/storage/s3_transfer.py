@@ -32,6 +32,7 @@ from rlhf.storage.s3 import (
     object_attributes,
     retry_transfer,
 )
+from rlhf.storage.untrusted import path_inside
 
 PART_BYTES = 8 * 2**20
 """Files over this size are transferred in parts of this size."""
@@ -76,19 +77,23 @@ def upload(bucket: Bucket, prefix: str, files: Mapping[str, tuple[Path, FileReco
 def download(bucket: Bucket, prefix: str, files: Mapping[str, FileRecord], folder: Path) -> None:
     """Download the objects `prefix/NAME` to `folder/NAME`, each only if its sha256 is right.
 
-    Raises DamagedError if one is still wrong or missing after all attempts.
+    Raises DamagedError if one is still wrong or missing after all attempts, UserError for a name that leads out of
+    the folder.
     """
     incoming = folder / INCOMING
     shutil.rmtree(incoming, ignore_errors=True)
-    pending = {name: _Download(bucket, f"{prefix}/{name}", incoming / name, files[name]) for name in sorted(files)}
+    targets = {name: path_inside(folder, name) for name in sorted(files)}
+    pending = {
+        name: _Download(bucket, f"{prefix}/{name}", path_inside(incoming, name), files[name]) for name in targets
+    }
     try:
         with bucket.as_user_errors():
             for attempt in range(ATTEMPTS):
                 back_off(attempt)
                 _in_parallel([job for file in pending.values() for job in file.jobs()])
                 for name in [name for name, file in pending.items() if file.problem is None]:
-                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                    pending.pop(name).path.replace(folder / name)
+                    targets[name].parent.mkdir(parents=True, exist_ok=True)
+                    pending.pop(name).path.replace(targets[name])
                 if not pending:
                     return
     finally:
@@ -189,6 +194,8 @@ class _Download:
                 for chunk in self._body().iter_chunks(CHUNK_BYTES):
                     self.hash.update(chunk)
                     stream.write(chunk)
+                    if stream.tell() > self.record.size:
+                        return  # a wrong object, however long it is
 
         self._try(get)
         self._check_hash()

@@ -17,15 +17,25 @@ class MalformedJsonError(ValueError):
     """Content that is no JSON, or JSON that cannot be used.  The message is one line."""
 
 
+def is_plain_path(name: str) -> bool:
+    """Whether a name from outside is a relative path that stays below its folder, written in its shortest form."""
+    path = PurePosixPath(name)
+    is_printable = name.isprintable() and "\\" not in name
+    return is_printable and bool(path.parts) and path.as_posix() == name and ".." not in path.parts and name[0] != "/"
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name from outside is the plain name of one file or folder, without a path."""
+    return is_plain_path(name) and "/" not in name
+
+
 def path_inside(folder: Path, name: str) -> Path:
     """The path of the file that a manifest, key or list from outside calls `name`, below `folder`.
 
     Raises UserError if the name is absolute, goes up, is empty, has a control character or a backslash, or if a link
     below `folder` leads out of it.  The file itself need not exist.
     """
-    parts = PurePosixPath(name).parts
-    is_plain = name.isprintable() and "\\" not in name and PurePosixPath(name).as_posix() == name
-    if not parts or not is_plain or name.startswith("/") or ".." in parts:
+    if not is_plain_path(name):
         raise UserError(f"{folder}: the file name {name[:200]!r} is not a plain path inside this folder")
     path = folder / name
     try:

@@ -144,7 +144,9 @@ def test_a_manifest_cannot_name_files_outside_its_folder(workspace: Path) -> Non
     manifest["files"]["../../../notes.txt"] = {"sha256": "0" * 64, "size": 1}
     path.write_text(json.dumps(manifest))
     remove(LocalLocation(workspace), plan_cleanup(LocalLocation(workspace)))
-    assert [path.name for path in workspace.rglob("*")] == ["notes.txt"]
+    kept = {path.relative_to(workspace).as_posix() for path in workspace.rglob("*") if path.is_file()}
+    folder = f"artifacts/prepare_data/{ONE}"
+    assert kept == {"notes.txt", *(f"{folder}/{name}" for name in (MANIFEST, "demonstrations.jsonl", "log.txt"))}
 
 
 def test_files_of_a_running_stage_are_not_removed(workspace: Path) -> None:
