@@ -14,6 +14,7 @@ import rlhf
 from rlhf.config import HUB, SYNTHETIC, Settings
 from rlhf.errors import UserError
 from rlhf.storage.files import file_sha256
+from rlhf.storage.user_folders import walk_folder
 
 PATH_SETTINGS = {
     "": ("questions",),
@@ -28,7 +29,7 @@ PATH_SETTINGS = {
 }
 """Settings that are paths: the content at a path is part of the fingerprint as an input, the path itself is not."""
 SETTINGS_MODULES = ("rlhf.config", "rlhf.stage_config")
-"""Modules whose code is not part of any fingerprint: the values of settings are."""
+"""Modules and packages whose code is not part of any fingerprint: the values of settings are."""
 
 
 def digest(value: object) -> str:
@@ -65,9 +66,12 @@ def source_digest(module: str) -> str:
             raise LookupError(f"{name}: no such module below {package}")
         sources[name], imported = _code(path)
         pending.extend(target for target, is_module in imported if is_module or _module_file(package, target))
-    for name in SETTINGS_MODULES:
-        sources.pop(name, None)
-    return digest([sys.version_info[:2], sources])
+    code = {name: source for name, source in sources.items() if not _is_settings(name)}
+    return digest([sys.version_info[:2], code])
+
+
+def _is_settings(name: str) -> bool:
+    return any(name == module or name.startswith(f"{module}.") for module in SETTINGS_MODULES)
 
 
 def _module_file(package: Path, name: str) -> Path | None:
@@ -103,13 +107,16 @@ def _imports(tree: ast.Module) -> Iterator[tuple[str, bool]]:
 
 
 def fingerprint_path(path: Path) -> str:
-    """Fingerprint of a user's file or folder, from the names and bytes of its files.
+    """Fingerprint of a user's file or folder, from the names and bytes of the files that readers see (walk_folder).
 
     Raises UserError if there is no file at `path`.
     """
-    if path.is_file():
-        return file_sha256(path)[:16]
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else []
+    try:
+        if path.is_file():
+            return file_sha256(path)[:16]
+        files = [file for file in walk_folder(path) if file.is_file()] if path.is_dir() else []
+    except OSError as error:
+        raise UserError(f"{str(path)[:300]}: cannot be read ({error.strerror})") from error
     if not files:
         raise UserError(f"{path}: no such file, or a folder without files")
     return digest({file.relative_to(path).as_posix(): file_sha256(file) for file in files})[:16]

@@ -8,6 +8,7 @@ from rlhf.config import HUB, ModelConfig, RunConfig, SamplingConfig, flatten, re
 from rlhf.errors import UserError
 from rlhf.profiles import load_profile
 from rlhf.stage_config import STAGES, BestOfNStage, PpoStage, RewardStage, part_of, variant_of_seed
+from rlhf.storage.fingerprints import source_digest
 
 
 @pytest.mark.parametrize(("value", "divisor", "nearest"), [(7, 3, 6), (2, 4, 4)])
@@ -112,3 +113,8 @@ def test_the_control_is_a_setting_of_the_reward_model_and_the_report_alone() -> 
 
 def test_trainings_are_named_by_their_seed_but_the_first() -> None:
     assert [variant_of_seed(42, number) for number in range(3)] == ["rlhf", "rlhf-43", "rlhf-44"]
+
+
+def test_no_module_of_the_settings_is_code_of_a_stage() -> None:
+    # the settings import only the errors, so nothing else is left of them
+    assert source_digest("rlhf.stage_config") == source_digest("rlhf.config") == source_digest("rlhf.errors")
