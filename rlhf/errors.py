@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import errno
+import re
 
 WRITE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 PERMISSION_ERRNOS = (errno.EACCES, errno.EPERM)
+SEE_ELSEWHERE = re.compile(r"above report|(look at|see) the (above|report)", re.IGNORECASE)
+"""Lines of an error that say where its reason was printed."""
+BRIEF_CHARACTERS = 300
+"""Longest quotation of another library's error."""
 
 
 class UserError(ValueError):
@@ -26,7 +31,14 @@ def user_message(error: BaseException) -> str | None:
     return None
 
 
-def brief(error: Exception) -> str:
-    """Type and first line of an error, to quote in a message."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no details'}"
+def brief(error: BaseException) -> str:
+    """Type and reason of another library's error, to quote in a message: one line without control characters.
+
+    The reason is the first line, with the next one if it only introduces that.  Lines that refer to a report, which
+    the program does not show, are left out.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not SEE_ELSEWHERE.search(line)] or lines or ["no details"]
+    reason = " ".join(told[:2]) if told[0].endswith((":", "'")) else told[0]
+    printable = "".join(character if character.isprintable() else " " for character in reason)
+    return f"{type(error).__name__}: {printable[:BRIEF_CHARACTERS]}"

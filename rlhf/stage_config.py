@@ -32,6 +32,8 @@ class ModelStage(Settings):
 
     seed: int
     model: ModelConfig
+    trains_reward_model: bool = True
+    """Whether a reward model or the judge is trained from the model."""
 
 
 class DataStage(Settings):

@@ -1,122 +1,72 @@
-"""Reads a base model of unknown origin, and refuses one that a later stage could not use.
+"""Checks that a later stage can use a model of unknown origin, before the first one spends time on it.
 
 Every failed check is one UserError that names path, problem and remedy.
 """
 
 from __future__ import annotations
 
-import json
-import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-import transformers
-from safetensors import SafetensorError
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.errors import UserError
-from rlhf.models.loading import Dtype, load_causal_lm
+from rlhf.errors import UserError, brief, user_message
+from rlhf.models.config_file import read_config, require_size
+from rlhf.models.decoder import Decoder
+from rlhf.models.loading import ONE_LABEL, Dtype, load_causal_lm, require_score_head
 from rlhf.models.tokenization import load_tokenizer
+from rlhf.models.weight_files import find_weights
 
-SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 """Files with a vocabulary.  Without any of them, transformers would use an empty vocabulary for some architectures."""
-LAYOUT = "give a folder as save_pretrained of transformers writes it"
+PROBE = tuple(range(8))
+"""Token ids that the checks give to a model, modulo its vocabulary."""
+ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.2}
+"""Largest difference between two ways to compute the same logits, as a share of their standard deviation."""
+HEAD_ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 1e-2}
+"""Largest difference between logits and output layer times hidden state, as a share of the largest logit."""
 
 
-def read_model(folder: Path, dtype: Dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The causal language model in `folder` and its tokenizer.  Raises UserError if a check fails."""
-    require_known_architecture(folder)
-    weights = find_weights(folder)
+def read_model(
+    folder: Path, dtype: Dtype, *, trains_reward_model: bool
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The causal language model in `folder` and its tokenizer.
+
+    Raises UserError if a check fails; with `trains_reward_model`, also if no reward model can be made of it.
+    """
+    read_config(folder)
+    find_weights(folder)
     require_vocabulary(folder)
     tokenizer = load_tokenizer(folder)
-    try:
-        model = load_causal_lm(folder, dtype) if weights == SAFETENSORS else load_pickled(folder, dtype)
-    except SafetensorError as error:
-        raise UserError(f"{folder}: safetensors are damaged ({error}); copy them again") from error
+    model = load_causal_lm(folder, dtype)
     require_matching_vocabulary(folder, model, tokenizer)
     require_causal(folder, model)
+    require_plain_head(folder, model)
+    require_decodable(folder, model)
+    if trains_reward_model:
+        require_reward_base(folder, model)
     return model, tokenizer
 
 
-def require_known_architecture(folder: Path) -> None:
-    """Raise UserError if config.json is missing or damaged, or names a model that transformers has no code for."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise UserError(f"{path}: missing; {LAYOUT}")
-    try:
-        config = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); copy the model's own config.json again") from error
-    model_type = config.get("model_type") if isinstance(config, dict) else None
-    if model_type not in CONFIG_MAPPING:
-        raise UserError(
-            f"{path}: model_type ({model_type}) is not one that transformers {transformers.__version__} knows, and "
-            "code from a model folder is never run; use a model of a known architecture"
-        )
-
-
-def find_weights(folder: Path) -> str:
-    """The kind of weights in `folder`: SAFETENSORS or PICKLE, the first if there are both.
-
-    Raises UserError if there are none, or if shards that the index names are missing.
-    """
-    for name in (SAFETENSORS, PICKLE):
-        if (folder / name).is_file():
-            return name
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            require_shards(folder, index)
-            return name
-    raise UserError(f"{folder}: no weights ({SAFETENSORS} or {PICKLE}, unsplit or with an index of shards); {LAYOUT}")
-
-
-def require_shards(folder: Path, index: Path) -> None:
-    """Raise UserError if the index of shards is damaged, or if `folder` lacks a shard that it names."""
-    try:
-        shards = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{index}: not an index of shards; copy the model's own again") from error
-    missing = [shard for shard in shards if not (folder / shard).is_file()]
-    if missing:
-        raise UserError(f"{folder}: {len(missing)} of {len(shards)} shards are missing ({missing[0]}); copy them")
+def has_vocabulary(folder: Path) -> bool:
+    """Whether `folder` has one of TOKENIZER_FILES."""
+    return any((folder / name).is_file() for name in TOKENIZER_FILES)
 
 
 def require_vocabulary(folder: Path) -> None:
     """Raise UserError if `folder` has none of TOKENIZER_FILES."""
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    if not has_vocabulary(folder):
         raise UserError(f"{folder}: no tokenizer ({', '.join(TOKENIZER_FILES)} are all missing); add that of the model")
 
 
-def load_pickled(folder: Path, dtype: Dtype) -> PreTrainedModel:
-    """The model in `folder`, in evaluation mode, from pytorch_model.bin, which is read without running its code.
-
-    Raises UserError if the file contains anything but tensors, or not all tensors of the model.
-    """
-    try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=False,
-            weights_only=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(
-            f"{folder}: {PICKLE} is damaged, of another model, or contains more than tensors ({type(error).__name__}); "
-            "convert it to safetensors if you trust it, or copy it again"
-        ) from error
-    if report["missing_keys"] or report["mismatched_keys"]:
-        names = ", ".join(sorted(map(str, {*report["missing_keys"], *report["mismatched_keys"]}))[:5])
-        raise UserError(f"{folder}: tensors of the model are not in {PICKLE} as config.json says ({names}); {LAYOUT}")
-    loaded: PreTrainedModel = model
-    return loaded
-
-
 def require_matching_vocabulary(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise UserError if the tokenizer produces ids for which the model has no embedding."""
-    rows, highest = model.get_input_embeddings().num_embeddings, max(tokenizer.get_vocab().values())
+    """Raise UserError if the tokenizer has no tokens, or produces ids for which the model has no embedding."""
+    rows, highest = model.get_input_embeddings().weight.shape[0], max(tokenizer.get_vocab().values(), default=None)
+    if highest is None:
+        raise UserError(f"{folder}: the tokenizer has no tokens; add the files of the model's own tokenizer")
     if highest >= rows:
         raise UserError(
             f"{folder}: the tokenizer's ids go up to {highest}, but the model has {rows} embeddings; "
@@ -124,19 +74,94 @@ def require_matching_vocabulary(folder: Path, model: PreTrainedModel, tokenizer:
         )
 
 
+def require_reward_base(folder: Path, model: PreTrainedModel) -> None:
+    """Raise UserError if transformers has no reward model of the kind of `model`, whose folder is `folder`."""
+    config = read_config(folder, **ONE_LABEL)
+    try:
+        described = require_size(AutoModelForSequenceClassification, config, folder, find_weights(folder).size)
+        require_score_head(folder, described)
+    except UserError as error:
+        raise UserError(
+            f"{folder}: no reward model can be made of a {type(model).__name__} (transformers has no sequence "
+            "classification with a linear head named score for it); set reward.path to a finished reward model, and "
+            "judge.model to another base model or data.judge_share to 0"
+        ) from error
+
+
 def require_causal(folder: Path, model: PreTrainedModel) -> None:
     """Raise UserError if the model's output is not finite, or if it depends on later tokens.
 
     Compares the logits of two inputs that differ only in the last token.
     """
-    first, second = torch.arange(8).unsqueeze(0), torch.arange(8).unsqueeze(0)
+    first, second = _probe(model), _probe(model)
     second[0, -1] = 0
-    with torch.no_grad():
+    with _told(folder, model):
         logits, other_logits = (model(input_ids=ids, use_cache=False).logits[0, :-1].float() for ids in (first, second))
     if not torch.isfinite(logits).all():
         raise UserError(f"{folder}: the model's output is not finite; the weights are damaged, copy them again")
-    if (logits - other_logits).abs().max() > 1e-3 * logits.std():
+    if (logits - other_logits).abs().max() > ROUNDING[torch.float32] * logits.std():
         raise UserError(
             f"{folder}: the output of {type(model).__name__} depends on later tokens; use a model that was trained to "
             "generate text"
         )
+
+
+def require_plain_head(folder: Path, model: PreTrainedModel) -> None:
+    """Raise UserError unless the model's logits are its output layer times its last hidden state.
+
+    PPO and the comparison of policies compute them so, for the tokens of the responses only.
+    """
+    ids = _probe(model)
+    with _told(folder, model):
+        logits = model(input_ids=ids, use_cache=False).logits.float()
+        computed = model.get_output_embeddings()(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+    if (logits - computed.float()).abs().max() > HEAD_ROUNDING[model.dtype] * logits.abs().max():
+        raise UserError(
+            f"{folder}: the logits of {type(model).__name__} are not its output layer times its last hidden state (it "
+            "scales or caps them), as PPO computes them; use a model of another architecture"
+        )
+
+
+def require_decodable(folder: Path, model: PreTrainedModel) -> None:
+    """Raise UserError unless responses can be drawn from the model one token at a time, from a batch of prompts.
+
+    Compares the logits with those of whole sequences.
+    """
+    ids = _probe(model)[0].tolist()
+    prompts, continuation = [ids[:6], ids[2:5]], ids[6:8]
+    with _told(folder, model):
+        decoder = Decoder(model, prompts, len(continuation) + 1, None)
+        try:
+            steps = [decoder.prefill().float()]
+            for position, token in enumerate(continuation, start=len(prompts[0])):
+                steps.append(decoder.decode_step(torch.tensor([token, token]), position).float())
+        finally:
+            decoder.close()
+        for row, prompt in enumerate(prompts):
+            whole = model(input_ids=torch.tensor([prompt + continuation]), use_cache=False).logits[0].float()
+            expected, drawn = whole[len(prompt) - 1 :], torch.stack([logits[row] for logits in steps])
+            if not (drawn - expected).abs().max() <= ROUNDING[model.dtype] * whole.std():
+                raise UserError(
+                    f"{folder}: the output of {type(model).__name__} is another one token by token, as responses are "
+                    "drawn, than for the whole text; use a model of another architecture"
+                )
+
+
+def _probe(model: PreTrainedModel) -> Tensor:
+    """Token ids [1, 8]."""
+    return torch.tensor([PROBE]) % int(model.get_input_embeddings().weight.shape[0])
+
+
+@contextmanager
+def _told(folder: Path, model: PreTrainedModel) -> Iterator[None]:
+    """Without gradients; makes any error of the model's own code a UserError."""
+    try:
+        with torch.no_grad():
+            yield
+    except Exception as error:
+        if user_message(error) is not None:
+            raise
+        raise UserError(
+            f"{folder}: {type(model).__name__} cannot be used like other causal language models ({brief(error)}); "
+            "use a model of another architecture"
+        ) from error

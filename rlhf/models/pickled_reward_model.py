@@ -6,31 +6,37 @@ folder; scored with right padding at the first EOS.  The pickle is read with `we
 
 from __future__ import annotations
 
-import pickle
 import re
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, GPTJConfig, GPTJForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, GPTJConfig, GPTJForSequenceClassification, PreTrainedModel
 
-from rlhf.errors import UserError
+from rlhf.errors import UserError, brief, user_message
+from rlhf.models.config_file import read_config, require_size
+from rlhf.models.weight_files import PICKLE
 
 MASK_BUFFER = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)")
 """Causal masks, which older versions of transformers stored with the weights."""
+ARGUMENTS = "training_args.bin"
+"""Settings of transformers' Trainer, a pickle that is no checkpoint and is never opened."""
 
 
 def find_pickle(source: Path) -> Path | None:
-    """The one pickled checkpoint at `source` (a folder or the file itself), or None if there are safetensors.
+    """The one pickled checkpoint of this layout at `source`, a folder or the file itself.
 
-    Raises UserError if a folder has several pickles and no safetensors.
+    None if the weights are safetensors, or a pytorch_model.bin beside the configuration of another model than GPT-J,
+    which transformers reads.  Raises UserError if a folder has several pickles and no safetensors.
     """
     if source.is_file():
         return source
-    if any(source.glob("*.safetensors")):
+    if any(source.glob("*.safetensors*")) or (source / f"{PICKLE}.index.json").is_file():
         return None
-    pickles = sorted(path for suffix in ("*.pt", "*.bin") for path in source.glob(suffix))
+    pickles = sorted(path for suffix in ("*.pt", "*.bin") for path in source.glob(suffix) if path.name != ARGUMENTS)
+    if [path.name for path in pickles] == [PICKLE] and (source / "config.json").is_file():
+        return None if read_config(source).model_type != "gptj" else pickles[0]
     if len(pickles) > 1:
         names = ", ".join(path.name for path in pickles)
         raise UserError(f"{source}: several checkpoints ({names}); keep one, or convert the model to safetensors")
@@ -47,16 +53,15 @@ def read_pickled_reward_model(checkpoint: Path, dtype: str, base: Path | None) -
     state = {name: tensor for name, tensor in _read_state(checkpoint).items() if not MASK_BUFFER.fullmatch(name)}
     if "v_head.weight" in state:
         state["score.weight"] = state.pop("v_head.weight")
-    with torch.device("meta"):
-        expected = GPTJForSequenceClassification(config).state_dict()
-    _require_same_tensors(checkpoint, expected, state)
+    described = require_size(AutoModelForSequenceClassification, config, checkpoint.parent, checkpoint.stat().st_size)
+    _require_same_tensors(checkpoint, described.state_dict(), state)
     model = GPTJForSequenceClassification.from_pretrained(None, config=config, state_dict=state, dtype=dtype)
     return cast(PreTrainedModel, model)
 
 
 def _gptj_config(checkpoint: Path, base: Path | None) -> GPTJConfig:
     folder = checkpoint.parent if (checkpoint.parent / "config.json").is_file() else base
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, num_labels=1) if folder else None
+    config = read_config(folder, num_labels=1, id2label=None, label2id=None) if folder else None
     if not isinstance(config, GPTJConfig):
         raise UserError(
             f"{checkpoint}: a pickled reward model needs a GPT-J configuration; put GPT-J's config.json next to it, "
@@ -68,10 +73,12 @@ def _gptj_config(checkpoint: Path, base: Path | None) -> GPTJConfig:
 def _read_state(checkpoint: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except Exception as error:
+        if user_message(error) is not None:
+            raise
         raise UserError(
-            f"{checkpoint}: no checkpoint of plain tensors that torch can load without running code from it; "
-            "download it again or convert it to safetensors"
+            f"{checkpoint}: no checkpoint of plain tensors that torch can load without running code from it "
+            f"({brief(error)}); download it again or convert it to safetensors"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise UserError(f"{checkpoint}: not a state dict (name -> tensor); convert the model to safetensors")

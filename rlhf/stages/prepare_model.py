@@ -3,7 +3,8 @@
 The model is the user's folder (input `source`), a synthetic model that this stage trains, or one from the hub.
 
 Makes `model/`: config.json, safetensors in `model.dtype`, a tokenizer with an EOS and a pad token, and a generation
-config with nothing but these tokens, because this package has its own sampling settings.  Training a synthetic model
+config with nothing but these tokens, because this package has its own sampling settings.  The chat template is that of
+the dialogues on which all later models are trained, whatever the base model had.  Training a synthetic model
 also makes metrics.jsonl.
 """
 
@@ -16,6 +17,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from rlhf.config import ModelConfig
 from rlhf.data.hub import download_model
+from rlhf.models.chat_template import dialogue_template
 from rlhf.models.checks import read_model
 from rlhf.models.loading import save_model
 from rlhf.models.synthetic_model import train_synthetic_model
@@ -34,7 +36,7 @@ def prepare_model(config: ModelStage, inputs: dict[str, Path], output: Path) -> 
     if not is_main_process():
         return {}
     source = inputs["source"] if "source" in inputs else _download(settings)
-    model, tokenizer = read_model(source, settings.dtype)
+    model, tokenizer = read_model(source, settings.dtype, trains_reward_model=config.trains_reward_model)
     write_model(model, tokenizer, output)
     return {"parameters": model.num_parameters()}
 
@@ -44,6 +46,7 @@ def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, outp
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
+    tokenizer.chat_template = dialogue_template(tokenizer)
     save_model(model, tokenizer, output / "model")
 
 

@@ -16,8 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import RewardConfig, RewardTrainer
 
 from rlhf.evaluation.reward_calibration import evaluate_margins
+from rlhf.models.checks import has_vocabulary, require_matching_vocabulary
 from rlhf.models.limits import SCORING_FACTOR
-from rlhf.models.loading import load_reward_model, new_reward_model, save_model
+from rlhf.models.loading import keep_use_cache, load_reward_model, new_reward_model, save_model
 from rlhf.models.reward_model import RewardModel
 from rlhf.models.tokenization import context_length, encode_prompt, encode_response, load_tokenizer, require_fit
 from rlhf.runtime.distributed import init_distributed
@@ -107,16 +108,22 @@ def train_reward_model(
     epochs_per_step = config.reward.batch_size / len(rows)
     weights = train(trainer, "training the reward model", output, epochs_per_step=epochs_per_step)
     if is_main_process():
-        save_model(load_reward_model(weights, config.model.dtype), tokenizer, output / "model")
+        trained = load_reward_model(weights, config.model.dtype)
+        keep_use_cache(trained, base)
+        save_model(trained, tokenizer, output / "model")
 
 
 def import_reward_model(source: Path, base: Path, config: RewardStage, output: Path) -> None:
-    """Save the published reward model at `source` as model/, with the base model's tokenizer if it has none."""
+    """Save the published reward model at `source` as model/, with the base model's tokenizer if it has none.
+
+    Raises UserError if the tokenizer produces ids for which the reward model has no embedding.
+    """
     if is_main_process():
         model = load_reward_model(source, config.model.dtype, base)
         folder = source if source.is_dir() else source.parent
-        has_tokenizer = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
-        save_model(model, load_tokenizer(folder if has_tokenizer else base), output / "model")
+        tokenizer = load_tokenizer(folder if has_vocabulary(folder) else base)
+        require_matching_vocabulary(folder, model, tokenizer)
+        save_model(model, tokenizer, output / "model")
 
 
 def encode_pairs(path: Path, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> list[EncodedRow]:

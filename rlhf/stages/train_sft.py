@@ -13,7 +13,7 @@ from typing import cast
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
-from rlhf.models.loading import load_causal_lm, save_model
+from rlhf.models.loading import keep_use_cache, load_causal_lm, save_model
 from rlhf.models.tokenization import context_length, encode_prompt, encode_response, load_tokenizer, require_fit
 from rlhf.runtime.distributed import init_distributed
 from rlhf.runtime.stage import is_main_process, main
@@ -40,8 +40,9 @@ def train_sft(config: SftStage, inputs: dict[str, Path], output: Path) -> dict[s
         with tracker_session(config):
             weights = fine_tune(config, inputs["model"] / "model", inputs["data"], output)
         if is_main_process():
-            tokenizer = load_tokenizer(inputs["model"] / "model")
-            save_model(load_causal_lm(weights, config.model.dtype), tokenizer, output / "model")
+            base, model = inputs["model"] / "model", load_causal_lm(weights, config.model.dtype)
+            keep_use_cache(model, base)
+            save_model(model, load_tokenizer(base), output / "model")
         init_distributed().wait_for_everyone()
     rows = cast(list[dict[str, float]], read_jsonl(output / METRICS))
     losses = [row["validation_loss"] for row in rows if "validation_loss" in row]

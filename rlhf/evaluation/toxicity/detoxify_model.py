@@ -9,7 +9,6 @@ Source: unitaryai/detoxify@d537644, detoxify/detoxify.py.
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlparse
@@ -21,8 +20,10 @@ from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf.errors import UserError
+from rlhf.errors import UserError, brief, user_message
 from rlhf.evaluation.toxicity.continuations import TOXICITY
+from rlhf.models.checks import require_matching_vocabulary
+from rlhf.models.config_file import read_config, require_size
 from rlhf.models.tokenization import context_length
 from rlhf.storage.files import file_sha256
 
@@ -155,26 +156,35 @@ def read_detoxify(checkpoint: Path, sha256: str, encoder: Path, device: torch.de
         architecture = settings["arch"]["args"]
         name, outputs = architecture["model_name"], int(architecture["num_classes"])
         labels = tuple(LABEL_NAMES.get(label, label) for label in settings["dataset"]["args"]["classes"])
-    except (pickle.UnpicklingError, KeyError, TypeError, RuntimeError) as error:
+        if not all(isinstance(tensor, Tensor) for tensor in state.values()):
+            raise ValueError("its state_dict has values that are no tensors")
+    except Exception as error:
+        if user_message(error) is not None:
+            raise
         raise UserError(
-            f"{checkpoint}: not a Detoxify checkpoint of plain data ({error}); name another toxicity.checkpoint"
+            f"{checkpoint}: not a Detoxify checkpoint of plain data ({brief(error)}); name another toxicity.checkpoint"
         ) from error
     if TOXICITY not in labels or len(labels) > outputs:
         raise UserError(
             f"{checkpoint}: has {outputs} outputs for the labels {', '.join(labels)}; "
             f"outputs must not be fewer than labels, and one label must be {TOXICITY}"
         )
+    kind = transformers.AutoModelForSequenceClassification
+    config = read_config(encoder, num_labels=outputs, id2label=None, label2id=None)
+    require_size(kind, config, encoder, sum(tensor.nbytes for tensor in state.values()))
+    model = kind.from_config(config, trust_remote_code=False)
     try:
-        config = transformers.AutoConfig.from_pretrained(encoder, num_labels=outputs, local_files_only=True)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(encoder, local_files_only=True)
-        model = transformers.AutoModelForSequenceClassification.from_config(config)
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(encoder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        if user_message(error) is not None:
+            raise
         raise UserError(
-            f"{encoder}: no config.json and tokenizer that transformers can load ({error}); "
-            "copy those of the encoder that the checkpoint was trained from into this folder"
+            f"{encoder}: no tokenizer that transformers can load ({brief(error)}); "
+            "copy that of the encoder that the checkpoint was trained from into this folder"
         ) from error
     if type(model).__name__ != name:
         raise UserError(f"{checkpoint}: trained as {name}, but {encoder} configures a {type(model).__name__}")
+    require_matching_vocabulary(encoder, model, tokenizer)
     _load_state(model, state, checkpoint)
     return DetoxifyModel(model.to(device).eval(), tokenizer, labels)
 
@@ -185,7 +195,7 @@ def _load_state(model: PreTrainedModel, state: dict[str, Tensor], checkpoint: Pa
     try:
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
-        raise UserError(f"{checkpoint}: its tensors do not fit {type(model).__name__} ({error})") from error
+        raise UserError(f"{checkpoint}: its tensors do not fit {type(model).__name__} ({brief(error)})") from error
 
 
 def context_tokens(model: PreTrainedModel) -> int | None:

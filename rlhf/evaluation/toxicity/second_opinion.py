@@ -13,15 +13,16 @@ from pathlib import Path
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
 
-from rlhf.errors import UserError, brief
+from rlhf.errors import UserError, brief, user_message
 from rlhf.evaluation.toxicity.continuations import Continuation
 from rlhf.evaluation.toxicity.detoxify_model import context_tokens
-from rlhf.models.checks import SAFETENSORS, find_weights, require_known_architecture, require_vocabulary
+from rlhf.models.checks import require_matching_vocabulary, require_vocabulary
+from rlhf.models.config_file import read_config
+from rlhf.models.loading import load_model, require_complete
+from rlhf.models.weight_files import SAFETENSORS, find_weights
 from rlhf.results.second_opinion import SecondOpinionRow
 from rlhf.runtime.stage import note
 
@@ -89,24 +90,16 @@ def load_second_opinion(folder: Path, device: torch.device) -> SecondOpinionMode
     Reports a note if the labels have no names of their own.  Raises UserError if the folder has no complete
     classifier, or one whose scores are no probabilities of distinct labels.
     """
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    config = _read_config(folder)
+    kind, config = transformers.AutoModelForSequenceClassification, _read_config(folder)
+    model, missing = load_model(kind, folder, config, "float32")
+    require_complete(folder, missing)
     try:
-        model, report = transformers.AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            config=config,
-            dtype="float32",
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{folder}: no classifier that transformers can load ({brief(error)}); {REMEDY}") from error
-    if report["missing_keys"]:
-        names = ", ".join(sorted(report["missing_keys"])[:5])
-        raise UserError(f"{folder}: tensors of the classifier are not in its safetensors ({names}); {REMEDY}")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        if user_message(error) is not None:
+            raise
+        raise UserError(f"{folder}: no tokenizer that transformers can load ({brief(error)}); {REMEDY}") from error
+    require_matching_vocabulary(folder, model, tokenizer)
     return SecondOpinionModel(model.to(device).eval(), tokenizer)
 
 
@@ -130,14 +123,10 @@ def opinion_rows(model: SecondOpinionModel, continuations: Sequence[Continuation
 
 def _read_config(folder: Path) -> PreTrainedConfig:
     """The configuration in `folder`.  Raises UserError unless it is that of a classifier with distinct labels."""
-    require_known_architecture(folder)
-    if find_weights(folder) != SAFETENSORS:
+    config = read_config(folder)
+    if find_weights(folder).kind != SAFETENSORS:
         raise UserError(f"{folder}: its weights are a pickle, which is not opened; convert them to {SAFETENSORS}")
     require_vocabulary(folder)
-    try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder}: no configuration that transformers can read ({brief(error)}); {REMEDY}") from error
     names = config.architectures or ["ForSequenceClassification"]
     if type(config) not in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING or not any(
         name.endswith("ForSequenceClassification") for name in names

@@ -73,7 +73,8 @@ def test_a_folder_is_brought_into_one_layout(tmp_path: Path, *, pickled: bool) -
 
     model = output / "model"
     assert {path.name for path in model.iterdir()} == {
-        "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+        "config.json", "generation_config.json", "model.safetensors",
+        "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
     }  # fmt: skip
     assert_same_model(source, model)
     assert metrics == {"parameters": sum(tensor.numel() for tensor in load_file(model / "model.safetensors").values())}
@@ -95,18 +96,18 @@ def test_shards_are_read(tmp_path: Path) -> None:
     (sharded / "model.safetensors").unlink()
     AutoModelForCausalLM.from_pretrained(unsplit).save_pretrained(sharded, max_shard_size="50KB")
     assert (sharded / "model.safetensors.index.json").is_file()
-    model, _ = read_model(sharded, "float32")
+    model, _ = read_model(sharded, "float32", trains_reward_model=True)
     assert torch.equal(model.state_dict()["lm_head.weight"], load_file(unsplit / "model.safetensors")["lm_head.weight"])
 
     next(sharded.glob("model-00002-*.safetensors")).unlink()
     with pytest.raises(UserError, match=r"1 of \d+ shards are missing \(model-00002-.*\); copy them"):
-        read_model(sharded, "float32")
+        read_model(sharded, "float32", trains_reward_model=True)
 
 
 def test_safetensors_are_read_if_there_is_a_pickle_too(tmp_path: Path) -> None:
     source = tiny_model(tmp_path)
     (source / "pytorch_model.bin").write_bytes(b"not read")
-    read_model(source, "float32")
+    read_model(source, "float32", trains_reward_model=True)
 
 
 class Exploit:
@@ -124,7 +125,7 @@ def test_a_pickle_with_code_is_refused_without_running_the_code(tmp_path: Path) 
     (source / "model.safetensors").unlink()
     torch.save({"weight": torch.zeros(1), "exploit": Exploit(trace)}, source / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"pytorch_model\.bin is damaged.*or contains more than tensors"):
-        read_model(source, "float32")
+        read_model(source, "float32", trains_reward_model=True)
     assert not trace.exists()
 
 
@@ -163,11 +164,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "missing tensor": (
         lambda folder: edit_tensors(folder, lambda tensors: tensors.pop("lm_head.weight")),
-        r"1 tensors of the model are not in its safetensors: lm_head\.weight",
+        r"1 tensors of the model are not in its weights: lm_head\.weight",
     ),
     "missing tensor in a pickle": (
         lambda folder: as_pickle(edit_tensors(folder, lambda tensors: tensors.pop("lm_head.bias"))),
-        r"tensors of the model are not in pytorch_model\.bin as config\.json says \(lm_head\.bias\)",
+        r"1 tensors of the model are not in its weights: lm_head\.bias",
     ),
     "weights that are not finite": (
         lambda folder: edit_tensors(folder, lambda tensors: tensors["lm_head.weight"].fill_(float("nan"))),
@@ -207,7 +208,7 @@ def test_an_unusable_folder_is_refused_with_path_problem_and_remedy(tmp_path: Pa
     inflict, message = DAMAGES[damage]
     inflict(source)
     with pytest.raises(UserError, match=message) as caught:
-        read_model(source, "float32")
+        read_model(source, "float32", trains_reward_model=True)
     assert str(source) in str(caught.value)
     assert "\n" not in str(caught.value)
 

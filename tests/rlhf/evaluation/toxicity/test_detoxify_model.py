@@ -133,7 +133,7 @@ def test_an_encoder_of_another_type_is_rejected(checkpoint: Path, tmp_path: Path
     make_checkpoint(tmp_path, "roberta", ORIGINAL, len(ORIGINAL))
     with pytest.raises(UserError, match=r"trained as BertForSequenceClassification, but .* RobertaForSequence"):
         read_detoxify(checkpoint, file_sha256(checkpoint), tmp_path, CPU)
-    with pytest.raises(UserError, match=r"no config\.json and tokenizer"):
+    with pytest.raises(UserError, match=r"config\.json: missing; give"):
         read_detoxify(checkpoint, file_sha256(checkpoint), tmp_path / "nothing", CPU)
 
 
