@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
 from rlhf.errors import UserError
 from rlhf.storage.artifacts import MANIFEST, Store, verify
-from rlhf.storage.s3_store import open_s3_store
-from tasks.launch import StageCallbacks, StageJob, launch_stage
+from rlhf.storage.files import discard_folder
+from rlhf.storage.s3_store import S3Store, open_s3_store
+from tasks import launch
+from tasks.launch import StageCallbacks, StageFailedError, StageJob, launch_stage
 
 
 def store_for(job: StageJob) -> Store:
@@ -20,27 +21,52 @@ def store_for(job: StageJob) -> Store:
 def execute_locally(job: StageJob, callbacks: StageCallbacks) -> None:
     """Create the artifact of a job on this machine, unless it is finished and intact.
 
-    A damaged artifact is removed first.  With S3, inputs are downloaded and protected from eviction, and the stage
-    resumes from the checkpoints of an interrupted run on another machine; then the artifact is published, or after an
-    error the checkpoints.  Raises what `launch_stage` raises.
+    If another run makes the same artifact, waits for it and uses what it made.  A damaged artifact is removed first.
+    With S3, inputs are downloaded and protected from eviction, and the stage resumes from the checkpoints of an
+    interrupted run on another machine; then the artifact is published, or after an error the checkpoints.  Raises
+    what `launch_stage` raises.
     """
-    if job.remote is None:
-        if _remove_damaged(job.output):
+    store, request = store_for(job), job.request
+    with store.exclusive(request.stage, request.fingerprint, _Wait(job.label, callbacks)):
+        if isinstance(store, S3Store):
+            _execute_for_s3(store, job, callbacks)
+        elif _remove_damaged(job.output):
             launch_stage(job, callbacks)
+
+
+def _execute_for_s3(store: S3Store, job: StageJob, callbacks: StageCallbacks) -> None:
+    assert job.remote is not None
+    stage, fingerprint = job.request.stage, job.request.fingerprint
+    if not store.verify(stage, fingerprint):
         return
-    store, stage, fingerprint = open_s3_store(job.remote.uri), job.request.stage, job.request.fingerprint
     local_job = relocate(job, job.remote.cache, store.workspace)
-    with store.lease(store.artifact_key(local_job.output)):
-        if _remove_damaged(local_job.output):
-            store.restore_unfinished(stage, fingerprint)
-            with store.local_copies(stage_input.path for stage_input in local_job.request.inputs.values()):
-                try:
-                    launch_stage(local_job, callbacks)
-                except BaseException:
-                    with suppress(UserError):  # the stage's own error matters more
-                        store.save_unfinished(stage, fingerprint)
-                    raise
-        store.publish(stage, fingerprint)
+    if _remove_damaged(local_job.output):
+        store.restore_unfinished(stage, fingerprint)
+        with store.local_copies(stage_input.path for stage_input in local_job.request.inputs.values()):
+            try:
+                launch_stage(local_job, callbacks)
+            except BaseException:
+                with suppress(UserError):  # the stage's own error matters more
+                    store.save_unfinished(stage, fingerprint)
+                raise
+    if not store.publish(stage, fingerprint):
+        callbacks.note(f"{job.label}: another machine has published this artifact meanwhile; that one is used")
+
+
+class _Wait:
+    """Says once that a stage waits for another run, and ends the wait if this run is being stopped."""
+
+    def __init__(self, label: str, callbacks: StageCallbacks) -> None:
+        self.label = label
+        self.callbacks = callbacks
+        self.is_announced = False
+
+    def __call__(self) -> None:
+        if launch._stopping.is_set():
+            raise StageFailedError("the run is being stopped")
+        if not self.is_announced:
+            self.callbacks.note(f"{self.label} waits for another run that makes the same artifact")
+            self.is_announced = True
 
 
 def relocate(job: StageJob, old: Path, new: Path) -> StageJob:
@@ -67,5 +93,5 @@ def _remove_damaged(output: Path) -> bool:
     if not verify(output):
         return False
     if (output / MANIFEST).exists():
-        shutil.rmtree(output)
+        discard_folder(output)
     return True

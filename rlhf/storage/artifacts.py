@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from rlhf.errors import UserError
-from rlhf.storage.files import file_sha256, write_atomically
+from rlhf.storage.files import REMOVED, file_sha256, locked_when_free, write_atomically
 from rlhf.storage.untrusted import (
     MalformedJsonError,
     is_plain_name,
@@ -32,6 +32,10 @@ MANIFEST = "manifest.json"
 REQUEST = "request.json"
 LOG = "log.txt"
 STAT_CACHE = ".stat.json"
+STAGE_LOCK = ".lock"
+"""File in the folder of an artifact that the stage's own process keeps locked while it writes there."""
+RUN_LOCK = ".run"
+"""End of the name of the file, next to the folder of an artifact, that a run keeps locked while it makes it."""
 CHECKPOINTS = "checkpoints"
 """Folder of an unfinished stage's checkpoints; removed after the manifest is written."""
 MAX_MANIFEST_BYTES = 2**26
@@ -193,9 +197,23 @@ class Store:
         """Ensure that these folders exist locally inside the `with` block.  A no-op for local workspaces."""
         yield
 
+    @contextmanager
+    def exclusive(self, stage: str, fingerprint: str, on_wait: Callable[[], None]) -> Iterator[None]:
+        """Keep other runs from making this artifact inside the `with` block, after waiting for one that makes it.
+
+        Also waits for a stage process that has outlived its run.  `on_wait` is called again and again meanwhile; what
+        it raises ends the wait.
+        """
+        folder = self.folder(stage, fingerprint)
+        with locked_when_free(folder.with_name(f".{fingerprint}{RUN_LOCK}"), on_wait):
+            if (folder / STAGE_LOCK).exists():
+                with locked_when_free(folder / STAGE_LOCK, on_wait):
+                    pass
+            yield
+
     def artifacts(self) -> list[Path]:
         """Folders of all artifacts, finished or not."""
-        return sorted(path for path in self.root.glob("*/*") if path.is_dir())
+        return sorted(path for path in self.root.glob("*/*") if path.is_dir() and not path.name.startswith(REMOVED))
 
     def verify_all(self) -> dict[str, list[str] | None]:
         """Hash every file of every artifact; returns the problems of each, None for one that is not finished."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from uuid import uuid4
 
 REMOVED = ".removed-"
-"""Start of the names of folders that are being removed, in the workspace."""
+"""Start of the names of folders that are being removed, next to where they were."""
 WAIT_SECONDS = 0.2
 """Time between two attempts to get a lock."""
 
@@ -80,9 +80,9 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def discard_folder(folder: Path, workspace: Path) -> None:
-    """Remove a folder of `workspace` at once for everybody else: a half-removed one is never taken for an artifact."""
-    trash = workspace / f"{REMOVED}{uuid4().hex}"
+def discard_folder(folder: Path) -> None:
+    """Remove a folder at once for everybody else: a half-removed one is never taken for an artifact."""
+    trash = folder.with_name(f"{REMOVED}{uuid4().hex}")
     folder.rename(trash)
     shutil.rmtree(trash)
 
@@ -113,21 +113,23 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 @contextmanager
 def locked_when_free(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Hold a lock on the file `path` inside the `with` block, as `locked` does, however long others hold it before.
+    """Hold a lock on the file `path` inside the `with` block, however long others hold it before; remove it after.
 
     `on_wait` is called again and again while they do; what it raises ends the wait.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        with ExitStack() as stack:
+    with ExitStack() as stack:
+        while True:
             try:
                 stack.enter_context(locked(path, wait=False))
+                break
             except BlockingIOError:
                 on_wait()
                 time.sleep(WAIT_SECONDS)
-                continue
+        try:
             yield
-            return
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def copy_model(source: Path, folder: Path) -> None:

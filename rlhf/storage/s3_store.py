@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
@@ -35,11 +36,14 @@ from rlhf.storage.artifacts import (
 from rlhf.storage.files import discard_folder, file_sha256, locked, write_atomically
 from rlhf.storage.fingerprints import digest
 from rlhf.storage.s3 import S3, Bucket, TooLargeError
+from rlhf.storage.s3_lease import lease
 from rlhf.storage.s3_transfer import DamagedError, download, upload
 from rlhf.storage.untrusted import is_plain_name, is_plain_path, path_inside
 
 CACHE, CACHE_GB, DEFAULT_CACHE_GB = "RLHF_CACHE", "RLHF_CACHE_GB", "200"
 ARTIFACTS, INPUTS, UNFINISHED = "artifacts", "inputs", "unfinished"
+LEASES = "leases"
+"""Folder of locks: in the cache, of folders in use; in S3, of artifacts that a machine makes."""
 FILES = "files"
 """Folder of an input or an unfinished artifact that contains everything but its manifest."""
 REMOTE_MANIFEST = ".s3"
@@ -102,6 +106,26 @@ class S3Store(Store):
             os.utime(path)
             yield
 
+    @contextmanager
+    def exclusive(self, stage: str, fingerprint: str, on_wait: Callable[[], None]) -> Iterator[None]:
+        """Keep other runs, also of other machines, from making this artifact, and protect it from eviction."""
+        key = self._key(stage, fingerprint)
+        lock = f"{LEASES}/{key.replace('/', '-')}.json"
+        with (
+            super().exclusive(stage, fingerprint, on_wait),
+            lease(self.bucket, lock, self._machine(), on_wait),
+            self.lease(key),
+        ):
+            yield
+
+    def _machine(self) -> str:
+        """Name of this machine and of its cache."""
+        path = self.workspace / LEASES / "machine"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            write_atomically(path, uuid4().hex)
+        return f"{socket.gethostname()} {path.read_text(encoding='utf-8')}"
+
     def _key(self, stage: str, fingerprint: str) -> str:
         return self.artifact_key(self.folder(stage, fingerprint))
 
@@ -109,15 +133,22 @@ class S3Store(Store):
         """Key of the artifact or input that a cached path belongs to."""
         return "/".join(path.relative_to(self.workspace).parts[:3])
 
-    def publish(self, stage: str, fingerprint: str) -> None:
-        """Upload this machine's finished artifact to S3, unless the same one exists there."""
+    def publish(self, stage: str, fingerprint: str) -> bool:
+        """Upload this machine's finished artifact to S3, unless S3 has an intact one; returns whether S3 has this one.
+
+        A finished artifact in S3 is never replaced: other machines may be reading it.
+        """
         key, folder = self._key(stage, fingerprint), self.folder(stage, fingerprint)
         content = (folder / MANIFEST).read_bytes()
         manifest = parse_manifest(content)
         assert manifest is not None, f"{folder} is published before it is finished"
+        existing = self._manifest_bytes(key)
+        if existing != content and not self._missing_objects(key, existing):
+            return False
         self._put(key, {name: (path_inside(folder, name), record) for name, record in manifest.files.items()}, content)
         write_atomically(folder / REMOTE_MANIFEST, content)
         self._remove(f"{UNFINISHED}/{stage}/{fingerprint}")
+        return True
 
     def upload_input(self, path: Path, fingerprint: str) -> Path:
         """Upload a user's file or folder to S3, unless it exists there; returns its path in the cache."""
@@ -210,7 +241,7 @@ class S3Store(Store):
             if over <= 0:
                 return
             with suppress(BlockingIOError), locked(self._lease_file(key), wait=False):
-                discard_folder(self.workspace / key, self.workspace)
+                discard_folder(self.workspace / key)
                 over -= sizes[key]
 
     def verify_all(self) -> dict[str, list[str] | None]:
@@ -298,7 +329,7 @@ class S3Store(Store):
                 if local == content and not verify(folder):
                     return
                 if local is not None and local != content:
-                    discard_folder(folder, self.workspace)
+                    discard_folder(folder)
                 (folder / MANIFEST).unlink(missing_ok=True)
                 shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
                 missing = {
@@ -324,7 +355,7 @@ class S3Store(Store):
         self.bucket.remove(f"{key}/{name}" for name in names - {MANIFEST})
 
     def _lease_file(self, key: str, suffix: str = "") -> Path:
-        path = self.workspace / "leases" / (key.replace("/", "-") + suffix)
+        path = self.workspace / LEASES / (key.replace("/", "-") + suffix)
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             path.touch()

@@ -54,7 +54,7 @@ def parse_json(content: bytes | str) -> Any:
     """
     try:
         text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
-        return json.loads(text, parse_int=_parse_int)
+        return _DECODER.decode(text)
     except UnicodeDecodeError as error:
         raise MalformedJsonError(f"not UTF-8 (byte {error.start + 1})") from error
     except MalformedJsonError:
@@ -69,6 +69,9 @@ def _parse_int(digits: str) -> int:
     if len(digits) > MAX_INTEGER_DIGITS:
         raise MalformedJsonError(f"an integer of {len(digits)} digits, at most {MAX_INTEGER_DIGITS} are read")
     return int(digits)
+
+
+_DECODER = json.JSONDecoder(parse_int=_parse_int)
 
 
 def read_regular_file(path: Path, max_bytes: int) -> bytes:

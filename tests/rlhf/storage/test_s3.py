@@ -266,16 +266,21 @@ def test_a_missing_object_is_named(first: S3Store, second: S3Store) -> None:
     assert second.verify("train", "f1") == []
 
 
-def test_a_rebuilt_result_replaces_the_old_one(first: S3Store, second: S3Store) -> None:
-    make_artifact(first)
-    first.publish("train", "f1")
-    copy = second.folder("train", "f1")
-    with second.local_copies([copy]):
-        pass
-    folder = make_artifact(first, seed=2)
-    first.publish("train", "f1")
-    with second.local_copies([copy]):
-        assert same_files(folder, copy)
+def test_a_finished_artifact_is_never_replaced_and_a_rebuilt_one_replaces_a_damaged_one(
+    first: S3Store, second: S3Store
+) -> None:
+    original = make_artifact(first)
+    assert first.publish("train", "f1")
+    assert first.publish("train", "f1")  # the same one again
+    own = make_artifact(second, seed=2)
+    assert not second.publish("train", "f1")
+    with second.local_copies([own]):
+        assert same_files(own, original)
+    first.bucket.remove([f"artifacts/train/f1/{SMALL}"])
+    rebuilt = make_artifact(first, seed=2)
+    assert first.publish("train", "f1")
+    with second.local_copies([own]):
+        assert same_files(own, rebuilt)
 
 
 def test_a_users_file_or_folder_is_available_to_every_machine(first: S3Store, second: S3Store, tmp_path: Path) -> None:
