@@ -36,9 +36,12 @@ def read_labels(workspace: str, run: str, source: str | None, partial: bool) -> 
     """Import the labels and update the report; returns the status of human evaluation."""
     with open_run(workspace, run) as finished_run:
         try:
-            evaluation = import_labels(finished_run, source, partial=partial).evaluation
+            imported = import_labels(finished_run, source, partial=partial)
         except IncompleteError as error:
             get_run_logger().info("The report waits until every pair is labeled: %s", error)
             return finished_run.results.human_evaluation.status
+    for problem in imported.recovered:
+        get_run_logger().warning("%s", problem)
+    evaluation = imported.evaluation
     get_run_logger().info("%d of %d pairs labeled", evaluation.labeled, evaluation.pairs)
     return evaluation.status

@@ -39,6 +39,7 @@ def serve(
     """Serve the page on which people compare the responses of a run."""
     from contextlib import closing, suppress
 
+    from rlhf.labeling.problems import first_problems
     from rlhf.labeling.server import serve as serve_page
     from rlhf.labeling.session import LabelingSession
     from rlhf.runs.published import open_run
@@ -48,6 +49,8 @@ def serve(
         closing(LabelingSession(run.pairs, run.labels)) as session,
         suppress(KeyboardInterrupt),
     ):
+        for problem in first_problems(session.problems):
+            typer.echo(f"note: {problem}", err=True)
         serve_page(session, host, port, annotator or ())
     typer.echo(
         f"\nanswers: {session.output}\nreport:  rlhf label import --workspace {workspace} --run {run.folder.name}"
@@ -73,16 +76,19 @@ def import_(
     ] = False,
 ) -> None:
     """Validate and unblind labels, then update the run's report."""
+    from rlhf.labeling.problems import first_problems
     from rlhf.runs.label_import import import_labels
     from rlhf.runs.published import open_run
 
     with open_run(workspace, run_name) as run:
         imported = import_labels(run, source, partial=partial)
     evaluation = imported.evaluation
+    for problem in imported.recovered:
+        typer.echo(f"note: {problem}", err=True)
     for problem in imported.rejected:
         typer.echo(f"dropped: {problem}")
     if imported.missing:
-        typer.echo(f"missing: {', '.join(imported.missing)}")
+        typer.echo(f"missing: {', '.join(first_problems(imported.missing))}")
     typer.echo(f"{evaluation.labeled} of {evaluation.pairs} pairs labeled, annotators: {len(evaluation.annotators)}")
     for question in evaluation.questions:
         counts = question.pairs

@@ -1,21 +1,11 @@
-"""Properties of text of users and models, and forms of it that are safe to store and to show."""
+"""Properties of text of users and models, and forms of it that are safe to store."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
-INVISIBLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff\ud800-\udfff]"
-)
-"""Characters that show nothing or change how others show: controls, direction marks, lone surrogates."""
 NGRAM = 3
 """Length in tokens of the n-grams that `repetition` and `distinct_ngrams` count."""
-
-
-def escape_invisible(text: str) -> str:
-    """`text` with the code point of every INVISIBLE character in its place, such as ⟨U+200B⟩."""
-    return INVISIBLE.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text)
 
 
 def valid_unicode(text: str) -> str:

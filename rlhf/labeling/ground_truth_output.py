@@ -53,8 +53,8 @@ class OutputWriter:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         ordered = sorted(answers, key=lambda answer: answer.annotator)
-        content = json.dumps({"answers": [_worker_answer(answer) for answer in ordered]})
-        if not path.exists() or path.read_text("utf-8") != content:
+        content = json.dumps({"answers": [_worker_answer(answer) for answer in ordered]}).encode()
+        if not path.exists() or path.read_bytes() != content:
             write_atomically(path, content)
         self._answered_at[pair_id] = max(answer.submitted_at for answer in answers)
 

@@ -2,19 +2,37 @@
 
 Lines are never changed.  A changed answer appends the next revision; an undone answer appends a revision without
 choices.  The latest revision of a pair counts.
+
+A full disk or a power cut may leave half a line, which the page has not confirmed.  It is removed at the end of a file
+and passed over elsewhere; `Journal.problems` names it.
 """
 
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 from threading import Lock
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from rlhf.labeling.judgements import MAX_COMMENT, MAX_SECONDS, Choices, Judgement
 from rlhf.storage.files import append_durably
+from rlhf.storage.untrusted import MalformedJsonError, parse_json, read_regular_file
+
+MAX_JOURNAL_BYTES = 2**28
+"""Larger files are no journals; this is enough for a hundred thousand answers with the longest comments."""
+FIRST_YEAR, LAST_YEAR = 2000, 9000
+"""Other times are not those of a clock, and cannot be computed with near the ends of the calendar."""
+ENTRY_START = b'{"pair_id":'
+"""The first bytes of every entry.  Inside of an entry they cannot occur, because quotes in texts are escaped."""
+
+
+def _iso_time(text: str) -> str:
+    if not FIRST_YEAR <= datetime.fromisoformat(text).year <= LAST_YEAR:
+        raise ValueError(f"the year must be from {FIRST_YEAR} to {LAST_YEAR}")
+    return text
 
 
 class Entry(BaseModel):
@@ -31,7 +49,7 @@ class Entry(BaseModel):
     """Answer that was shown on the left."""
     seconds: float = Field(ge=0, le=MAX_SECONDS)
     comment: str = Field(default="", max_length=MAX_COMMENT)
-    submitted_at: str
+    submitted_at: Annotated[str, AfterValidator(_iso_time)]
     """When the server received it, ISO 8601."""
 
     def is_retry_of(self, other: Entry) -> bool:
@@ -51,24 +69,25 @@ class RevisionError(Exception):
 class Journal:
     """The answers of one annotator.  Safe to use from several threads."""
 
-    def __init__(self, path: Path, name: str, pseudonym: str) -> None:
-        self.name = name
+    def __init__(self, path: Path, pseudonym: str, name: str | None = None) -> None:
+        """Open the journal at `path`.  If it does not say whose it is, `name` is written to it.
+
+        Raises UserError if the file cannot be read.
+        """
+        self.name: str | None = None
+        """The annotator's name; None if no intact line says it."""
         self.pseudonym = pseudonym
+        self.problems: list[str] = []
+        """One line about each damaged line in the file."""
         self._path = path
         self._lock = Lock()
         self._latest: dict[str, Entry] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            self._recover()
-        else:
-            self._append_header()
-
-    @classmethod
-    def open(cls, path: Path) -> Journal:
-        """The journal at `path`, whose first line names its annotator."""
-        with path.open(encoding="utf-8") as stream:
-            header = json.loads(stream.readline())
-        return cls(path, header["annotator"], path.stem)
+        self._size = self._recover() if path.exists() else 0
+        """Bytes of the file's complete lines."""
+        if self.name is None and name is not None:
+            self._append(json.dumps({"annotator": name}))
+            self.name = name
 
     def latest(self) -> dict[str, Entry]:
         """The latest revision of every pair that was ever answered, by id of the pair."""
@@ -107,21 +126,47 @@ class Journal:
             expected = 1 if latest is None else latest.revision + 1
             if entry.revision != expected:
                 raise RevisionError(f"revision is {entry.revision}, expected {expected}")
-            append_durably(self._path, entry.model_dump_json(ensure_ascii=True) + "\n")
+            self._append(entry.model_dump_json(ensure_ascii=True))
             self._latest[entry.pair_id] = entry
             return entry
 
-    def _recover(self) -> None:
-        """Read the file.  An incomplete last line is removed: the page never confirmed it."""
-        content = self._path.read_bytes()
-        complete = content[: content.rfind(b"\n") + 1]
-        if len(complete) < len(content):
-            append_durably(self._path, b"", truncate_to=len(complete))
-        if not complete:
-            self._append_header()
-        for line in complete.splitlines()[1:]:
-            entry = Entry.model_validate_json(line)
-            self._latest[entry.pair_id] = entry
+    def _recover(self) -> int:
+        """Read the file and return the size of its complete lines.  Half a line at its end is removed."""
+        content = read_regular_file(self._path, MAX_JOURNAL_BYTES)
+        size = content.rfind(b"\n") + 1
+        if size < len(content):
+            append_durably(self._path, b"", truncate_to=size)
+            self.problems.append(f"{self._path}: half a line at the end, which was never confirmed, is removed")
+        for number, line in enumerate(content[:size].splitlines(), start=1):
+            if (name := _header_name(line)) is not None:
+                self.name = name
+                continue
+            entry = _complete_entry(line)
+            if entry is not None:
+                self._latest[entry.pair_id] = entry
+            if entry is None or not line.startswith(ENTRY_START):
+                outcome = "is passed over" if entry is None else "is damaged before the answer that it ends with"
+                self.problems.append(f"{self._path}: line {number} {outcome}")
+        return size
 
-    def _append_header(self) -> None:
-        append_durably(self._path, json.dumps({"annotator": self.name}) + "\n")
+    def _append(self, line: str) -> None:
+        """Write a line to disk.  What a failed write may have left behind the complete lines is dropped first."""
+        self._size = append_durably(self._path, f"{line}\n", truncate_to=self._size)
+
+
+def _header_name(line: bytes) -> str | None:
+    """The annotator's name if `line` says it, as the first line of a journal does, else None."""
+    try:
+        header = parse_json(line)
+    except MalformedJsonError:
+        return None
+    name = header.get("annotator") if isinstance(header, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def _complete_entry(line: bytes) -> Entry | None:
+    """The entry that `line` ends with, also after half of another one; None if it ends with none."""
+    try:
+        return Entry.model_validate_json(line[max(line.rfind(ENTRY_START), 0) :])
+    except ValidationError:
+        return None

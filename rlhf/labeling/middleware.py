@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
-from urllib.parse import urlsplit
+import re
 
-from itsdangerous import BadSignature, URLSafeSerializer
+from itsdangerous import BadData, URLSafeSerializer
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rlhf.labeling.connections import BODY_SECONDS
 
 MAX_BODY = 65_536
 """Largest request body in bytes, eight times that of an answer with a long comment."""
@@ -21,14 +24,21 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "x-robots-tag": "noindex",
 }
+TOO_LARGE = (413, f"a request has at most {MAX_BODY} bytes")
 SAFE_METHODS = ("GET", "HEAD")
+LENGTH = re.compile("[0-9]{1,10}")
+"""A Content-Length, as far as it can be small enough; more lenient readers take other digits, too."""
 
 
 class AnnotatorTokens:
-    """Signed tokens of annotators: one for links and cookies, one that every answer must carry."""
+    """Signed tokens of annotators: one for links and cookies, one that every answer must carry.
 
-    def __init__(self, secret: bytes) -> None:
+    If `annotators` are given, the tokens of all others are invalid.
+    """
+
+    def __init__(self, secret: bytes, annotators: frozenset[str] | None = None) -> None:
         self._secret = secret
+        self._annotators = annotators
         self._serializer = URLSafeSerializer(secret, salt="annotator")
 
     def sign(self, annotator: str) -> str:
@@ -36,12 +46,14 @@ class AnnotatorTokens:
         return str(self._serializer.dumps(annotator))
 
     def read(self, token: str) -> str | None:
-        """The annotator that the token was signed for, or None if the signature is invalid."""
+        """The annotator that the token was signed for, or None if it is invalid."""
         try:
             annotator = self._serializer.loads(token)
-        except BadSignature:
+        except BadData:
             return None
-        return annotator if isinstance(annotator, str) else None
+        if not isinstance(annotator, str) or (self._annotators is not None and annotator not in self._annotators):
+            return None
+        return annotator
 
     def request_token(self, annotator: str) -> str:
         """Token that the page sends with every answer, and that another site cannot know."""
@@ -81,18 +93,19 @@ class SecurityMiddleware:
 
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         problem = self._find_problem(scope["method"], headers)
-        body = b""
-        more = problem is None
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > MAX_BODY:
-                problem, more = (413, f"a request has at most {MAX_BODY} bytes"), False
+        body: bytes | None = b""
+        if problem is None:
+            try:
+                async with asyncio.timeout(BODY_SECONDS):
+                    body = await _read_body(receive)
+            except TimeoutError:
+                problem = (408, f"a request arrives within {BODY_SECONDS:.0f} seconds")
+            except _TooLargeError:
+                problem = TOO_LARGE
         if problem is not None:
             await reject(send_with_headers, *problem)
+            return
+        if body is None:
             return
 
         delivered = False
@@ -112,11 +125,30 @@ class SecurityMiddleware:
         if self._hosts and host not in self._hosts:
             return 421, "this address is not the page's own"
         length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > MAX_BODY:
-            return 413, f"a request has at most {MAX_BODY} bytes"
-        if method not in SAFE_METHODS and urlsplit(headers.get("origin", "")).netloc != host:
+        if not LENGTH.fullmatch(length) or int(length) > MAX_BODY:
+            return TOO_LARGE
+        own_origins = (f"http://{host}", f"https://{host}")
+        if method not in SAFE_METHODS and (not host or headers.get("origin") not in own_origins):
             return 403, "the request does not come from the page itself"
         return None
+
+
+class _TooLargeError(Exception):
+    """A body has more than MAX_BODY bytes."""
+
+
+async def _read_body(receive: Receive) -> bytes | None:
+    """The complete body of a request, or None if the browser hung up.  Raises _TooLargeError."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY:
+            raise _TooLargeError
+        if not message.get("more_body", False):
+            return bytes(body)
 
 
 async def reject(send: Send, status: int, reason: str) -> None:

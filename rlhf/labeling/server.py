@@ -7,6 +7,7 @@ and B, and only the key, which this module never opens, names the models.
 from __future__ import annotations
 
 import socket
+import sys
 import unicodedata
 from collections.abc import Sequence
 from contextlib import closing
@@ -16,15 +17,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import parse_qs
 
-import uvicorn
 from fastapi import APIRouter, Cookie, Depends, FastAPI, Header, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from rlhf.data.dialogues import split_turns
-from rlhf.data.text import escape_invisible, valid_unicode
-from rlhf.errors import UserError
+from rlhf.data.invisible import escape_invisible
+from rlhf.data.text import valid_unicode
+from rlhf.errors import UserError, brief, user_message
+from rlhf.labeling.connections import limited_server
 from rlhf.labeling.journal import Entry, RevisionError
 from rlhf.labeling.judgements import MAX_COMMENT, MAX_SECONDS, Choice, Choices
 from rlhf.labeling.manifest import BlindedPair
@@ -55,7 +57,7 @@ class LabelingPage:
     files: dict[str, str]
     """Content of the static files by name."""
     names_allowed: bool
-    """Whether people may sign in with a name, without a signed link."""
+    """Whether people may sign in with any name, without a signed link."""
 
 
 async def _page_of(request: Request) -> LabelingPage:
@@ -98,18 +100,31 @@ class Answer(BaseModel):
     seconds: float = Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)
 
 
-def create_app(session: LabelingSession, *, hosts: frozenset[str], names_allowed: bool) -> SecurityMiddleware:
-    """The labeling page as an ASGI application; without `names_allowed`, signed links are the only way in."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+def create_app(
+    session: LabelingSession, *, hosts: frozenset[str], annotators: frozenset[str] | None = None
+) -> SecurityMiddleware:
+    """The labeling page as an ASGI application.
+
+    If `annotators` are given, only they can use it, by a signed link; otherwise everybody can sign in with a name.
+    """
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     files = {name: (STATIC / name).read_text("utf-8") for name in STATIC_FILES}
-    app.state.page = LabelingPage(session, AnnotatorTokens(session.secret), files, names_allowed)
+    tokens = AnnotatorTokens(session.secret, annotators)
+    app.state.page = LabelingPage(session, tokens, files, names_allowed=annotators is None)
     app.include_router(router)
     app.add_exception_handler(RequestValidationError, _reject_invalid)
+    app.add_exception_handler(OSError, _reject_unsaved)
     return SecurityMiddleware(app, hosts)
 
 
 async def _reject_invalid(_request: Request, _error: Exception) -> JSONResponse:
     return JSONResponse({"detail": "this request does not have the form that the page sends"}, 422)
+
+
+async def _reject_unsaved(_request: Request, error: Exception) -> JSONResponse:
+    """The disk is full or fails.  The owner sees the reason, the annotator that the answer is not saved."""
+    print(f"error: {user_message(error) or brief(error)}", file=sys.stderr, flush=True)
+    return JSONResponse({"detail": "the server cannot write to its disk; tell the person who sent you the link"}, 507)
 
 
 @router.get("/")
@@ -251,6 +266,7 @@ def _answer_state(entry: Entry | None) -> dict[str, object]:
 def serve(session: LabelingSession, host: str, port: int, annotators: Sequence[str]) -> None:
     """Serve the page until interrupted; prints its address and a link for each of `annotators`.
 
+    If other machines can reach the page, the links of everybody else are invalid, also those of an earlier start.
     Raises UserError if the address is not available, or if other machines can reach it but nobody has a link.
     """
     is_loopback = host in LOOPBACK
@@ -259,15 +275,15 @@ def serve(session: LabelingSession, host: str, port: int, annotators: Sequence[s
     with closing(_listen(host, port)) as listener:
         port = listener.getsockname()[1]
         hosts = {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")} if is_loopback else set()
-        app = create_app(session, hosts=frozenset(hosts), names_allowed=is_loopback)
+        names = [annotator_name(name) for name in annotators]
+        app = create_app(session, hosts=frozenset(hosts), annotators=None if is_loopback else frozenset(names))
         shown_host = socket.gethostname() if host in WILDCARDS else f"[{host}]" if ":" in host else host
         address = f"http://{shown_host}:{port}"
         tokens = AnnotatorTokens(session.secret)
         print(f"labeling page: {address}  ({len(session.pairs)} pairs; stop with Ctrl-C)", flush=True)
-        for name in annotators:
-            print(f"  {name}: {address}/open/{tokens.sign(annotator_name(name))}", flush=True)
-        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off")
-        uvicorn.Server(config).run(sockets=[listener])
+        for name in names:
+            print(f"  {name}: {address}/open/{tokens.sign(name)}", flush=True)
+        limited_server(app).run(sockets=[listener])
 
 
 def _listen(host: str, port: int) -> socket.socket:

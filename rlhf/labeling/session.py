@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ from rlhf.errors import UserError
 from rlhf.labeling.blinding import answer_shown_left, order_key, pseudonym
 from rlhf.labeling.ground_truth_output import OutputWriter
 from rlhf.labeling.journal import Entry, Journal
-from rlhf.labeling.judgements import Choices
+from rlhf.labeling.judgements import Choices, Judgement
 from rlhf.labeling.manifest import BlindedPair, read_blinded_pairs
 from rlhf.storage.files import locked
 
@@ -48,11 +49,11 @@ class LabelingSession:
         self.secret = _read_secret(folder / SIGNING_FILE)
         self._folder = folder
         self._lock = Lock()
-        self._journals = {
-            path.stem: Journal.open(path) for path in sorted((folder / ANSWERS).glob("*.jsonl")) if _has_header(path)
-        }
+        self._journals = {path.stem: Journal(path, path.stem) for path in sorted((folder / ANSWERS).glob("*.jsonl"))}
+        self.problems = [problem for journal in self._journals.values() for problem in journal.problems]
+        """One line about each damaged line in the files with answers."""
         self._writer = OutputWriter(folder / OUTPUT, list(self.pairs.values()))
-        self._writer.write(judgement for journal in self._journals.values() for judgement in journal.judgements())
+        self._writer.write(self._known_judgements())
 
     @property
     def output(self) -> Path:
@@ -63,12 +64,22 @@ class LabelingSession:
         """Let another page open the answers."""
         self._open_lock.close()
 
+    def _known_judgements(self) -> Iterator[Judgement]:
+        """All answers to pairs of the manifest; `problems` counts the others."""
+        for name, journal in self._journals.items():
+            judgements = journal.judgements()
+            known = [judgement for judgement in judgements if judgement.pair_id in self.pairs]
+            if unknown := len(judgements) - len(known):
+                path = self._folder / ANSWERS / f"{name}.jsonl"
+                self.problems.append(f"{path}: answers to unknown pairs, which are passed over: {unknown}")
+            yield from known
+
     def journal(self, annotator: str) -> Journal:
         """The answers of `annotator`; a new file if there is none yet."""
         name = pseudonym(self.secret, annotator)
         with self._lock:
-            if name not in self._journals:
-                self._journals[name] = Journal(self._folder / ANSWERS / f"{name}.jsonl", annotator, name)
+            if name not in self._journals or self._journals[name].name is None:
+                self._journals[name] = Journal(self._folder / ANSWERS / f"{name}.jsonl", name, annotator)
             return self._journals[name]
 
     def pairs_for(self, annotator: str) -> list[BlindedPair]:
@@ -117,8 +128,3 @@ def _read_secret(path: Path) -> bytes:
             os.fsync(stream.fileno())
         temporary.replace(path)
     return path.read_bytes()
-
-
-def _has_header(path: Path) -> bool:
-    """Whether the first line is complete; otherwise the page has not confirmed any answer in the file."""
-    return b"\n" in path.read_bytes()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rlhf.data.dialogues import split_turns
-from rlhf.data.text import escape_invisible
+from rlhf.data.invisible import escape_invisible
 from rlhf.evaluation import reward_hacking
 from rlhf.report import formatting
 from rlhf.report.claims import JUDGE_NAMES, caveats, endpoint_rows, lead

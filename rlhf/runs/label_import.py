@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from pathlib import Path
+from contextlib import closing, suppress
 from typing import NamedTuple
 
 from rlhf.errors import UserError
@@ -11,6 +10,7 @@ from rlhf.evaluation.human_preference import evaluate, unblind
 from rlhf.labeling.ground_truth_output import OUTPUT_MANIFEST
 from rlhf.labeling.ground_truth_reader import read_label_output
 from rlhf.labeling.manifest import read_blinded_pairs, read_key
+from rlhf.labeling.problems import first_problems
 from rlhf.labeling.session import OUTPUT, LabelingSession, SessionInUseError
 from rlhf.results.human_evaluation import HumanEvaluation
 from rlhf.results.schema import LABELS, ImportedLabels
@@ -27,9 +27,11 @@ class Imported(NamedTuple):
 
     evaluation: HumanEvaluation
     rejected: list[str]
-    """Problems of lines that were not imported."""
+    """The first problems of lines that were not imported, and how many more there are."""
     missing: list[str]
-    """Pairs without an answer."""
+    """Ids of pairs without an answer."""
+    recovered: list[str]
+    """The first problems of the page's own files, which an interrupted write may have left."""
 
 
 def import_labels(run: FinishedRun, source: str | None, *, partial: bool) -> Imported:
@@ -38,14 +40,14 @@ def import_labels(run: FinishedRun, source: str | None, *, partial: bool) -> Imp
     Without a `source`, the labels are those of the labeling page on this machine.  Raises UserError and changes
     nothing if a label is invalid (IncompleteError if labels are only missing); with `partial`, only if none is valid.
     """
-    location = source or str(_own_output(run) / OUTPUT_MANIFEST)
+    location, recovered = (source, []) if source else _own_output(run)
     pairs, key = read_blinded_pairs(run.pairs), read_key(run.pairs)
     labels = read_label_output(location, pairs, run.labeling_task)
     absent = [f"pair {pair_id}: no answer" for pair_id in labels.missing]
     if not labels.judgements or (not partial and (labels.problems or absent)):
         remedy = "nothing can be imported" if partial else "nothing was imported; --partial imports the valid answers"
         raise (UserError if labels.problems else IncompleteError)(
-            "\n  ".join([f"{location}: {remedy}", *labels.problems, *absent])
+            "\n  ".join([f"{location}: {remedy}", *first_problems(labels.problems), *first_problems(absent)])
         )
     responses = read_report_data(results_artifact(run)).responses
     evaluation = evaluate(labels.judgements, key, responses, run.results.lineage.seed)
@@ -67,16 +69,20 @@ def import_labels(run: FinishedRun, source: str | None, *, partial: bool) -> Imp
     if read_labels(run.folder, run.labeling_task) != imported or run.results.human_evaluation != evaluation:
         write_atomically(run.folder / LABELS, imported.model_dump_json(indent=2, ensure_ascii=True) + "\n")
         rebuild_report(run)
-    return Imported(evaluation, labels.problems, labels.missing)
+    return Imported(evaluation, first_problems(labels.problems), labels.missing, first_problems(recovered))
 
 
-def _own_output(run: FinishedRun) -> Path:
-    """Folder of the labeling page's output; if no page has it open, its output files are brought up to date."""
+def _own_output(run: FinishedRun) -> tuple[str, list[str]]:
+    """The labeling page's output manifest, and problems of the page's files.
+
+    If no page has them open, the output files are brought up to date.
+    """
     if not run.labels.is_dir():
         raise UserError(
             f"{run.folder.name}: nobody has labeled yet; "
             f"`rlhf label serve --run {run.folder.name}` starts the labeling page"
         )
-    with suppress(SessionInUseError):
-        LabelingSession(run.pairs, run.labels).close()
-    return run.labels / OUTPUT
+    problems: list[str] = []
+    with suppress(SessionInUseError), closing(LabelingSession(run.pairs, run.labels)) as session:
+        problems = session.problems
+    return str(run.labels / OUTPUT / OUTPUT_MANIFEST), problems

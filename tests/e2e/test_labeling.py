@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 import pytest
 import uvicorn
 
-from rlhf.data.text import escape_invisible, valid_unicode
+from rlhf.data.invisible import escape_invisible
+from rlhf.data.text import valid_unicode
 from rlhf.labeling.manifest import PromptResponses
 from rlhf.labeling.middleware import AnnotatorTokens
 from rlhf.labeling.server import create_app
@@ -255,7 +256,7 @@ def test_awkward_text_is_shown_as_text(browser: Browser, tmp_path: Path) -> None
     session = LabelingSession(labeling_task(tmp_path / "pairs", pairs), tmp_path / "labels")
     with socket.create_server(("127.0.0.1", 0)) as listener, closing(session):
         address = f"127.0.0.1:{listener.getsockname()[1]}"
-        app = create_app(session, hosts=frozenset({address}), names_allowed=True)
+        app = create_app(session, hosts=frozenset({address}))
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
         thread = Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -63,10 +63,12 @@ class Visitor:
 
 
 @contextmanager
-def visiting(pairs: Path, folder: Path, name: str | None = "Ada", *, names_allowed: bool = True) -> Iterator[Visitor]:
+def visiting(
+    pairs: Path, folder: Path, name: str | None = "Ada", *, annotators: frozenset[str] | None = None
+) -> Iterator[Visitor]:
     """A visitor of the page for these pairs, signed in as `name`."""
     with closing(LabelingSession(pairs, folder)) as session:
-        app = create_app(session, hosts=HOSTS, names_allowed=names_allowed)
+        app = create_app(session, hosts=HOSTS, annotators=annotators)
         http = TestClient(app, base_url=ADDRESS, follow_redirects=False)
         if name is not None:
             http.cookies.set("annotator", AnnotatorTokens(session.secret).sign(name))

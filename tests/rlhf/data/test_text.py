@@ -1,10 +1,10 @@
-"""Repetition and diversity of token ids, and text that is safe to store and to show."""
+"""Repetition and diversity of token ids, and text that is safe to store."""
 
 from __future__ import annotations
 
 import pytest
 
-from rlhf.data.text import distinct_ngrams, escape_invisible, repetition, valid_unicode
+from rlhf.data.text import distinct_ngrams, repetition, valid_unicode
 
 
 @pytest.mark.parametrize(
@@ -36,10 +36,6 @@ def test_repetition_is_the_share_of_ngrams_that_came_before(token_ids: list[int]
 )
 def test_diversity_is_the_share_of_distinct_ngrams_of_all_rows(rows: list[list[int]], expected: float) -> None:
     assert distinct_ngrams(rows) == pytest.approx(expected)
-
-
-def test_invisible_characters_are_shown_by_their_code_point() -> None:
-    assert escape_invisible("a\u200bb\u202ec\td\n") == "a⟨U+200B⟩b⟨U+202E⟩c\td\n"
 
 
 def test_a_lone_half_of_a_surrogate_pair_is_replaced() -> None:

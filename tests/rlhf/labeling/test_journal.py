@@ -31,7 +31,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_an_answer_sent_twice_is_one_answer(path: Path) -> None:
-    journal = Journal(path, "Ada", "abc")
+    journal = Journal(path, "abc", "Ada")
     first = journal.add(entry())
     again = journal.add(entry().model_copy(update={"seconds": 9.0}))
     assert again is first
@@ -40,12 +40,12 @@ def test_an_answer_sent_twice_is_one_answer(path: Path) -> None:
 
 
 def test_changed_and_undone_answers_are_appended(path: Path) -> None:
-    journal = Journal(path, "Ada", "abc")
+    journal = Journal(path, "abc", "Ada")
     journal.add(entry())
     journal.add(entry(revision=2, choices=None))
     assert journal.judgements() == []
     journal.add(entry(revision=3, choices=B, comment="hm\N{SNOWMAN}"))
-    reopened = Journal.open(path)
+    reopened = Journal(path, "abc")
     assert reopened.name == "Ada"
     [judgement] = reopened.judgements()
     assert (judgement.choices, judgement.comment, judgement.annotator) == (B, "hm\N{SNOWMAN}", "abc")
@@ -54,7 +54,7 @@ def test_changed_and_undone_answers_are_appended(path: Path) -> None:
 
 @pytest.mark.parametrize("revision", [1, 3])
 def test_an_answer_to_an_outdated_revision_is_rejected(path: Path, revision: int) -> None:
-    journal = Journal(path, "Ada", "abc")
+    journal = Journal(path, "abc", "Ada")
     journal.add(entry())
     before = path.read_bytes()
     with pytest.raises(RevisionError, match="expected 2"):
@@ -65,19 +65,19 @@ def test_an_answer_to_an_outdated_revision_is_rejected(path: Path, revision: int
 @pytest.mark.parametrize("cut", range(1, 60, 7))
 def test_an_incomplete_line_is_removed_and_the_next_answer_is_complete(path: Path, cut: int) -> None:
     """Killed while a line was being written: the page has not confirmed it."""
-    journal = Journal(path, "Ada", "abc")
+    journal = Journal(path, "abc", "Ada")
     journal.add(entry("x"))
     complete = path.read_bytes()
     journal.add(entry("y"))
     path.write_bytes(path.read_bytes()[: len(complete) + cut])
-    recovered = Journal.open(path)
+    recovered = Journal(path, "abc")
     assert set(recovered.latest()) == {"x"}
     recovered.add(entry("z"))
-    assert set(Journal.open(path).latest()) == {"x", "z"}
+    assert set(Journal(path, "abc").latest()) == {"x", "z"}
 
 
 def test_the_answer_is_on_disk_when_add_returns(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[bytes] = []
     monkeypatch.setattr("rlhf.storage.files.os.fsync", lambda _descriptor: synced.append(path.read_bytes()))
-    Journal(path, "Ada", "abc").add(entry())
+    Journal(path, "abc", "Ada").add(entry())
     assert b'"pair_id":"x"' in synced[-1]

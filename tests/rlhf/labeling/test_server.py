@@ -223,7 +223,7 @@ def test_names_may_sign_in_on_loopback_only(tmp_path: Path) -> None:
         assert visitor.http.get("/api/pairs").json()["annotator"] == "Zoë"
         for name in ("", "%00", "a" * 65, "a%0Ab%1B"):
             assert visitor.http.post("/sign-in", content=f"name={name}", headers=headers).status_code == 422
-    with visiting(pairs, tmp_path / "labels", None, names_allowed=False) as visitor:
+    with visiting(pairs, tmp_path / "labels", None, annotators=frozenset({"Ada"})) as visitor:
         assert visitor.http.get("/").status_code == 401
         assert visitor.http.post("/sign-in", content="name=Zoe", headers=headers).status_code == 403
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from rlhf.data.dialogues import Turn, split_turns
-from rlhf.data.text import escape_invisible
 from rlhf.evaluation.human_preference import evaluate
 from rlhf.evaluation.verdict import complete
 from rlhf.report.claims import caveats, lead
@@ -316,12 +315,6 @@ def test_cost_is_shown_if_a_price_is_set(results: Results, artifact: Path, page:
     text = Elements(render_report(results.model_copy(update={"stages": stages}), report_data)).text
     assert "Time and cost" in text
     assert f"and cost ${1.25 * (len(stages) - 1):.2f}." in text
-
-
-def test_invisible_characters_are_shown_by_their_code() -> None:
-    assert escape_invisible("a\tb\nc") == "a\tb\nc"
-    assert escape_invisible("\r\x7f\u200f\ud800") == "⟨U+000D⟩⟨U+007F⟩⟨U+200F⟩⟨U+D800⟩"
-    assert escape_invisible("שלום 👩\u200d🔬") == "שלום 👩\u200d🔬"
 
 
 def test_dialogues_are_split_into_turns() -> None:

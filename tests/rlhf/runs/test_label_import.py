@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from moto import mock_aws
 from rlhf.errors import UserError
 from rlhf.evaluation.verdict import complete
 from rlhf.labeling.ground_truth_reader import read_label_output
+from rlhf.labeling.label_output import MAX_RESPONSE_BYTES
 from rlhf.labeling.manifest import read_blinded_pairs, read_key
 from rlhf.labeling.session import LabelingSession
 from rlhf.results.schema import Results
@@ -130,10 +132,18 @@ def damaged(manifest: Path, how: str) -> tuple[str, int]:
     if how in lines:
         write_lines(manifest, lines[how][0])
         return lines[how][1:]
-    invalid_lines = {"no json": b"{half\n", "no utf-8": b'{"id": "\xff"}\n'}
+    invalid_lines = {
+        "no json": (b"{half\n", "broken JSON"),
+        "no utf-8": (b'{"id": "\xff"}\n', "not UTF-8 (byte 9)"),
+        "deep": (b"[" * 100_000 + b"\n", "broken JSON (nested too deeply)"),
+        "long integer": (b'{"id": ' + b"9" * 400 + b"}\n", "an integer of 400 digits"),
+        "half a surrogate pair": (b'{"id": "\\ud83d"}\n', r'unknown pair {"id": "\ud83d"}'),
+        "terminal codes": (b'{"id": "\x1b[31m"}\n', "broken JSON"),
+    }
     if how in invalid_lines:
-        manifest.write_bytes(content + invalid_lines[how])
-        return "line 5: not JSON in UTF-8", 4
+        line, message = invalid_lines[how]
+        manifest.write_bytes(content + line)
+        return f"line 5: {message}", 4
     return damaged_response(manifest, second, how), 3
 
 
@@ -143,13 +153,34 @@ def damaged_response(manifest: Path, line: dict[str, Any], how: str) -> str:
     answers = json.loads(reference.read_text())
     if how == "no response":
         reference.unlink()
-        return f"pair {line['id']}: {line['preference-metadata']['worker-response-ref']}: No such file"
+        return f"{line['preference-metadata']['worker-response-ref']}: {reference}: cannot be read (No such file"
+    if how in ("pipe", "endless link"):
+        reference.unlink()
+        os.mkfifo(reference) if how == "pipe" else reference.symlink_to(reference)
+        return "not an ordinary file" if how == "pipe" else "cannot be followed"
+    contents = {
+        "deep response": (b'{"answers": ' + b"[" * 100_000, "not a worker response, broken JSON (nested too deeply)"),
+        "list": (b"[]", "not a worker response, it has no answers"),
+        "large": (b" " * (MAX_RESPONSE_BYTES + 1), f"at most {MAX_RESPONSE_BYTES} are read"),
+    }
+    if how in contents:
+        reference.write_bytes(contents[how][0])
+        return contents[how][1]
     if how == "unknown choice":
         answers["answers"][0]["answerContent"]["overall"] = "c"
         message = 'overall is "c", not one of a, tie, b'
     elif how == "half an answer":
         del answers["answers"][0]["answerContent"]["harmlessness"]
         message = "harmlessness is null, not one of a, tie, b"
+    elif how == "long time":
+        answers["answers"][0]["timeSpentInSeconds"] = 10**400
+        message = "an integer of 401 digits"
+    elif how == "endless time":
+        answers["answers"][0]["timeSpentInSeconds"] = float("nan")
+        message = "seconds: Input should be less than or equal to 86400"
+    elif how == "no object":
+        answers["answers"][0] = 7
+        message = "'int' object is not subscriptable"
     elif how == "no worker":
         del answers["answers"][0]["workerId"]
         message = "missing 'workerId'"
@@ -170,7 +201,19 @@ def damaged_response(manifest: Path, line: dict[str, Any], how: str) -> str:
         "tampered",
         "no json",
         "no utf-8",
+        "deep",
+        "long integer",
+        "half a surrogate pair",
+        "terminal codes",
         "no response",
+        "pipe",
+        "endless link",
+        "deep response",
+        "list",
+        "large",
+        "long time",
+        "endless time",
+        "no object",
         "unknown choice",
         "half an answer",
         "no worker",
@@ -204,18 +247,76 @@ def test_all_damage_is_named_together(run: FinishedRun, manifest: Path) -> None:
     assert f"  pair {rest[0]['id']}: no answer" in lines
 
 
+def test_only_the_first_problems_are_listed(run: FinishedRun, manifest: Path) -> None:
+    manifest.write_text("".join(f"{{bad {number}\n" for number in range(50_000)))
+    with pytest.raises(UserError) as caught:
+        import_labels(run, str(manifest), partial=False)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 1 + 20 + 1 + PAIRS
+    assert lines[20].startswith("  line 20: broken JSON")
+    assert lines[21] == "  ... and 49,980 more"
+    manifest.write_bytes(b"[" * 100_000 + b'"' + "\u202e".encode() * 100_000 + b"\n")
+    with pytest.raises(UserError) as caught:
+        import_labels(run, str(manifest), partial=False)
+    assert len(str(caught.value)) < 1000
+    assert str(caught.value).replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 300, "pipe", "endless link"])
+def test_a_source_that_is_no_output_is_one_error(run: FinishedRun, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "pipe":
+        os.mkfifo(path)
+    elif name == "endless link":
+        path.symlink_to(path)
+    with pytest.raises(UserError) as caught:
+        import_labels(run, str(path), partial=False)
+    assert str(caught.value).isprintable()
+
+
+def test_what_ground_truth_and_copies_of_it_add_is_read(run: FinishedRun, manifest: Path) -> None:
+    """A byte order mark, Windows' line ends, empty lines, a job whose prefix has a folder named annotations."""
+    lines = lines_of(manifest)
+    for line in lines:
+        metadata = line["preference-metadata"]
+        metadata["worker-response-ref"] = f"s3://bucket/annotations/job/{metadata['worker-response-ref']}"
+        path = manifest.parents[2] / metadata["worker-response-ref"].removeprefix("s3://bucket/annotations/job/")
+        answers = json.loads(path.read_text())["answers"]
+        path.write_text("\ufeff" + json.dumps({"answers": [{**a, "timeSpentInSeconds": None} for a in answers]}))
+    del lines[1]["preference-metadata"]["worker-response-ref"]
+    lines[2]["preference-metadata"]["worker-response-ref"] = None
+    manifest.write_text("\ufeff" + "\r\n\r\n".join(json.dumps(line) for line in lines), newline="")
+    answers = read_label_output(str(manifest), read_blinded_pairs(run.pairs), run.labeling_task)
+    assert answers.problems == []
+    assert answers.missing == [lines[1]["id"], lines[2]["id"]]
+    assert [judgement.seconds for judgement in answers.judgements] == [0.0] * 4
+
+
 def test_without_valid_answers_partial_is_an_error_too(run: FinishedRun, manifest: Path) -> None:
     write_lines(manifest, [pair.model_dump() for pair in read_blinded_pairs(run.pairs)])
     with pytest.raises(IncompleteError, match="nothing can be imported"):
         import_labels(run, str(manifest), partial=True)
 
 
-@pytest.mark.parametrize("reference", ["../../../../etc/passwd", "/etc/passwd", "s3://b/annotations/../../../x"])
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "../../../../etc/passwd",
+        "/etc/passwd",
+        "s3://b/annotations/../../../x",
+        "s3://b/annotations//etc/passwd",
+        "s3://b/x",
+        "a\x1b[31m",
+        "a\0b",
+        "",
+        ".",
+    ],
+)
 def test_references_stay_inside(run: FinishedRun, manifest: Path, reference: str) -> None:
     lines = lines_of(manifest)
     lines[0]["preference-metadata"]["worker-response-ref"] = reference
     write_lines(manifest, lines)
-    with pytest.raises(UserError, match="is outside of"):
+    with pytest.raises(UserError, match="is not a plain path inside this folder"):
         import_labels(run, str(manifest), partial=False)
 
 
