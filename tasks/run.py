@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from rlhf.config import RunConfig, Settings
+from rlhf.config import RunConfig, Settings, expand_home
 from rlhf.runtime.stage import StageInput
 from rlhf.storage.artifacts import Store
 from rlhf.storage.fingerprints import fingerprint_path
@@ -31,7 +31,7 @@ class Run:
     def open(cls, config: RunConfig, workspace: str) -> Run:
         """A run in a workspace: a folder or s3://bucket/prefix."""
         if not workspace.startswith(S3):
-            return cls(config, Path(workspace))
+            return cls(config, Path(expand_home(workspace)))
         store = open_s3_store(workspace)
         return cls(config, store.workspace, store)
 

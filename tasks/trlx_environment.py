@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import deployments
 import rlhf
+from rlhf.config import expand_home
 from rlhf.errors import UserError
 
 DEFAULT_PYTHON = deployments.FOLDER.parent / ".trlx-venv" / "bin" / "python"
@@ -24,7 +25,7 @@ def trlx_python() -> str:
     Raises UserError if there is no such file.
     """
     configured = os.environ.get("TRLX_PYTHON")
-    python = Path(configured) if configured else DEFAULT_PYTHON
+    python = Path(expand_home(configured)) if configured else DEFAULT_PYTHON
     if not python.is_file():
         problem = f"TRLX_PYTHON ({configured}) is not a file" if configured else "trainer (trlx) has no environment"
         requirements = deployments.path_of("trlx/requirements.txt")
@@ -32,7 +33,7 @@ def trlx_python() -> str:
             f"{problem}; run `make trlx-env` in a checkout, or install {requirements} into an environment with "
             "Python 3.11 and set TRLX_PYTHON to its python, or set trainer to own"
         )
-    return str(python)
+    return str(python.absolute())
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ValidationError
 
+from rlhf.config import expand_home
 from rlhf.errors import UserError
 from rlhf.results.schema import CONFIG, LABELS, REPORT, RESULTS
 from rlhf.runtime.stage import StageRequest
@@ -150,9 +151,10 @@ def location_at(workspace: str) -> Location:
     """The location that --workspace names.  Raises UserError if it does not exist."""
     if workspace.startswith(S3):
         return S3Location(Bucket(workspace.rstrip("/")))
-    if not Path(workspace).is_dir():
+    folder = Path(expand_home(workspace))
+    if not folder.is_dir():
         raise UserError(f"{workspace}: no such folder; name one with --workspace")
-    return LocalLocation(Path(workspace))
+    return LocalLocation(folder)
 
 
 @dataclass

@@ -21,6 +21,7 @@ from functools import cache
 from pathlib import Path
 from uuid import uuid4
 
+from rlhf.config import expand_home
 from rlhf.errors import UserError
 from rlhf.storage.artifacts import (
     CHECKPOINTS,
@@ -41,6 +42,7 @@ from rlhf.storage.s3_transfer import DamagedError, download, upload
 from rlhf.storage.untrusted import is_plain_name, is_plain_path, path_inside
 
 CACHE, CACHE_GB, DEFAULT_CACHE_GB = "RLHF_CACHE", "RLHF_CACHE_GB", "200"
+DEFAULT_CACHE = "~/.cache/rlhf"
 ARTIFACTS, INPUTS, UNFINISHED = "artifacts", "inputs", "unfinished"
 LEASES = "leases"
 """Folder of locks: in the cache, of folders in use; in S3, of artifacts that a machine makes."""
@@ -59,7 +61,7 @@ def open_s3_store(uri: str) -> S3Store:
 
 def open_store(workspace: str) -> Store:
     """The artifacts of a workspace: a folder or s3://bucket/prefix."""
-    return open_s3_store(workspace) if workspace.startswith(S3) else Store(Path(workspace) / ARTIFACTS)
+    return open_s3_store(workspace) if workspace.startswith(S3) else Store(Path(expand_home(workspace)) / ARTIFACTS)
 
 
 class S3Store(Store):
@@ -70,7 +72,7 @@ class S3Store(Store):
 
     def __init__(self, uri: str) -> None:
         self.bucket = Bucket(uri.rstrip("/"))
-        base = os.environ.get(CACHE) or Path.home() / ".cache" / "rlhf"
+        base = expand_home(os.environ.get(CACHE) or DEFAULT_CACHE)
         self.workspace = Path(base).absolute() / digest(self.bucket.uri)[:12]
         """This machine's cache of the objects below the URI."""
         super().__init__(self.workspace / ARTIFACTS)

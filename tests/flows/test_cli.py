@@ -12,7 +12,11 @@ import pytest
 from typer.testing import CliRunner
 
 from flows import cli
+from rlhf.config import RunConfig
 from rlhf.errors import UserError
+from rlhf.storage.s3_store import S3Store, open_store
+from tasks.run import Run
+from tasks.trlx_environment import trlx_python
 
 COMMANDS = ["run", "plan", "report", "profiles", "label", "serve", "deploy", "verify", "clean"]
 SUBCOMMANDS = ["profiles show", "label serve", "label import", "label package", "label send"]
@@ -71,3 +75,26 @@ def test_an_error_of_the_user_is_one_line_even_if_it_has_a_cause(
     assert isinstance(stopped.value.__context__, UserError)
     assert stopped.value.__context__.__cause__ is not None
     assert re.fullmatch(rf"error: profile {re.escape(str(profile))}: not valid YAML: .*\n", capsys.readouterr().err)
+
+
+def test_a_tilde_is_the_home_folder_and_never_a_folder_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, current = tmp_path / "home", tmp_path / "current"
+    for name in ("here", "cache"):
+        (home / name).mkdir(parents=True)
+    current.mkdir()
+    (home / "python").touch()
+    for variable, path in {"HOME": str(home), "TRLX_PYTHON": "~/python", "RLHF_CACHE": "~/cache"}.items():
+        monkeypatch.setenv(variable, path)
+    monkeypatch.chdir(current)
+    cleaned = CliRunner().invoke(cli.app, ["clean", "--workspace=~/here"])
+    assert (cleaned.exit_code, cleaned.output.splitlines()[0]) == (0, f"{home}/here:")
+    plan = CliRunner().invoke(cli.app, ["plan", "quickstart", "--workspace=~/here"])
+    assert plan.exit_code == 0
+    open_store("~/here").require_writable()
+    assert open_store("~/here").root == home / "here" / "artifacts"
+    assert Run.open(RunConfig(), "~/here").workspace == home / "here"
+    assert trlx_python() == str(home / "python")
+    assert S3Store("s3://bucket/prefix").workspace.parent == home / "cache"
+    assert list(current.iterdir()) == []

@@ -27,9 +27,11 @@ def test_every_setting_is_described_once() -> None:
 def test_defaults_and_bounds_are_those_of_the_settings() -> None:
     page = pages()["settings.md"]
     assert "| `ppo.learning_rate` | number | `8e-06` | > 0 |" in page
-    assert "| `toxicity.sampling.max_new_tokens` | integer | `20` | >= 1 |" in page
+    assert "| `toxicity.sampling.max_new_tokens` | integer | `20` | >= 1, <= 1,000,000 |" in page
     assert "| `ppo.kl_target` | number or `null` | `6.0` | > 0 |" in page
     assert "| `ppo.unfrozen_blocks` | integer or `all` | `2` |  |" in page
+    assert '| `data.source` | text | `"hub"` |  |' in page
+    assert "| `ppo.adam_betas` | list: number, number |" in page
     assert "- `trainer: trlx` runs on one machine" in page
     assert "| `judge.model` | settings as in `model`, or `null` | `null` |" in page
     assert "| `judge.training` | settings as in `sft`, or `null` | `null` |" in page

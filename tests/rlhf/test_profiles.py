@@ -64,7 +64,16 @@ def test_a_run_name_is_a_folder_name(name: str) -> None:
         ("quickstart", ["ppo.sampling.top=3"], "unknown setting ppo.sampling.top, did you mean top_p or top_k?"),
         ("quickstart", ["ppo.steps=many"], "ppo.steps ('many')"),
         ("quickstart", ["ppo.steps"], "must have the form KEY.KEY=VALUE"),
-        ("quickstart", ["ppo.steps=["], "not valid YAML"),
+        ("quickstart", ["ppo.steps=["], "ppo.steps ('[')"),
+        ("quickstart", ["data.subsets=["], "--set data.subsets=[: not valid YAML"),
+        ("quickstart", ["data.subsets=a"], "data.subsets ('a'): must be a list in brackets"),
+        ("quickstart", ["ppo.sampling=off"], "ppo.sampling ('off'): must contain settings"),
+        ("quickstart", ["ppo.unfrozen_blocks=most"], "ppo.unfrozen_blocks ('most'): "),
+        (
+            "quickstart",
+            ["judge.model=a", "judge.model.dtype=bfloat16"],
+            "judge.model is set to a, which has no settings",
+        ),
         (
             "quickstart",
             ["ppo.minibatch_size=10"],

@@ -34,6 +34,11 @@ SMALL = {
 """Settings that shrink the quickstart to seconds."""
 
 
+def set_arguments(settings: Mapping[str, object]) -> list[str]:
+    """Arguments of --set: texts as they are, everything else as JSON, which is YAML."""
+    return [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items()]
+
+
 def free_port() -> int:
     """A port of this machine that is not in use."""
     with socket.socket() as probe:
@@ -103,7 +108,7 @@ class CommandLine:
 
     def run_arguments(self, profile: str = "quickstart", settings: Mapping[str, object] | None = None) -> list[str]:
         """Arguments of `rlhf` for a run of the shrunk `profile`."""
-        overrides = [f"--set={name}={json.dumps(value)}" for name, value in {**SMALL, **(settings or {})}.items()]
+        overrides = [f"--set={override}" for override in set_arguments({**SMALL, **(settings or {})})]
         return ["run", profile, "--workspace", str(self.workspace), *overrides]
 
     def results(self, profile: str = "quickstart") -> dict[str, Any]:

@@ -26,7 +26,7 @@ from rlhf.storage.artifacts import MANIFEST
 from rlhf.storage.fingerprints import digest
 from rlhf.storage.s3 import Bucket
 from rlhf.storage.s3_store import ARTIFACTS
-from tests.support.cli import SMALL, free_port
+from tests.support.cli import SMALL, free_port, set_arguments
 
 METRICS = "metrics.jsonl"
 FILES_WITH_TIMES = ("results.json", "report.html", "README.md")
@@ -44,7 +44,7 @@ CPU_STAGE_MODULES = (
 
 def overrides(settings: dict[str, object] | None = None) -> list[str]:
     """Arguments of --set for the shrunk quickstart and more settings."""
-    return [f"{name}={json.dumps(value)}" for name, value in {**SMALL, **(settings or {})}.items()]
+    return set_arguments({**SMALL, **(settings or {})})
 
 
 @dataclass(frozen=True)

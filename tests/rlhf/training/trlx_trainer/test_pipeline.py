@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from tests.support.trlx_env import needs_trlx
 def test_a_toy_gptj_goes_through_the_pipeline(tmp_path: Path) -> None:
     command = CommandLine(tmp_path / "runs", tmp_path / "home")
     settings = {**SMALL, "trainer": "trlx", "data.test_prompts": 100, "data.synthetic_pairs": 800}
-    overrides = [f"--set={name}={json.dumps(value)}" for name, value in settings.items()]
+    overrides = [f"--set={name}={value}" for name, value in settings.items()]
     # two more starts of heavy libraries than other runs have
     outcome = command("run", "quickstart", "--workspace", str(command.workspace), *overrides, timeout=1700)
     assert outcome.code == 0, outcome.error
