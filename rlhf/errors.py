@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
+import tempfile
+from pathlib import Path
 
-WRITE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
+PLACE_ERRNOS = (errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 PERMISSION_ERRNOS = (errno.EACCES, errno.EPERM)
+PLACES = {
+    "PREFECT_HOME": "~/.prefect",
+    "RLHF_CACHE": "~/.cache/rlhf",
+    "HF_HOME": "~/.cache/huggingface",
+}
+"""Environment variables that move a folder, with the folder without them."""
 SEE_ELSEWHERE = re.compile(r"above report|(look at|see) the (above|report)", re.IGNORECASE)
 """Lines of an error that say where its reason was printed."""
 BRIEF_CHARACTERS = 300
@@ -21,14 +31,47 @@ def user_message(error: BaseException) -> str | None:
     """The one line for the user if they can fix `error` (wrong input, full disk, no permission), else None."""
     if isinstance(error, UserError):
         return str(error)
-    path = f" {error.filename}" if isinstance(error, OSError) and error.filename else ""
-    if isinstance(error, OSError) and error.errno in WRITE_ERRNOS:
-        return f"cannot write{path}: {error.strerror}; free space or choose another folder with --workspace"
-    if isinstance(error, OSError) and error.errno in PERMISSION_ERRNOS:
-        return f"no permission for{path or ' a file'}: {error.strerror}; change its permissions or choose another path"
+    if isinstance(error, OSError):
+        return _message_of_system_error(error)
     if "No space left on device" in str(error):  # safetensors and torch wrap the operating system's error
-        return f"cannot write: no space left on device ({error}); free space or choose another folder with --workspace"
+        return f"cannot write: no space left on device ({error}); free space or {_other_folder(None)}"
     return None
+
+
+def _message_of_system_error(error: OSError) -> str | None:
+    path = None if error.filename is None else os.fsdecode(error.filename)
+    name = "" if path is None else f" {path if path.isprintable() else repr(path)}"
+    if error.errno in FULL_ERRNOS:
+        return f"cannot write{name}: {error.strerror}; free space or {_other_folder(path)}"
+    if error.errno in PLACE_ERRNOS:
+        return f"cannot write{name}: {error.strerror}; {_other_folder(path)}"
+    if error.errno in PERMISSION_ERRNOS:
+        other = "choose another path" if _variable_of(path) is None else _other_folder(path)
+        return f"no permission for{name or ' a file'}: {error.strerror}; change its permissions or {other}"
+    return None
+
+
+def _other_folder(path: str | None) -> str:
+    """What to do so that nothing is written at `path`: the variable that moves it, else --workspace."""
+    if variable := _variable_of(path):
+        return f"set the environment variable {variable} to another folder"
+    is_temporary = path is not None and _is_below(path, tempfile.gettempdir())
+    return f"choose another folder with --workspace{' (temporary files: TMPDIR)' if is_temporary else ''}"
+
+
+def _variable_of(path: str | None) -> str | None:
+    """The environment variable that says where the folder of `path` is, or None if that is no such folder."""
+    if path is None:
+        return None
+    folders = {name: os.environ.get(name) or default for name, default in PLACES.items()}
+    return next((name for name, folder in folders.items() if _is_below(path, folder)), None)
+
+
+def _is_below(path: str, folder: str) -> bool:
+    try:
+        return Path(path).absolute().is_relative_to(Path(folder).expanduser().absolute())
+    except RuntimeError:  # there is no home folder
+        return False
 
 
 def brief(error: BaseException) -> str:

@@ -223,8 +223,13 @@ class Store:
         }
 
     def require_writable(self) -> None:
-        """Raise the operating system's error if nothing can be written next to the artifacts."""
+        """Raise the operating system's error if nothing can be written next to the artifacts.
+
+        Raises UserError if the workspace is a file.
+        """
         workspace = self.root.parent
+        if workspace.exists() and not workspace.is_dir():
+            raise UserError(f"{workspace}: not a folder; name another one with --workspace")
         workspace.mkdir(parents=True, exist_ok=True)
         probe = workspace / f".probe.{os.getpid()}"
         try:

@@ -77,6 +77,12 @@ def test_an_error_of_the_user_is_one_line_even_if_it_has_a_cause(
     assert re.fullmatch(rf"error: profile {re.escape(str(profile))}: not valid YAML: .*\n", capsys.readouterr().err)
 
 
+def test_a_workspace_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file: not a folder; name another one with --workspace"):
+        open_store(str(tmp_path / "file")).require_writable()
+
+
 def test_a_tilde_is_the_home_folder_and_never_a_folder_of_that_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 
 import pytest
 
@@ -28,7 +29,16 @@ def system_error(number: int, path: str | None = None) -> OSError:
         ),
         (
             system_error(errno.EROFS),
-            "cannot write: Read-only file system; free space or choose another folder with --workspace",
+            "cannot write: Read-only file system; choose another folder with --workspace",
+        ),
+        (
+            system_error(errno.ENOTDIR, "/runs/a"),
+            "cannot write /runs/a: Not a directory; choose another folder with --workspace",
+        ),
+        (
+            system_error(errno.EROFS, f"{tempfile.gettempdir()}/a"),
+            f"cannot write {tempfile.gettempdir()}/a: Read-only file system; choose another folder with --workspace "
+            "(temporary files: TMPDIR)",
         ),
         (
             system_error(errno.EACCES, "/data/hh.jsonl"),
@@ -46,6 +56,39 @@ def test_an_error_that_the_user_can_fix_is_one_line_with_a_remedy(error: Excepti
     assert line is not None
     assert line.startswith(message)
     assert "\n" not in line
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENOTDIR])
+@pytest.mark.parametrize(
+    ("variable", "default"),
+    [("PREFECT_HOME", ".prefect"), ("RLHF_CACHE", ".cache/rlhf"), ("HF_HOME", ".cache/huggingface")],
+)
+def test_the_remedy_names_what_moves_the_folder(
+    monkeypatch: pytest.MonkeyPatch, number: int, variable: str, default: str
+) -> None:
+    monkeypatch.setenv("HOME", "/home/of-someone")
+    for name in ("PREFECT_HOME", "RLHF_CACHE", "HF_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    remedy = f"set the environment variable {variable} to another folder"
+    for path in (f"/home/of-someone/{default}", f"/home/of-someone/{default}/a/b"):
+        line = user_message(system_error(number, path))
+        assert line is not None
+        assert line.endswith(remedy)
+        assert "--workspace" not in line
+    monkeypatch.setenv(variable, "~/elsewhere")
+    moved, former = (
+        user_message(system_error(number, f"/home/of-someone/{folder}/a")) for folder in ("elsewhere", default)
+    )
+    assert moved is not None
+    assert former is not None
+    assert moved.endswith(remedy)
+    assert variable not in former
+
+
+def test_a_file_name_cannot_break_the_line() -> None:
+    line = user_message(system_error(errno.EACCES, "/data/a\nb\x1b[2J"))
+    assert line is not None
+    assert line.isprintable()
 
 
 @pytest.mark.parametrize("error", [ValueError("bug"), system_error(errno.ENOENT, "/runs/a"), KeyboardInterrupt()])
