@@ -12,10 +12,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rlhf.config import HUB, SYNTHETIC, DataConfig
+from rlhf.data.files import SUFFIXES, find_files
 from rlhf.data.hub import download
-from rlhf.data.readers import SUFFIXES, Row, UnreadableLineError, find_files, read_rows, text_field
+from rlhf.data.parquet_reader import column_names
+from rlhf.data.readers import read_rows
+from rlhf.data.rows import Row, UnreadableLineError, listed, text_field
 from rlhf.data.synthetic import synthetic_pairs
 from rlhf.errors import UserError
+from rlhf.runtime.stage import note
+from rlhf.storage.untrusted import path_inside
 
 SPEAKERS = ("Human", "Assistant")
 HUMAN, ASSISTANT = (f"\n\n{speaker}:" for speaker in SPEAKERS)
@@ -23,6 +28,10 @@ HUMAN, ASSISTANT = (f"\n\n{speaker}:" for speaker in SPEAKERS)
 TURN = re.compile(rf"(?:^|\n\n)({'|'.join(SPEAKERS)}):")
 """A marker.  At the start of a text its line breaks may be missing."""
 
+WINDOWS_TURN = re.compile(rf"\r\n\r\n(?:{'|'.join(SPEAKERS)}):")
+
+FIELDS = ("prompt", "chosen", "rejected")
+"""Fields of a row that are read."""
 NO_DIALOGUE = "no dialogue"
 """Reason to drop a row: the context does not start with a Human turn, or has no Assistant turn."""
 EQUAL_RESPONSES = "equal responses"
@@ -64,7 +73,8 @@ def read_pairs(config: DataConfig, seed: int, source: Path | None) -> Iterator[P
 def read_file(path: Path, *, skip_unreadable: bool) -> Iterator[Pair | str]:
     """For each row of a file: its pair, or the reason to drop it.  The first readable row determines the layout."""
     fields: tuple[str, ...] | None = None
-    for number, row in read_rows(path):
+    skipped, first_problem = 0, ""
+    for number, row in read_rows(path, FIELDS):
         try:
             content = _content(row)
             fields = fields or _layout(path, content)
@@ -72,9 +82,21 @@ def read_file(path: Path, *, skip_unreadable: bool) -> Iterator[Pair | str]:
         except UnreadableLineError as problem:
             if not skip_unreadable:
                 raise UserError(f"{path}:{number}: {problem}; fix the line or set data.on_bad_row=skip") from problem
+            skipped, first_problem = skipped + 1, first_problem or f"{path}:{number}: {problem}"
             yield UNREADABLE_LINE
         else:
+            texts = with_plain_turns(texts)
             yield split_dialogues(*texts) if len(texts) == 2 else join_responses(*texts)
+    if skipped:
+        note(f"{path}: {skipped} unreadable lines are skipped; the first: {first_problem}")
+
+
+def with_plain_turns(texts: list[str]) -> list[str]:
+    """The texts of a row.  If turns in them are marked with Windows line ends, all of its line ends become "\\n"."""
+    for text in texts:
+        if "\r" in text and WINDOWS_TURN.search(text):
+            return [text.replace("\r\n", "\n") for text in texts]
+    return texts
 
 
 def split_dialogues(chosen: str, rejected: str) -> Pair | str:
@@ -106,8 +128,9 @@ def join_responses(prompt: str, chosen: str, rejected: str) -> Pair | str:
 
 
 def first_human_turn(prompt: str) -> str:
-    """Text of the first human turn of a prompt, without the marker."""
-    return re.split(f"{HUMAN}|{ASSISTANT}", prompt, maxsplit=2)[1]
+    """Text of the first human turn of a prompt, without the marker; of the next turn if that one is blank."""
+    turns = re.split(f"{HUMAN}|{ASSISTANT}", prompt)[1:]
+    return next((turn for turn in turns if turn.strip()), turns[0])
 
 
 def _content(row: Row) -> dict[str, object]:
@@ -120,16 +143,18 @@ def _layout(path: Path, row: Iterable[str]) -> tuple[str, ...]:
     """The fields to read from a file with the columns of this row."""
     columns = set(row)
     if not columns >= {"chosen", "rejected"}:
-        names = ", ".join(sorted(columns)) or "none"
-        raise UserError(f"{path}: no columns chosen and rejected (found: {names}); give data in HH or rm-static layout")
-    return ("prompt", "chosen", "rejected") if "prompt" in columns else ("chosen", "rejected")
+        found = sorted(column_names(path) if path.suffix == ".parquet" else columns)
+        raise UserError(
+            f"{path}: no columns chosen and rejected (found: {listed(found)}); give data in HH or rm-static layout"
+        )
+    return FIELDS if "prompt" in columns else FIELDS[1:]
 
 
 def _hub_files(config: DataConfig) -> list[Path]:
     patterns = [f"{subset}/*{suffix}" for subset in config.subsets for suffix in SUFFIXES]
     folder = download("dataset", config.repository, config.revision, patterns, setting="data.source")
     for subset in config.subsets:
-        if not (folder / subset).is_dir():
+        if not path_inside(folder, subset).is_dir():
             raise UserError(
                 f"data.subsets ({subset}): {config.repository} at {config.revision} has no such folder with data "
                 "files; name folders that it has"

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import httpx
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
 
 from rlhf.errors import UserError, brief, user_message
 
@@ -36,7 +34,7 @@ def download(
                 repository, repo_type=kind, revision=revision, allow_patterns=patterns, ignore_patterns=ignore
             )
         )
-    except (OSError, httpx.HTTPError, HFValidationError) as error:
+    except Exception as error:  # also ValueError, for a file name in the hub's list that leads out of the folder
         if user_message(error):  # such as a full disk, which is no fault of the hub
             raise
         raise UserError(

@@ -11,17 +11,22 @@ Spaces around texts do not count.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from string import ascii_uppercase
 from typing import NamedTuple
 
 from rlhf.config import SYNTHETIC
-from rlhf.data.readers import Row, UnreadableLineError, find_files, read_rows, text_field
+from rlhf.data.files import find_files
+from rlhf.data.readers import read_rows
+from rlhf.data.rows import Row, UnreadableLineError, listed, shown, text_field
 from rlhf.data.synthetic import synthetic_questions
 from rlhf.errors import UserError
 from rlhf.storage.fingerprints import digest
 
 SYNTHETIC_QUESTIONS = 60
+FIELDS = ("question", "choices", "answer", "answerKey")
+"""Fields of a row that are read."""
 
 
 class MultipleChoiceQuestion(NamedTuple):
@@ -43,7 +48,7 @@ def read_questions(source: str, seed: int, path: Path | None) -> list[MultipleCh
         return [parse_question(row) for row in synthetic_questions(SYNTHETIC_QUESTIONS, seed)]
     questions: dict[str, MultipleChoiceQuestion] = {}
     for file in find_files(path or Path(source)):
-        for number, row in read_rows(file):
+        for number, row in read_rows(file, FIELDS):
             try:
                 question = parse_question(row)
                 if question.id in questions:
@@ -78,9 +83,9 @@ def _texts(values: object, field: str) -> list[str]:
     texts = [_nonblank({f"{field}[{index}]": value}, f"{field}[{index}]") for index, value in enumerate(values)]
     if len(texts) < 2:
         raise UnreadableLineError(f"field {field} has {len(texts)} entries, not at least 2")
-    repeated = next((text for index, text in enumerate(texts) if text in texts[:index]), None)
-    if repeated is not None:
-        raise UnreadableLineError(f"field {field} contains {repeated!r} twice")
+    if len(set(texts)) < len(texts):
+        repeated = Counter(texts).most_common(1)[0][0]
+        raise UnreadableLineError(f"field {field} contains {shown(repeated)} twice")
     return texts
 
 
@@ -88,7 +93,7 @@ def _labeled(labels: list[str], choices: list[str], answer: str) -> int:
     if len(labels) != len(choices):
         raise UnreadableLineError(f"field choices has {len(choices)} texts, but {len(labels)} labels")
     if answer not in labels:
-        raise UnreadableLineError(f"field answerKey is {answer!r}, not one of the labels {', '.join(labels)}")
+        raise UnreadableLineError(f"field answerKey is {shown(answer)}, not one of the labels {listed(labels)}")
     return labels.index(answer)
 
 
@@ -103,11 +108,11 @@ def _indexed(choices: list[str], row: dict[str, object]) -> int:
     meanings = {names.index(answer) for names in (letters, choices) if answer in names}
     if not meanings:
         raise UnreadableLineError(
-            f"field answer is {answer!r}, not an index, a letter from A to {letters[-1]} or the text of a choice"
+            f"field answer is {shown(answer)}, not an index, a letter from A to {letters[-1]} or the text of a choice"
         )
     if len(meanings) > 1:
         raise UnreadableLineError(
-            f"field answer is {answer!r}, the letter of one choice and the text of another; give the index from 0"
+            f"field answer is {shown(answer)}, the letter of one choice and the text of another; give the index from 0"
         )
     return meanings.pop()
 

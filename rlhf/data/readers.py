@@ -1,59 +1,52 @@
 """Rows of the user's data files (.jsonl, .jsonl.gz and .parquet), streamed, with the line number of every error.
 
-Memory is limited to the longest line or one batch of a parquet file.
+Memory is limited: a line or text of more than MAX_ROW_BYTES is an unreadable row, however long it is.
 """
 
 from __future__ import annotations
 
 import gzip
-import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from io import BufferedReader
 from pathlib import Path
 
-import pyarrow
-from pyarrow import parquet
-
+from rlhf.data.parquet_reader import parquet_rows
+from rlhf.data.rows import MAX_ROW_BYTES, TOO_LONG, Row, UnreadableLineError, kind
 from rlhf.errors import UserError
+from rlhf.runtime.stage import progress
+from rlhf.storage.untrusted import MalformedJsonError, parse_json
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
-PARQUET_BATCH_ROWS = 1000
+BLOCK_BYTES = 2**20
+PROGRESS_BYTES = 64 * 2**20
+"""Bytes of content between two progress lines of a file; smaller files report none."""
 
-
-class UnreadableLineError(ValueError):
-    """A line that cannot be used.  The message says why, and names the field if it is about one."""
-
-
-Row = dict[str, object] | UnreadableLineError
-"""One line: its object, or the error in it."""
-
-
-def find_files(source: Path) -> list[Path]:
-    """The data files of `source`: the file itself, or all data files in the folder and its subfolders, sorted.
-
-    Raises UserError if there is none.
-    """
-    if source.is_file():
-        if not source.name.endswith(SUFFIXES):
-            raise UserError(f"{source}: not a data file; give one that ends in {', '.join(SUFFIXES)}")
-        return [source]
-    if not source.exists():
-        raise UserError(f"{source}: no such file or folder")
-    files = sorted(path for path in source.rglob("*") if path.name.endswith(SUFFIXES) and path.is_file())
-    if not files:
-        raise UserError(f"{source}: a folder without data files; they end in {', '.join(SUFFIXES)}")
-    return files
+GZIP, PARQUET = "gzip data", "a parquet file"
+BEGINNINGS = {
+    b"\x1f\x8b": GZIP,
+    b"PAR1": PARQUET,
+    b"PK\x03\x04": "a zip archive",
+    b"\x28\xb5\x2f\xfd": "zstandard data",
+    b"BZh": "bzip2 data",
+    b"\xfd7zXZ": "xz data",
+    b"\xff\xfe": "text in UTF-16",
+    b"\xfe\xff": "text in UTF-16",
+    b"version https://git-lfs": "a pointer of Git LFS (run git lfs pull)",
+}
+"""First bytes by which the content of a file is known, whatever its name."""
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
+def read_rows(path: Path, fields: Sequence[str]) -> Iterator[tuple[int, Row]]:
     """The lines of a file with their numbers, counted from 1.  Blank lines are skipped.
 
-    Reading ends at an error after which the next line cannot be found, such as compressed data that ends early.
-    Raises UserError if the file has no row or no permission to be read.
+    Of a parquet file only `fields` are read; "a.b" is the field b of the objects in a.  Raises UserError if the file
+    has no row, no permission to be read, content other than its name says, or damage behind which no row can be found.
     """
     empty = True
     try:
-        for numbered in _parquet_rows(path) if path.name.endswith(".parquet") else _json_rows(path):
+        _check_beginning(path)
+        is_parquet = path.name.endswith(".parquet")
+        for numbered in enumerate(parquet_rows(path, fields), start=1) if is_parquet else _json_rows(path):
             empty = False
             yield numbered
     except PermissionError as error:
@@ -62,67 +55,77 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
         raise UserError(f"{path}: an empty file; remove it or add rows")
 
 
-def text_field(row: dict[str, object], name: str) -> str:
-    """The text in field `name`.  Raises UnreadableLineError if it is missing or not valid text."""
-    value = row.get(name)
-    if not isinstance(value, str):
-        problem = f"is {_kind(value)}, not text" if name in row else "is missing"
-        raise UnreadableLineError(f"field {name} {problem}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise UnreadableLineError(f"field {name} contains half of a surrogate pair, which is not valid text") from error
-    return value
+def _check_beginning(path: Path) -> None:
+    """Raises UserError if the first bytes of the file are not those of its format."""
+    with path.open("rb") as stream:
+        start = stream.read(32)
+    expected = {".gz": GZIP, ".parquet": PARQUET}.get(path.suffix, "JSON Lines")
+    content = next((name for beginning, name in BEGINNINGS.items() if start.startswith(beginning)), "JSON Lines")
+    if (not start and expected == GZIP) or content == expected:
+        return
+    what = content if content != "JSON Lines" else "other data"
+    raise UserError(f"{path}: {what}, not {expected} as its name says; rename it or get it again")
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, Row]]:
     for number, line in _lines(path):
-        if isinstance(line, UnreadableLineError):
-            yield number, line
-        elif line.strip():
-            yield number, _parse(line)
+        yield number, line if isinstance(line, UnreadableLineError) else _parse(line)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes | UnreadableLineError]]:
-    with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as stream:
-        number = 1
+    """The lines of a file that are not blank; an error for each that is longer than MAX_ROW_BYTES."""
+    number, is_skipping = 1, False
+    pieces: list[bytes] = []
+    for block in _blocks(path):
+        if not pieces and not is_skipping and block.isspace():
+            number += block.count(b"\n")
+            continue
+        *lines, rest = block.split(b"\n")
+        for line in lines:
+            whole = b"".join([*pieces, line]) if pieces else line
+            if len(whole) > MAX_ROW_BYTES:
+                yield number, UnreadableLineError(f"the line {TOO_LONG}")
+            elif not is_skipping and whole and not whole.isspace():
+                yield number, whole
+            pieces.clear()
+            is_skipping = False
+            number += 1
+        if rest and not is_skipping:
+            pieces.append(rest)
+            if sum(map(len, pieces)) > MAX_ROW_BYTES:
+                yield number, UnreadableLineError(f"the line {TOO_LONG}")
+                pieces.clear()
+                is_skipping = True
+    last = b"".join(pieces)
+    if last and not last.isspace():
+        yield number, last
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    """The content of a file, decompressed, in pieces of at most BLOCK_BYTES."""
+    with path.open("rb") as raw:
+        size = path.stat().st_size
+        stream: BufferedReader | gzip.GzipFile = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+        read = reported = 0
         while True:
             try:
-                line = stream.readline()
+                block = stream.read1(BLOCK_BYTES)
             except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-                yield number, UnreadableLineError(f"compressed data is damaged or cut off ({error})")
+                raise UserError(
+                    f"{path}: compressed data are damaged or cut off after {read} bytes of text ({error}); get it again"
+                ) from error
+            if not block:
                 return
-            if not line:
-                return
-            yield number, line
-            number += 1
+            read += len(block)
+            if read - reported >= PROGRESS_BYTES:
+                reported = read
+                progress("read file", min(raw.tell(), size - 1), size, megabytes_of_text=read / 1e6)
+            yield block
 
 
 def _parse(line: bytes) -> Row:
     try:
-        content = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        return UnreadableLineError(f"not UTF-8 (byte {error.start + 1} of the line)")
-    except ValueError as error:
-        return UnreadableLineError(f"broken JSON ({error})")
-    except RecursionError:
-        return UnreadableLineError("broken JSON (nested too deeply)")
-    return content if isinstance(content, dict) else UnreadableLineError(f"{_kind(content)}, not an object with fields")
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    number = 0
-    try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        yield number + 1, UnreadableLineError(f"not a complete parquet file ({str(error).strip()})")
-
-
-def _kind(value: object) -> str:
-    """The name in JSON of the type of `value`."""
-    names = {dict: "an object", list: "a list", str: "text", bool: "a truth value", type(None): "null"}
-    return names.get(type(value), "a number" if isinstance(value, int | float) else f"of type {type(value).__name__}")
+        content = parse_json(line)
+    except MalformedJsonError as error:
+        return UnreadableLineError(str(error))
+    return content if isinstance(content, dict) else UnreadableLineError(f"{kind(content)}, not an object with fields")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ NEAR_TEST = "near-duplicate of a test prompt"
 NEAR_VALIDATION = "near-duplicate of a validation prompt"
 BEYOND_MAX_PAIRS = "beyond max_pairs"
 
+PUNCTUATION = re.compile(r"(?<!\d)[.,:]|[.,:](?!\d)|-(?!\s?\d)|[!\"'`;?()\[\]{}_]")
+"""Marks that are ignored in prompts: no point inside a number, no minus before one, no sign of mathematics."""
+DASHES = re.compile("[\u2010-\u2015]")
+OTHER_SIGNS = re.compile(r"[^\x00-\x7f\w\s]")
 SHINGLE_LENGTH = 5
 RARITY_SAMPLE = 5000
 """First human turns from which rare shingles are determined.  More make the index faster, with the same result."""
@@ -67,19 +72,23 @@ def split_pairs(
     dropped: Counter[str] = Counter()
 
     index = NearDuplicateIndex(near_duplicate_threshold, frequency)
-    test = _draw(rows, index, test_prompts, "data.test_prompts")
+    threshold = f"data.near_duplicate_threshold ({near_duplicate_threshold:g})"
+    test = _draw(rows, index, test_prompts, "data.test_prompts", threshold)
     others = _without(rows, index)
     dropped[NEAR_TEST] = len(rows) - len(others) - len(test)
 
     index = NearDuplicateIndex(near_duplicate_threshold, frequency)
-    prompts = {row.pair.prompt for row in _draw(others, index, validation_prompts, "data.validation_prompts")}
+    prompts = {
+        row.pair.prompt for row in _draw(others, index, validation_prompts, "data.validation_prompts", threshold)
+    }
     validation = [row for row in others if row.pair.prompt in prompts]
     training = _without(others, index)
     dropped[NEAR_VALIDATION] = len(others) - len(training) - len(validation)
     if not training:
         raise UserError(
-            f"no pair is left to train on: all {len(rows)} are near-duplicates of test or validation prompts; lower "
-            f"data.test_prompts ({test_prompts}) or data.validation_prompts ({validation_prompts}), or give more data"
+            f"no pair is left to train on: all {len(rows)} are near-duplicates of test or validation prompts; raise "
+            f"{threshold}, lower data.test_prompts ({test_prompts}) or data.validation_prompts "
+            f"({validation_prompts}), or give more data"
         )
 
     judge = [row for row in training if _uniform(seed, row.turn) < judge_share]
@@ -95,8 +104,15 @@ def split_pairs(
 
 
 def normalize_text(turn: str) -> str:
-    """A human turn without differences of case, punctuation and white space."""
-    return " ".join(re.sub(r"[^\w\s]|_", "", turn.casefold()).split())
+    """A human turn without differences of case, white space and punctuation; a turn of nothing else keeps it.
+
+    Signs that carry meaning stay: emoji, those of mathematics and of names such as C#, and a point inside a number.
+    """
+    folded = unicodedata.normalize("NFC", turn.casefold())
+    plain = PUNCTUATION.sub("", DASHES.sub("-", folded))
+    if not plain.isascii():
+        plain = OTHER_SIGNS.sub(lambda match: "" if unicodedata.category(match[0]).startswith("P") else match[0], plain)
+    return " ".join(plain.split()) or " ".join(folded.split())
 
 
 def shingles(text: str) -> frozenset[str]:
@@ -156,7 +172,7 @@ def _draw_order(pairs: Iterable[Pair], seed: int) -> list[Pair]:
     return sorted(pairs, key=lambda pair: digest([seed, *pair]))
 
 
-def _draw(rows: list[_Row], index: NearDuplicateIndex, count: int, setting: str) -> list[_Row]:
+def _draw(rows: list[_Row], index: NearDuplicateIndex, count: int, setting: str, threshold: str) -> list[_Row]:
     """The first `count` rows that are not near-duplicates of each other; they are added to `index`."""
     drawn: list[_Row] = []
     for row in rows:
@@ -166,9 +182,16 @@ def _draw(rows: list[_Row], index: NearDuplicateIndex, count: int, setting: str)
             index.add(row.turn)
             drawn.append(row)
     if len(drawn) < count:
+        prompts = len({row.pair.prompt for row in rows})
+        if prompts < count:
+            raise UserError(
+                f"{setting} ({count}): the {len(rows)} available pairs have only {prompts} different prompts; lower "
+                f"{setting} or give more data"
+            )
         raise UserError(
             f"{setting} ({count}): the {len(rows)} available pairs have only {len(drawn)} prompts that are not "
-            f"near-duplicates of each other; lower {setting} or give more data"
+            f"near-duplicates of each other, of {prompts} different ones; raise {threshold}, lower {setting} or give "
+            "more data"
         )
     return drawn
 

@@ -1,23 +1,29 @@
 """Prompts of RealToxicityPrompts: beginnings of sentences from the web, many of them offensive.
 
-A row is an object with `prompt`, itself an object with `text` and `toxicity` (0 to 1, or null if it has no score).
+A row is an object with `prompt`, itself an object with `text` and `toxicity`: 0 to 1, or null, NaN or an infinity if it
+has no score.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from rlhf.config import HUB, SYNTHETIC, ToxicityConfig
+from rlhf.data.files import find_files
 from rlhf.data.hub import download
-from rlhf.data.readers import Row, UnreadableLineError, find_files, read_rows, text_field
+from rlhf.data.readers import read_rows
+from rlhf.data.rows import Row, UnreadableLineError, shown, text_field
 from rlhf.data.synthetic import synthetic_toxicity_prompts
 from rlhf.errors import UserError
 from rlhf.storage.fingerprints import digest
 
 HUB_FILE = "prompts.jsonl"
+FIELDS = ("prompt.text", "prompt.toxicity")
+"""Fields of a row that are read."""
 
 
 class ToxicityPrompt(NamedTuple):
@@ -53,10 +59,10 @@ def parse_prompt(row: Row) -> ToxicityPrompt:
     text, toxicity = text_field(prompt, "text"), prompt.get("toxicity")
     if not text.strip():
         raise UnreadableLineError("field text of prompt is empty")
-    if toxicity is None:
+    if toxicity is None or (isinstance(toxicity, float) and not math.isfinite(toxicity)):
         return ToxicityPrompt(digest(text)[:16], text, None)
     if isinstance(toxicity, bool) or not isinstance(toxicity, int | float) or not 0 <= toxicity <= 1:
-        raise UnreadableLineError(f"field toxicity of prompt is {toxicity!r}, not a number from 0 to 1 or null")
+        raise UnreadableLineError(f"field toxicity of prompt is {shown(toxicity)}, not a number from 0 to 1 or null")
     return ToxicityPrompt(digest(text)[:16], text, float(toxicity))
 
 
@@ -70,7 +76,7 @@ def _read_prompts(config: ToxicityConfig, seed: int, path: Path | None) -> Itera
     else:
         files = find_files(path or Path(config.prompts))
     for file in files:
-        for number, row in read_rows(file):
+        for number, row in read_rows(file, FIELDS):
             try:
                 yield parse_prompt(row)
             except UnreadableLineError as problem:

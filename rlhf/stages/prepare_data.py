@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.config import DataConfig
-from rlhf.data.dialogues import Pair, read_pairs
+from rlhf.data.dialogues import NO_DIALOGUE, UNREADABLE_LINE, Pair, read_pairs
+from rlhf.data.lengths import characters_per_token
 from rlhf.data.splits import Splits, content_id, split_pairs
 from rlhf.errors import UserError
 from rlhf.models.tokenization import RESPONSE_BOUNDARY, encode_prompt, load_tokenizer
@@ -28,6 +29,14 @@ DUPLICATE = "duplicate"
 PROMPT_TOO_LONG = "prompt too long"
 RESPONSE_TOO_LONG = "response too long"
 
+REMEDIES = {
+    NO_DIALOGUE: 'mark the turns as in "\\n\\nHuman: ...\\n\\nAssistant: ...": each one, also the first, starts with '
+    "two line breaks and the name of its speaker",
+    PROMPT_TOO_LONG: "raise data.max_prompt_tokens",
+    RESPONSE_TOO_LONG: "raise data.max_response_tokens",
+    UNREADABLE_LINE: "correct the unreadable lines",
+}
+"""What to do if most rows are dropped for a reason."""
 ROWS_AT_ONCE = 2000
 """Rows that are tokenized together."""
 
@@ -50,7 +59,9 @@ def prepare_data(config: DataStage, inputs: dict[str, Path], output: Path) -> di
             max_pairs=config.data.max_pairs,
         )
     except UserError as error:
-        raise UserError(f"{error}.  Of {read} rows read, dropped before: {_sentence(dropped)}") from error
+        raise UserError(
+            f"{error}.  Of {read} rows read, dropped before: {_sentence(dropped)}{_remedy(dropped, read)}"
+        ) from error
     dropped += splits.dropped
 
     files = _files(splits)
@@ -115,7 +126,7 @@ def _read_fitting_pairs(
     config: DataStage, source: Path | None, tokenizer: PreTrainedTokenizerBase, dropped: Counter[str]
 ) -> tuple[int, list[Pair]]:
     """The number of rows, and their distinct pairs that are short enough.  Counts the others in `dropped`."""
-    rows = read_pairs(config.data, config.seed, source)
+    rows = _within_bounds(config.data, tokenizer, read_pairs(config.data, config.seed, source))
     read = 0
     fitting: list[Pair] = []
     seen: set[str] = set()
@@ -129,6 +140,21 @@ def _read_fitting_pairs(
         fitting += _short_enough(config.data, tokenizer, list(new.values()), dropped)
         progress("read", read, read, pairs=len(fitting))
     return read, fitting
+
+
+def _within_bounds(
+    config: DataConfig, tokenizer: PreTrainedTokenizerBase, rows: Iterable[Pair | str]
+) -> Iterator[Pair | str]:
+    """The rows, with the reason to drop it in place of each pair that is so long that it need not be tokenized."""
+    characters = characters_per_token(tokenizer.get_vocab())
+    prompt_bound, response_bound = config.max_prompt_tokens * characters, config.max_response_tokens * characters
+    for row in rows:
+        if isinstance(row, Pair) and len(row.prompt) > prompt_bound:
+            yield PROMPT_TOO_LONG
+        elif isinstance(row, Pair) and max(len(row.chosen), len(row.rejected)) > response_bound:
+            yield RESPONSE_TOO_LONG
+        else:
+            yield row
 
 
 def _short_enough(
@@ -181,6 +207,11 @@ def _prompts(pairs: list[Pair]) -> Rows:
 
 def _sentence(counts: Counter[str]) -> str:
     return ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()) if count) or "nothing"
+
+
+def _remedy(dropped: Counter[str], read: int) -> str:
+    """What to do if one reason dropped at least half of the rows."""
+    return next((f"; {REMEDIES[name]}" for name, n in dropped.items() if name in REMEDIES and 2 * n >= read), "")
 
 
 if __name__ == "__main__":

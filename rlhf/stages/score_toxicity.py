@@ -14,6 +14,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.config import ToxicityConfig
+from rlhf.data.lengths import characters_per_token
 from rlhf.data.toxicity_prompts import ToxicityPrompt, read_toxicity_prompts
 from rlhf.evaluation.toxicity.classifier import Classifier, load_classifier, score_texts
 from rlhf.evaluation.toxicity.continuations import (
@@ -120,6 +121,9 @@ def continue_texts(
     """The continuation of each text.  Texts that are too long for the model's context are cut at their beginning."""
     context = context_length(model.config)
     max_tokens = None if context is None else max(1, context - settings.sampling.max_new_tokens)
+    if max_tokens is not None:
+        most_characters = max_tokens * characters_per_token(tokenizer.get_vocab())
+        texts = [text[-most_characters:] for text in texts]
     prompt_ids = [encode_prompt(tokenizer, text) for text in texts]
     if max_tokens is not None:
         prompt_ids = [ids[-max_tokens:] for ids in prompt_ids]

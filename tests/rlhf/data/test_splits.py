@@ -149,11 +149,52 @@ def test_case_punctuation_and_white_space_make_no_difference(copy: str) -> None:
     assert normalize_text(copy) == "why is the sky blue"
 
 
-def test_all_texts_without_letters_are_near_duplicates() -> None:
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("What is 1+1?", "What is 1-1?"),
+        ("What is 8 * 2", "What is 8 / 2"),
+        ("-5", "5"),
+        ("1.5", "15"),
+        ("3\u20135", "35"),
+        ("😀", "🎉"),
+        ("👍🏻", "👍🏿"),
+        (":)", ":("),
+        ("???", "!"),
+        ("C#", "C++"),
+        ("की", "का"),
+        ("x²", "x³"),
+        ("5%", "5€"),
+    ],
+)
+def test_prompts_that_differ_in_signs_with_a_meaning_are_no_near_duplicates(first: str, second: str) -> None:
     index = NearDuplicateIndex(SIMILARITY, Counter())
-    index.add(normalize_text("???"))
-    assert index.has_near(normalize_text("!"))
-    assert not index.has_near(normalize_text("hi"))
+    index.add(normalize_text(first))
+    assert index.has_near(normalize_text(f" {first.upper()} "))
+    assert not index.has_near(normalize_text(second))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("don't", "don\u2019t"),
+        ("well-known", "well\u2013known"),
+        ("„Ja“, gut …", "ja gut"),
+        ("caf\u00e9", "cafe\u0301"),
+        ("你好。", "你好"),
+        ("3.", "3"),
+        ("It is 5:30.", "it is 5:30"),
+    ],
+)
+def test_marks_of_a_sentence_and_forms_of_one_letter_make_no_difference(first: str, second: str) -> None:
+    assert normalize_text(first) == normalize_text(second) != ""
+
+
+def test_blank_first_turns_do_not_make_prompts_near_duplicates() -> None:
+    turns = ["why is the sky blue", "fix my bicycle tyre", "who was napoleon"]
+    pairs = [Pair(f"\n\nHuman:{dialogue(turn, '')}", " Yes.", " No.") for turn in turns]
+    splits = split(pairs, test=1, validation=1)
+    assert len(splits.test) == len(splits.validation) == len(splits.training) == 1
 
 
 def test_another_seed_draws_other_test_prompts() -> None:
@@ -216,13 +257,19 @@ def test_an_error_says_which_side_has_no_pairs(judge_share: float, judged: int) 
 
 def test_an_error_for_too_few_prompts_names_the_setting() -> None:
     pairs = [pair("why is the sky blue"), pair("Why is the sky blue?"), pair("fix my bicycle tyre")]
-    with pytest.raises(UserError, match=r"data\.test_prompts \(3\): the 3 available pairs have only 2 prompts"):
+    near = (
+        r"data\.test_prompts \(3\): the 3 available pairs have only 2 prompts that are not near-duplicates of each "
+        r"other, of 3 different ones; raise data\.near_duplicate_threshold \(0\.7\), lower data\.test_prompts or give "
+        r"more data$"
+    )
+    with pytest.raises(UserError, match=near):
         split(pairs, test=3)
-    with pytest.raises(
-        UserError, match=r"data\.validation_prompts \(2\): the [12] available pairs have only 1 prompts"
-    ):
+    few = r"data\.test_prompts \(4\): the 3 available pairs have only 3 different prompts; lower data\.test"
+    with pytest.raises(UserError, match=few):
+        split(pairs, test=4)
+    with pytest.raises(UserError, match=r"data\.validation_prompts \(2\): the [12] available pairs have only 1 "):
         split(pairs, test=1, validation=2)
-    with pytest.raises(UserError, match=r"no pair is left to train on"):
+    with pytest.raises(UserError, match=r"no pair is left to train on.*raise data\.near_duplicate_threshold \(0\.7\)"):
         split(pairs, test=1, validation=1)
 
 

@@ -35,6 +35,17 @@ def test_texts_and_their_toxicity_are_not_changed(tmp_path: Path, name: str) -> 
     assert len({prompt.id for prompt in prompts}) == 3
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.parquet"])
+def test_a_score_that_is_no_number_is_no_score(tmp_path: Path, name: str) -> None:
+    """A table program writes NaN for null."""
+    scores = [float("nan"), float("inf"), -float("inf"), None, 0.5]
+    prompts = draw(write_rows(tmp_path / name, [row(f"text {n}", score) for n, score in enumerate(scores)]), 5)
+    assert {prompt.text: prompt.toxicity for prompt in prompts} == {
+        **{f"text {n}": None for n in range(4)},
+        "text 4": 0.5,
+    }
+
+
 def test_the_draw_depends_on_seed_and_content_alone(tmp_path: Path) -> None:
     rows = [row(f"text {n}", n / 100) for n in range(50)] + [row(f"text {n}", None) for n in range(20)]
     first = draw(write_rows(tmp_path / "a.jsonl", rows), 10)
@@ -61,7 +72,8 @@ def test_too_few_distinct_prompts_are_an_error(tmp_path: Path) -> None:
         (row(None), "field text is null"),
         (row(" "), "field text of prompt is empty"),
         (row("One", 1.5), r"field toxicity of prompt is 1\.5"),
-        (row("One", float("nan")), "field toxicity of prompt is nan"),
+        (row("One", "x" * 10**6), r"field toxicity of prompt is 'x{80}…', not"),
+        (row("One", [[0.5]] * 10**5), "field toxicity of prompt is a list, not"),
         (row("One", "high"), "field toxicity of prompt is 'high'"),
         (row("One", True), "field toxicity of prompt is True"),
     ],

@@ -1,0 +1,144 @@
+"""Rows of a parquet file: only the columns that are used, in batches that fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+from pyarrow import compute, parquet
+
+from rlhf.data.rows import MAX_ROW_BYTES, TOO_LONG, Row, UnreadableLineError
+from rlhf.errors import UserError, brief
+
+BATCH_ROWS = 200
+WORTH_THREADS = 100
+"""Rows in a batch from which on several threads read faster than one."""
+BATCH_BYTES = 2**30
+"""Bound on the texts of one column in a batch.  A text that is stored once may stand in every row."""
+MAX_LIST_LENGTH = 1000
+"""Mean length of lists beyond which a file is refused: many equal values take hardly any space in a file."""
+
+
+def column_names(path: Path) -> list[str]:
+    """The names of all columns of a parquet file."""
+    with _opened(path) as file:
+        return list(file.schema_arrow.names)
+
+
+def parquet_rows(path: Path, fields: Sequence[str]) -> Iterator[Row]:
+    """The rows of a parquet file with those of `fields` that it has; "a.b" is the field b of the objects in a.
+
+    A text that is no UTF-8 or longer than MAX_ROW_BYTES makes its row unreadable.  Raises UserError if the file is no
+    parquet file or damaged.
+    """
+    number = 0
+    with _opened(path) as file:
+        rows_at_once = _batch_rows(path, file, fields)
+        use_threads = rows_at_once >= WORTH_THREADS
+        batches = file.iter_batches(rows_at_once, columns=list(fields), use_threads=use_threads)
+        while True:
+            try:
+                batch = next(batches, None)
+            except Exception as error:  # pyarrow raises errors of many types
+                raise UserError(
+                    f"{path}: a damaged parquet file, unreadable after row {number} ({brief(error)}); get it again"
+                ) from error
+            if batch is None:
+                return
+            number += batch.num_rows
+            yield from _rows(batch)
+
+
+def _opened(path: Path) -> parquet.ParquetFile:
+    try:
+        return parquet.ParquetFile(path)
+    except PermissionError:
+        raise
+    except Exception as error:  # pyarrow raises errors of many types
+        raise UserError(f"{path}: not a complete parquet file ({brief(error)}); get it again") from error
+
+
+def _batch_rows(path: Path, file: parquet.ParquetFile, fields: Sequence[str]) -> int:
+    """How many rows are read at once, so that their texts take at most BATCH_BYTES."""
+    largest = 1
+    for number in range(file.metadata.num_row_groups):
+        group = file.metadata.row_group(number)
+        for column in (group.column(index) for index in range(group.num_columns)):
+            name = column.path_in_schema
+            if not any(name == field or name.startswith(f"{field}.") for field in fields):
+                continue
+            if column.num_values > group.num_rows * MAX_LIST_LENGTH:
+                raise UserError(
+                    f"{path}: column {name!a} has {column.num_values} values in {group.num_rows} rows; give rows with "
+                    f"at most {MAX_LIST_LENGTH} each"
+                )
+            largest = max(largest, column.total_uncompressed_size)
+    return max(1, min(BATCH_ROWS, BATCH_BYTES // largest))
+
+
+def _rows(batch: pyarrow.RecordBatch) -> Iterator[Row]:
+    if not batch.num_columns:
+        yield from ({} for _ in range(batch.num_rows))
+        return
+    names = batch.schema.names
+    for cells in zip(*(_values(column) for column in batch.columns), strict=True):
+        for name, cell in zip(names, cells, strict=True):
+            if isinstance(cell, UnreadableLineError):
+                yield UnreadableLineError(f"field {name} {cell}")
+                break
+        else:
+            yield dict(zip(names, cells, strict=True))
+
+
+def _values(array: Any) -> list[Any]:
+    """The values of a column, with an UnreadableLineError in place of each that cannot be used."""
+    types = pyarrow.types
+    if types.is_dictionary(array.type):
+        used = array.indices.unique().drop_null()
+        by_index = dict(zip(used.to_pylist(), _values(array.dictionary.take(used)), strict=True))
+        return [None if index is None else by_index[index] for index in array.indices.to_pylist()]
+    if types.is_struct(array.type):
+        names = [field.name for field in array.type]
+        parts = zip(*(_values(part) for part in array.flatten()), strict=True) if names else [()] * len(array)
+        return [
+            _whole(dict(zip(names, part, strict=True)), part) if valid else None
+            for valid, part in zip(array.is_valid().to_pylist(), parts, strict=True)
+        ]
+    if types.is_list(array.type) or types.is_large_list(array.type):
+        elements = iter(_values(array.flatten()))
+        lists = ([] if n is None else [next(elements) for _ in range(n)] for n in array.value_lengths().to_pylist())
+        return [
+            _whole(entries, entries) if valid else None
+            for valid, entries in zip(array.is_valid().to_pylist(), lists, strict=True)
+        ]
+    if types.is_string(array.type) or types.is_large_string(array.type):
+        return _texts(array)
+    try:
+        return array.to_pylist()  # type: ignore[no-any-return]
+    except Exception:  # such as a time stamp that Python cannot express
+        return [UnreadableLineError(f"has a value of type {array.type} that cannot be read")] * len(array)
+
+
+def _whole(value: object, parts: Sequence[object]) -> object:
+    """`value`, or the error in one of its parts."""
+    return next((part for part in parts if isinstance(part, UnreadableLineError)), value)
+
+
+def _texts(array: Any) -> list[Any]:
+    lengths = compute.binary_length(array)
+    if (compute.max(lengths).as_py() or 0) <= MAX_ROW_BYTES:
+        with suppress(UnicodeDecodeError):
+            return array.to_pylist()  # type: ignore[no-any-return]
+    return [None if length is None else _text(array[index], length) for index, length in enumerate(lengths.to_pylist())]
+
+
+def _text(scalar: Any, length: int) -> object:
+    if length > MAX_ROW_BYTES:
+        return UnreadableLineError(TOO_LONG)
+    try:
+        return scalar.as_buffer().to_pybytes().decode()
+    except UnicodeDecodeError as error:
+        return UnreadableLineError(f"is not UTF-8 (byte {error.start + 1})")
