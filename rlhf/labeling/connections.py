@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import socket
 from typing import Any
 
 import uvicorn
@@ -16,17 +17,17 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 REQUEST_SECONDS = 10.0
 """Longest time from opening a connection, or from the last response, to the end of the next request's headers."""
-BODY_SECONDS = 20.0
-"""Longest time for a request's body of at most MAX_BODY bytes; the middleware enforces it."""
 RESPONSE_SECONDS = 300.0
 """Longest time from the end of the headers to the end of the response: enough for all pairs over a slow line."""
 STOP_SECONDS = 3
 """Longest time that requests in progress have once the server is stopped."""
 MAX_CONNECTIONS = 256
-BACKLOG = 64
-"""Connections that the operating system keeps for us to accept; also the most that are accepted at once."""
-OTHER_FILES = 64
-"""Files that are open besides the connections: libraries, journals, the lock."""
+ACCEPTED_AT_ONCE = 16
+"""Connections that are accepted in one turn of the event loop."""
+QUEUE = 1024
+"""Connections that the operating system keeps until they are accepted; more have to try again after a second."""
+OTHER_FILES = 128
+"""Files that are open besides the connections: journals, the lock, and what was accepted in the last few turns."""
 
 
 class LimitedConnection(H11Protocol):
@@ -89,15 +90,25 @@ class LimitedConnection(H11Protocol):
         self._deadline = self.loop.call_later(REQUEST_SECONDS if waits else RESPONSE_SECONDS, self.abort)
 
 
+class _Server(uvicorn.Server):
+    """uvicorn takes one number for the queue of connections and for those that are accepted at once."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept connections."""
+        await super().startup(sockets)
+        for listener in sockets or []:
+            listener.listen(QUEUE)
+
+
 def max_connections() -> int:
     """MAX_CONNECTIONS, or fewer if this process may open fewer files."""
-    return max(1, min(MAX_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - BACKLOG - OTHER_FILES))
+    return max(1, min(MAX_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - OTHER_FILES))
 
 
 def limited_server(app: Any) -> uvicorn.Server:
     """A server of `app` with these limits; raises the process's limit of open files if that is allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_CONNECTIONS + BACKLOG + OTHER_FILES
+    wanted = MAX_CONNECTIONS + OTHER_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:
         ceiling = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (ceiling, hard))
@@ -109,7 +120,7 @@ def limited_server(app: Any) -> uvicorn.Server:
         log_level="error",  # a warning for each malformed request would fill a log
         access_log=False,
         server_header=False,
-        backlog=BACKLOG,
+        backlog=ACCEPTED_AT_ONCE,
         timeout_graceful_shutdown=STOP_SECONDS,
     )
-    return uvicorn.Server(config)
+    return _Server(config)

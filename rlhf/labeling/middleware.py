@@ -10,10 +10,10 @@ import re
 from itsdangerous import BadData, URLSafeSerializer
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rlhf.labeling.connections import BODY_SECONDS
-
 MAX_BODY = 65_536
 """Largest request body in bytes, eight times that of an answer with a long comment."""
+BODY_SECONDS = 20.0
+"""Longest time that a request's body may take to arrive."""
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
