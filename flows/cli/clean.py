@@ -61,7 +61,7 @@ def _print_plan(location: Location, plan: CleanupPlan) -> None:
     typer.echo(f"{location.uri}:")
     folders = Counter("/".join(name.split("/")[:-1][:3]) or name for name in plan.removable)
     for folder, files in sorted(folders.items()):
-        typer.echo(f"  remove   {folder} ({files} files)")
+        typer.echo(f"  remove   {_one_line(folder)} ({files} files)")
     for uri in plan.remote:
         typer.echo(f"  remove   {uri}")
     for names, reason_kept in (
@@ -70,4 +70,9 @@ def _print_plan(location: Location, plan: CleanupPlan) -> None:
         (plan.unknown, "not created by a run"),
     ):
         for name in names:
-            typer.echo(f"  keep     {name} ({reason_kept})")
+            typer.echo(f"  keep     {_one_line(name)} ({reason_kept})")
+
+
+def _one_line(name: str) -> str:
+    """The name of a file that anybody may have put there: it cannot pretend to be another line."""
+    return name if name.isprintable() else repr(name)

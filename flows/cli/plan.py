@@ -87,7 +87,8 @@ def plan_table(run_plan: Plan, config: RunConfig, sources: Sources) -> Table:
     throughput_source = run_plan.scenario.throughput.source
     machine_count = f"{compute.machines} x " if compute.machines > 1 else ""
     device = "GPU" if machine.gpus else "process"
-    table = Table(title=f"{config.run_name} on {machine_count}{machine.name}, {compute.processes} processes")
+    title = f"{config.run_name} on {machine_count}{machine.name}, {compute.processes} processes"
+    table = Table(title=escape(title))
     for heading in ("stage", f"memory / {device}", "PFLOP", "hours", "dollars", "source"):
         table.add_column(heading, justify="left" if heading in ("stage", "source") else "right")
     for stage in run_plan.stages:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +10,12 @@ from pathlib import Path
 from rlhf.config import RunConfig
 from rlhf.errors import UserError
 from rlhf.planning.machines import Machine
+from rlhf.storage.untrusted import parse_json, read_regular_file
 
 BENCHMARK = "bench.json"
 """File that `make bench` writes to the workspace runs/."""
+MAX_BENCHMARK_BYTES = 1_000_000
+"""Largest such file that is read; one has some thousand."""
 TRAINING_SHARE = 0.35
 """Share of the peak of dense matrix products in training.  Assumed: published runs of billions of parameters on A100
 report 0.3 to 0.5, less with short sequences."""
@@ -46,8 +49,11 @@ def read_benchmark(path: Path) -> dict[str, float]:
     if not path.is_file():
         return {}
     try:
-        metrics = json.loads(path.read_bytes())
-        return {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
+        metrics = parse_json(read_regular_file(path, MAX_BENCHMARK_BYTES))
+        rates = {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
+        if not all(map(math.isfinite, rates.values())):
+            raise ValueError("a metric is a finite number")
+        return rates
     except (ValueError, AttributeError) as error:
         raise UserError(f"{path}: not the metrics of a benchmark; delete it, or run `make bench` again") from error
 

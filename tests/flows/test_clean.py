@@ -21,14 +21,17 @@ def test_files_are_listed_and_removed_only_with_yes(tmp_path: Path) -> None:
     record.parent.mkdir()
     record.write_text("{}")
     (tmp_path / "notes.txt").write_text("notes")
+    (tmp_path / "a\n  remove   results").touch()
     listed = CliRunner().invoke(app, ["clean", "--workspace", str(tmp_path)])
     assert listed.exit_code == 0, listed.output
     assert "remove   records (1 files)" in listed.output
     assert "keep     notes.txt (not created by a run)" in listed.output
+    assert "\n  remove   results" not in listed.output
+    assert r"keep     'a\n  remove   results' (not created by a run)" in listed.output
     assert "nothing was removed; repeat with --yes to remove" in listed.output
     assert record.exists()
     CliRunner().invoke(app, ["clean", "--workspace", str(tmp_path), "--yes"])
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a\n  remove   results", "notes.txt"]
 
 
 @pytest.mark.slow

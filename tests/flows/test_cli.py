@@ -77,6 +77,11 @@ def test_an_error_of_the_user_is_one_line_even_if_it_has_a_cause(
     assert re.fullmatch(rf"error: profile {re.escape(str(profile))}: not valid YAML: .*\n", capsys.readouterr().err)
 
 
+def test_a_name_with_markup_is_shown_as_it_is() -> None:
+    shown = CliRunner().invoke(cli.app, ["plan", "quickstart", "--set", "run_name=[red]a[bold]"])
+    assert (shown.exit_code, shown.output.splitlines()[0].strip()) == (0, "[red]a[bold] on cpu, 1 processes")
+
+
 def test_a_workspace_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"file: not a folder; name another one with --workspace"):

@@ -226,9 +226,10 @@ def test_the_benchmark_says_what_a_cpu_reaches(tmp_path: Path) -> None:
     throughput = make_scenario(load_profile("quickstart"), find_machine("cpu"), read_benchmark(path)).throughput
     assert throughput.training == throughput.forward == 50e9
     assert "runs/bench.json" in throughput.source
-    path.write_text("[]")
-    with pytest.raises(UserError, match=r"bench\.json: not the metrics of a benchmark"):
-        read_benchmark(path)
+    for content in ("[]", '{"ppo.matmul_share": NaN}', '{"ppo.matmul_share": 1e999}', "[" * 100_000, "9" * 5000):
+        path.write_text(content)
+        with pytest.raises(UserError, match=r"bench\.json: not the metrics of a benchmark"):
+            read_benchmark(path)
 
 
 def test_an_unknown_model_is_named() -> None:
