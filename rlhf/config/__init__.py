@@ -68,7 +68,7 @@ WORKSPACE_FOLDERS = ("artifacts", "inputs", "unfinished")
 class ComputeConfig(Settings):
     """Where and how stages run.  These settings never change a fingerprint, so cached stages stay valid."""
 
-    accelerate: str = "cpu"
+    accelerate: str = Field(default="cpu", pattern=r"^[A-Za-z0-9_-]+$")
     """Accelerate configuration: the name of a file in deployments/accelerate, without .yaml."""
     processes: int = Field(default=1, ge=1, le=100_000)
     """Processes of each GPU stage, summed over all machines."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from rlhf.config.base import HUB, PathText, Settings, require_multiple
+
+NAME = r"[^./\\*?\[\]\x00-\x1f][^/\\*?\[\]\x00-\x1f]*"
+FolderName = Annotated[str, Field(pattern=rf"^{NAME}(/{NAME})*$")]
+"""Path of a folder in a repository: it leads nowhere else, is not hidden, and has no wildcards."""
 
 
 class SyntheticModel(Settings):
@@ -60,7 +64,7 @@ class DataConfig(Settings):
     """Hugging Face dataset that `source: hub` downloads."""
     revision: str = "09be8c5bbc57cb3887f3a9732ad6aa7ec602a1fa"
     """Commit of `repository` that is downloaded."""
-    subsets: tuple[str, ...] = ("helpful-base", "harmless-base", "helpful-online", "helpful-rejection-sampled")
+    subsets: tuple[FolderName, ...] = ("helpful-base", "harmless-base", "helpful-online", "helpful-rejection-sampled")
     """Folders of `repository` that are used."""
     on_bad_row: Literal["error", "skip"] = "error"
     """`error` stops at the first unreadable row and names its file and line; `skip` drops and counts such rows."""
