@@ -141,12 +141,14 @@ class Journal:
             if (name := _header_name(line)) is not None:
                 self.name = name
                 continue
-            entry = _complete_entry(line)
-            if entry is not None:
-                self._latest[entry.pair_id] = entry
-            if entry is None or not line.startswith(ENTRY_START):
-                outcome = "is passed over" if entry is None else "is damaged before the answer that it ends with"
-                self.problems.append(f"{self._path}: line {number} {outcome}")
+            start = max(line.rfind(ENTRY_START), 0)
+            entry = _parse_entry(line[start:])
+            if entry is None:
+                self.problems.append(f"{self._path}: line {number} is passed over, because it is damaged")
+                continue
+            self._latest[entry.pair_id] = entry
+            if start > 0:
+                self.problems.append(f"{self._path}: line {number} is damaged before the answer that it ends with")
         return size
 
     def _append(self, line: str) -> None:
@@ -164,9 +166,9 @@ def _header_name(line: bytes) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _complete_entry(line: bytes) -> Entry | None:
-    """The entry that `line` ends with, also after half of another one; None if it ends with none."""
+def _parse_entry(line: bytes) -> Entry | None:
+    """The entry on a line, or None if it is damaged."""
     try:
-        return Entry.model_validate_json(line[max(line.rfind(ENTRY_START), 0) :])
+        return Entry.model_validate_json(line)
     except ValidationError:
         return None

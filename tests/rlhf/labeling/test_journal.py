@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from rlhf.errors import UserError
 from rlhf.labeling.journal import Entry, Journal, RevisionError
 from rlhf.labeling.judgements import Choices
 
@@ -81,3 +83,52 @@ def test_the_answer_is_on_disk_when_add_returns(path: Path, monkeypatch: pytest.
     monkeypatch.setattr("rlhf.storage.files.os.fsync", lambda _descriptor: synced.append(path.read_bytes()))
     Journal(path, "abc", "Ada").add(entry())
     assert b'"pair_id":"x"' in synced[-1]
+
+
+HEADER = b'{"annotator": "Ada"}\n'
+
+
+def line(pair_id: str, comment: str = "") -> bytes:
+    return entry(pair_id, comment=comment).model_dump_json(ensure_ascii=True).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "pairs", "name", "problems"),
+    [
+        (b"", set(), None, []),
+        (b'{"annota', set(), None, ["half a line at the end, which was never confirmed, is removed"]),
+        (HEADER, set(), "Ada", []),
+        (HEADER + line("x") + b'{"pair_id":"y","rev', {"x"}, "Ada", ["half a line at the end"]),
+        (HEADER + b'{"pair_id":"y","rev\n' + line("x"), {"x"}, "Ada", ["line 2 is passed over"]),
+        (HEADER + b'{"pair_id":"y","rev' + line("x"), {"x"}, "Ada", ["line 2 is damaged before the answer"]),
+        (b'{"annota' + HEADER + line("x"), {"x"}, None, ["line 1 is passed over"]),
+        (b"7\n" + line("x"), {"x"}, None, ["line 1 is passed over"]),
+        (b'{"annotator": 7}\n' + line("x"), {"x"}, None, ["line 1 is passed over"]),
+        (line("x"), {"x"}, None, []),
+        (HEADER + line("x") + b"\0" * 4096 + b"\n" + line("y"), {"x", "y"}, "Ada", ["line 3 is passed over"]),
+        (HEADER + line("x", 'says {"pair_id":"y"}'), {"x"}, "Ada", []),
+        (HEADER + line("x").replace(b"2026-01-02T03:04:05.678+00:00", b"0001-01-01"), set(), "Ada", ["line 2"]),
+        (HEADER + b"[" * 100_000 + b"\n" + line("x"), {"x"}, "Ada", ["line 2 is passed over"]),
+        (HEADER + line("x").replace(b"3.5", b"9" * 5000), set(), "Ada", ["line 2 is passed over"]),
+    ],
+)
+def test_damage_costs_only_the_damaged_line(
+    path: Path, content: bytes, pairs: set[str], name: str | None, problems: list[str]
+) -> None:
+    path.parent.mkdir()
+    path.write_bytes(content)
+    journal = Journal(path, "abc")
+    assert (set(journal.latest()), journal.name, len(journal.problems)) == (pairs, name, len(problems))
+    for problem, expected in zip(journal.problems, problems, strict=True):
+        assert problem.startswith(f"{path}: {expected}")
+    journal = Journal(path, "abc", "Ada")
+    journal.add(entry("z"))
+    reopened = Journal(path, "abc")
+    assert (set(reopened.latest()), reopened.name) == (pairs | {"z"}, "Ada")
+
+
+def test_a_journal_that_is_no_file_is_one_error(path: Path) -> None:
+    path.parent.mkdir()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="not an ordinary file"):
+        Journal(path, "abc")

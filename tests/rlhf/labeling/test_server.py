@@ -198,6 +198,13 @@ def test_invalid_answers_are_rejected(visitor: Visitor) -> None:
         {"extra": 1},
     ):
         assert visitor.answer(pair_id, "left", **wrong).status_code == 422
+    headers = {
+        "origin": ADDRESS,
+        "content-type": "application/json",
+        "x-request-token": AnnotatorTokens(visitor.session.secret).request_token("Ada"),
+    }
+    for body in ("[" * 60_000, '{"revision": ' + "9" * 60_000 + "}", '{"pair_id": "\\ud83d"}'):
+        assert visitor.http.post("/api/answers", content=body, headers=headers).status_code in (400, 422)
     assert saved(visitor) == []
 
 
@@ -226,6 +233,46 @@ def test_names_may_sign_in_on_loopback_only(tmp_path: Path) -> None:
     with visiting(pairs, tmp_path / "labels", None, annotators=frozenset({"Ada"})) as visitor:
         assert visitor.http.get("/").status_code == 401
         assert visitor.http.post("/sign-in", content="name=Zoe", headers=headers).status_code == 403
+
+
+def test_a_link_is_withdrawn_by_a_start_without_its_name(tmp_path: Path) -> None:
+    pairs = labeling_task(tmp_path / "pairs", plain_pairs(2))
+    headers = {"origin": ADDRESS, "content-type": "application/json"}
+    for annotators, status in ((frozenset({"Ada", "Zoe"}), 200), (frozenset({"Zoe"}), 401)):
+        with visiting(pairs, tmp_path / "labels", "Ada", annotators=annotators) as visitor:
+            pair_id = next(iter(visitor.session.pairs))
+            assert visitor.http.get("/api/pairs").status_code == status
+            assert visitor.http.get("/").status_code == status
+            assert visitor.answer(pair_id, "tie").status_code == status
+            visitor.http.cookies.clear()
+            link = f"/open/{AnnotatorTokens(visitor.session.secret).sign('Ada')}"
+            assert visitor.http.get(link).status_code == (303 if status == 200 else 403)
+            assert visitor.http.post("/sign-in", content="name=Ada", headers=headers).status_code == 403
+    assert len(saved(visitor)) == 1
+
+
+def test_the_answers_of_damaged_journals_are_shown_and_go_on(tmp_path: Path) -> None:
+    pairs = labeling_task(tmp_path / "pairs", plain_pairs(3))
+    with visiting(pairs, tmp_path / "labels") as visitor:
+        first, second, third = (pair["id"] for pair in visitor.pairs()["pairs"])
+        visitor.answer(first, "left")
+        visitor.answer(second, "left")
+        [path] = (tmp_path / "labels/answers").iterdir()
+    header, one, two = path.read_bytes().splitlines(keepends=True)
+    foreign = two.replace(second.encode(), b"0123456789ab")
+    path.write_bytes(header[:9] + one + two[:30] + two + foreign + one[:50])
+    (path.parent / "0000000000000000.jsonl").write_bytes(b"")
+    with visiting(pairs, tmp_path / "labels") as visitor:
+        assert [problem.rpartition(".jsonl: ")[2] for problem in visitor.session.problems] == [
+            "half a line at the end, which was never confirmed, is removed",
+            "line 1 is damaged before the answer that it ends with",
+            "line 2 is damaged before the answer that it ends with",
+            "answers to unknown pairs, which are passed over: 1",
+        ]
+        assert [pair["done"] for pair in visitor.pairs()["pairs"]] == [True, True, False]
+        assert visitor.answer(third, "left").status_code == 200
+    with visiting(pairs, tmp_path / "labels") as visitor:
+        assert [pair["done"] for pair in visitor.pairs()["pairs"]] == [True] * 3
 
 
 def test_beyond_loopback_a_link_is_required(tmp_path: Path) -> None:
