@@ -15,15 +15,13 @@ from prefect.filesystems import WritableFileSystem
 from prefect.utilities.asyncutils import sync_compatible
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from rlhf.runs.cleanup import RECORD
+from rlhf.runs.cleanup import RECORD, RECORDS
 from rlhf.storage.files import write_atomically
 from rlhf.storage.fingerprints import digest
 from rlhf.storage.s3 import S3
 from rlhf.storage.s3_store import ARTIFACTS, open_s3_store
 from rlhf.storage.untrusted import MalformedJsonError, parse_json, path_inside, read_regular_file
 
-RECORDS = "records"
-"""Folder of the records, below the workspace."""
 MAX_RECORD_BYTES = 2**20
 """Larger ones are not records: a real one has some hundred bytes."""
 

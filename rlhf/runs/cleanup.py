@@ -19,23 +19,32 @@ from pydantic import BaseModel, ValidationError
 
 from rlhf.config import expand_home
 from rlhf.errors import UserError
+from rlhf.labeling.ground_truth_job import TEMPLATE
+from rlhf.labeling.manifest import MANIFEST_FILE
 from rlhf.results.schema import CONFIG, LABELS, REPORT, RESULTS
 from rlhf.runtime.stage import StageRequest
 from rlhf.stage_config import STAGES
-from rlhf.storage.artifacts import LOG, MANIFEST, REQUEST, STAT_CACHE, parse_manifest
-from rlhf.storage.files import locked, write_atomically
-from rlhf.storage.s3 import S3, Bucket
-from rlhf.storage.s3_store import ARTIFACTS, INPUTS, REMOTE_MANIFEST, UNFINISHED
+from rlhf.storage.artifacts import LOG, MANIFEST, REQUEST, RUN_LOCK, STAGE_LOCK, STAT_CACHE, parse_manifest
+from rlhf.storage.files import REMOVED, locked, write_atomically
+from rlhf.storage.s3 import MAX_SMALL_BYTES, S3, Bucket, TooLargeError
+from rlhf.storage.s3_store import ARTIFACTS, INPUTS, LEASES, MACHINE, REMOTE_MANIFEST, UNFINISHED
+from rlhf.storage.untrusted import MalformedJsonError, parse_json, read_regular_file
 
+RECORDS = "records"
+"""Folder of Prefect's records of finished stages, below the workspace."""
 FINGERPRINT = re.compile("[0-9a-f]{16}")
 RECORD = re.compile(r"(?P<stage>[a-z_]+)-(?P<fingerprint>[0-9a-f]{16})")
 FAILURE = re.compile("[0-9a-f]{32}")
-"""Name under which Prefect stores the error of a failed stage, next to the records of finished ones."""
+"""Name under which earlier versions stored the error of a failed stage, next to the records of finished ones."""
+LOCK = re.compile(rf"\.(?P<fingerprint>[0-9a-f]{{16}}){re.escape(RUN_LOCK)}")
+"""Name of the lock of a run that makes an artifact, next to its folder."""
+BEING_REMOVED = re.compile(rf"{re.escape(REMOVED)}[0-9a-f]{{32}}")
+"""Name of a folder whose removal was interrupted."""
 ARTIFACT_FOLDERS = (ARTIFACTS, UNFINISHED, INPUTS)
 """Folders of STAGE/FINGERPRINT, or in `inputs` of FINGERPRINT/NAME, each with a manifest once it is complete."""
-BOOKKEEPING_FILES = (MANIFEST, REQUEST, LOG, STAT_CACHE, ".lock", REMOTE_MANIFEST)
+BOOKKEEPING_FILES = (MANIFEST, REQUEST, LOG, STAT_CACHE, STAGE_LOCK, REMOTE_MANIFEST)
 UNFINISHED_FILES = (
-    *(REQUEST, LOG, ".lock", REMOTE_MANIFEST, ".manifest.json.*.tmp", "checkpoints/*"),
+    *(REQUEST, LOG, STAGE_LOCK, REMOTE_MANIFEST, ".manifest.json.*.tmp", "checkpoints/*"),
     *("metrics.jsonl", "validation.jsonl", "summary.json", "evaluation.json", "dropped.json"),
     *("demonstrations.jsonl", "preferences.jsonl", "*_demonstrations.jsonl", "*_preferences.jsonl", "*_prompts.jsonl"),
     *(
@@ -53,6 +62,8 @@ UNFINISHED_FILES = (
 PUBLISHED = (REPORT, RESULTS, CONFIG)
 JOBS = "labeling_jobs.json"
 """File in a run's folder: the URIs of the objects that `rlhf label send` put into S3."""
+SENT = re.compile(rf"s3://[^/]+/(.+/)?[a-zA-Z0-9-]+/input/({re.escape(MANIFEST_FILE)}|{re.escape(TEMPLATE)})")
+"""URI of such an object.  No other URI is ever removed, whatever the file says."""
 TRACKER_FILES = "tracker/*/events.out.tfevents.*"
 COMPARISON = "compare-*.html"
 LABEL_FILES = (LABELS, "labels/*")
@@ -84,7 +95,7 @@ class Location(Protocol):
         """All files."""
 
     def read(self, name: str) -> bytes:
-        """Content of a small file."""
+        """Content of a small file; empty if it is too large, no ordinary file or has just been removed."""
 
     def remove(self, names: list[str]) -> None:
         """Remove files, in the given order."""
@@ -110,12 +121,21 @@ class LocalLocation:
         )
 
     def read(self, name: str) -> bytes:
-        """Content of a file."""
-        return (self.path / name).read_bytes()
+        """Content of a file or, of what can be no file of a run, nothing."""
+        with suppress(UserError):
+            return read_regular_file(self.path / name, MAX_SMALL_BYTES)
+        return b""
 
     def remove(self, names: list[str]) -> None:
-        """Remove files, and folders that become empty."""
+        """Remove files and links, and folders that become empty.
+
+        Raises UserError if a folder has meanwhile become a link that leads out of this one.
+        """
+        root = self.path.resolve()
         for name in names:
+            folder = (self.path / name).parent
+            if not folder.resolve().is_relative_to(root):
+                raise UserError(f"{folder}: a link that leads out of {self.path}; remove it")
             (self.path / name).unlink(missing_ok=True)
         folders = {parent for name in names for parent in Path(name).parents if parent != Path()}
         for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
@@ -139,8 +159,10 @@ class S3Location:
         return sorted(self.bucket.sizes(""))
 
     def read(self, name: str) -> bytes:
-        """Content of an object; empty if it has just been removed."""
-        return self.bucket.read(name) or b""
+        """Content of an object; empty if it is too large or has just been removed."""
+        with suppress(TooLargeError):
+            return self.bucket.read(name) or b""
+        return b""
 
     def remove(self, names: list[str]) -> None:
         """Remove objects."""
@@ -237,19 +259,12 @@ def _files_of_runs(location: Location, names: list[str]) -> Iterator[tuple[str, 
     run_files: dict[str, list[str]] = {}
     for name in names:
         parts = name.split("/")
-        if parts[0] in ARTIFACT_FOLDERS and len(parts) > 3:
+        owner = _owner_of_bookkeeping(location, name)
+        if owner is not None:
+            yield name, owner
+        elif parts[0] in ARTIFACT_FOLDERS and len(parts) > 3:
             artifact_files.setdefault((parts[0], parts[1], parts[2]), []).append("/".join(parts[3:]))
-        elif parts[0] == "records" and len(parts) == 2:
-            record = RECORD.fullmatch(parts[1])
-            if record and record["stage"] in STAGES:
-                yield name, FileOwner(artifact=f"{record['stage']}/{record['fingerprint']}")
-            elif FAILURE.fullmatch(parts[1]) and _is_failure(location.read(name), parts[1]):
-                yield name, FileOwner()
-        elif (parts[0] == "leases" and len(parts) == 2 and parts[1].startswith(ARTIFACT_FOLDERS)) or (
-            len(parts) == 1 and fnmatch(name, COMPARISON)
-        ):
-            yield name, FileOwner()
-        elif len(parts) > 1 and parts[0] not in (*ARTIFACT_FOLDERS, "records", "leases"):
+        elif len(parts) > 1 and parts[0] not in (*ARTIFACT_FOLDERS, RECORDS, LEASES):
             run_files.setdefault(parts[0], []).append("/".join(parts[1:]))
     for (part, first, second), files in artifact_files.items():
         artifact = first if part == INPUTS else f"{first}/{second}"
@@ -258,6 +273,30 @@ def _files_of_runs(location: Location, names: list[str]) -> Iterator[tuple[str, 
     for run, files in run_files.items():
         for name, owner in _owned_in_run(location, run, files):
             yield f"{run}/{name}", owner
+
+
+def _owner_of_bookkeeping(location: Location, name: str) -> FileOwner | None:
+    """The owner of a record, lock, comparison or leftover of a removal; None for any other file."""
+    match name.split("/"):
+        case [file] if fnmatch(file, COMPARISON):
+            return FileOwner()
+        case [folder, file] if folder == RECORDS:
+            return _owner_of_record(location, file)
+        case [folder, file] if folder == LEASES and (file.startswith(ARTIFACT_FOLDERS) or file == MACHINE):
+            return FileOwner()
+        case [part, stage, file] if part == ARTIFACTS and stage in STAGES and (lock := LOCK.fullmatch(file)):
+            return FileOwner(artifact=f"{stage}/{lock['fingerprint']}")
+        case [part, _, folder, _, *_] if part in ARTIFACT_FOLDERS and BEING_REMOVED.fullmatch(folder):
+            return FileOwner()
+    return None
+
+
+def _owner_of_record(location: Location, file: str) -> FileOwner | None:
+    record = RECORD.fullmatch(file)
+    if record and record["stage"] in STAGES:
+        return FileOwner(artifact=f"{record['stage']}/{record['fingerprint']}")
+    is_failure = FAILURE.fullmatch(file) and _is_failure(location.read(f"{RECORDS}/{file}"), file)
+    return FileOwner() if is_failure else None
 
 
 def _owned_in_artifact(location: Location, part: str, first: str, second: str, names: list[str]) -> list[str]:
@@ -281,7 +320,7 @@ def _owned_in_run(location: Location, run: str, names: list[str]) -> Iterator[tu
     if results is None or results.run_name != run:
         return
     exported = next((stage.fingerprint for stage in results.stages if stage.name == "export_model"), "")
-    manifest = parse_manifest(_content(location, f"{ARTIFACTS}/export_model/{exported}/{MANIFEST}"))
+    manifest = parse_manifest(location.read(f"{ARTIFACTS}/export_model/{exported}/{MANIFEST}"))
     model_files = set(manifest.files) if manifest else set()
     for name in names:
         if any(fnmatch(name, pattern) for pattern in LABEL_FILES):
@@ -304,7 +343,7 @@ def _artifacts_of(location: Location, run: str) -> set[str]:
     artifacts = {f"{stage.name.partition('[')[0]}/{stage.fingerprint}" for stage in results.stages}
     inputs = set()
     for artifact in artifacts:
-        manifest = parse_manifest(_content(location, f"{ARTIFACTS}/{artifact}/{MANIFEST}"))
+        manifest = parse_manifest(location.read(f"{ARTIFACTS}/{artifact}/{MANIFEST}"))
         inputs |= set(manifest.inputs.values()) if manifest else set()
     return artifacts | inputs
 
@@ -317,7 +356,7 @@ def _removed_last(name: str) -> bool:
 
 def _require_idle(folder: LocalLocation, names: Iterable[str]) -> None:
     for name in names:
-        if name.endswith("/.lock") or name.startswith("leases/"):
+        if name.endswith((f"/{STAGE_LOCK}", RUN_LOCK)) or name.startswith(f"{LEASES}/"):
             try:
                 with locked(folder.path / name, wait=False):
                     pass
@@ -328,16 +367,16 @@ def _require_idle(folder: LocalLocation, names: Iterable[str]) -> None:
 def record_objects(folder: Path, uris: list[str]) -> None:
     """Record in a run's folder the URIs of objects that were put into S3 for it."""
     path = folder / JOBS
-    known = _read_uris(path.read_bytes()) if path.is_file() else []
+    known = _read_uris(LocalLocation(folder).read(JOBS))
     write_atomically(path, json.dumps(sorted({*known, *uris}), indent=2) + "\n")
 
 
 def _read_uris(content: bytes) -> list[str]:
     """URIs that `record_objects` has written."""
-    with suppress(ValueError):
-        listed = json.loads(content)
+    with suppress(MalformedJsonError):
+        listed = parse_json(content)
         if isinstance(listed, list):
-            return [uri for uri in listed if isinstance(uri, str) and uri.startswith(S3) and uri.count("/") > 2]
+            return [uri for uri in listed if isinstance(uri, str) and SENT.fullmatch(uri)]
     return []
 
 
@@ -347,15 +386,9 @@ def _results(location: Location, run: str) -> Published | None:
     return None
 
 
-def _content(location: Location, name: str) -> bytes:
-    with suppress(FileNotFoundError):
-        return location.read(name)
-    return b""
-
-
 def _is_failure(content: bytes, name: str) -> bool:
-    with suppress(ValueError, KeyError, TypeError):
-        return str(json.loads(content)["metadata"]["storage_key"]).rpartition("/")[2] == name
+    with suppress(MalformedJsonError, KeyError, TypeError):
+        return str(parse_json(content)["metadata"]["storage_key"]).rpartition("/")[2] == name
     return False
 
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
+from rlhf.errors import UserError
+from rlhf.storage.untrusted import path_inside
+
 REMOVED = ".removed-"
 """Start of the names of folders that are being removed, next to where they were."""
+FICLONE = 0x40049409
+"""Request number of Linux (ioctl_ficlone(2)): let a file share the blocks of another."""
+COPY_BYTES = 2**23
 WAIT_SECONDS = 0.2
 """Time between two attempts to get a lock."""
 
@@ -92,15 +100,32 @@ def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[N
     """Hold a lock on the file `path` inside the `with` block; it ends with this process at the latest.
 
     Any number of holders may share a lock if all of them ask for a `shared` one.  Without `wait`, raises
-    BlockingIOError if somebody else holds the lock.
+    BlockingIOError if somebody else holds the lock.  Raises UserError if `path` is a link or no ordinary file.
     """
     kind = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
     while True:
-        with path.open("a") as stream:
-            fcntl.flock(stream, kind)
-            if _is_at(stream.fileno(), path):
+        descriptor = _open_lock(path)
+        try:
+            fcntl.flock(descriptor, kind)
+            if _is_at(descriptor, path):
                 yield
                 return
+        finally:
+            os.close(descriptor)
+
+
+def _open_lock(path: Path) -> int:
+    """Descriptor of a lock file, which no child process inherits."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR):
+            raise
+        raise UserError(f"{path}: a link or a folder, but it must be a lock file; remove it") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UserError(f"{path}: not an ordinary file, but it must be a lock file; remove it")
+    return descriptor
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
@@ -133,10 +158,32 @@ def locked_when_free(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
 
 
 def copy_model(source: Path, folder: Path) -> None:
-    """Replace `folder` by the model files of `source`: hard links for weights if possible, copies of the rest."""
+    """Replace `folder` by the model files of `source`: hard links for weights if possible, copies of the rest.
+
+    Only from one artifact to another: nobody edits either.
+    """
     with replace_folder(folder) as new:
         for file in sorted(source.iterdir()):
             link_or_copy(file, new / file.name)
+
+
+def publish_folder(source: Path, folder: Path) -> None:
+    """Replace `folder` by a copy of `source`, a folder of files, in which the user may edit anything.
+
+    Copies share their blocks where the file system can do so.  Of runs that publish at once, one comes after the
+    other.  Raises UserError for a link in `source` that leads out of it.
+    """
+    with locked_when_free(folder.with_name(f".{folder.name}.lock"), lambda: None), replace_folder(folder) as new:
+        for name in sorted(path.name for path in source.iterdir()):
+            _copy_file(path_inside(source, name), new / name)
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    with source.open("rb") as reader, target.open("wb") as writer:
+        try:
+            fcntl.ioctl(writer, FICLONE, reader.fileno())
+        except OSError:  # a file system without shared blocks, or another one
+            shutil.copyfileobj(reader, writer, COPY_BYTES)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

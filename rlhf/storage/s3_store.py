@@ -46,6 +46,8 @@ DEFAULT_CACHE = "~/.cache/rlhf"
 ARTIFACTS, INPUTS, UNFINISHED = "artifacts", "inputs", "unfinished"
 LEASES = "leases"
 """Folder of locks: in the cache, of folders in use; in S3, of artifacts that a machine makes."""
+MACHINE = "machine"
+"""File among the locks of a cache: its name, which differs from that of every other cache."""
 FILES = "files"
 """Folder of an input or an unfinished artifact that contains everything but its manifest."""
 REMOTE_MANIFEST = ".s3"
@@ -122,7 +124,7 @@ class S3Store(Store):
 
     def _machine(self) -> str:
         """Name of this machine and of its cache."""
-        path = self.workspace / LEASES / "machine"
+        path = self.workspace / LEASES / MACHINE
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             write_atomically(path, uuid4().hex)

@@ -35,12 +35,20 @@ def walk_folder(folder: Path) -> list[Path]:
             folders = [entry for entry in entries if entry.is_dir()]
         except (OSError, RuntimeError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            raise UserError(f"{current}: cannot be read ({reason}); change its permissions or remove it") from error
+            raise UserError(
+                f"{path_in_a_line(current)}: cannot be read ({reason}); change its permissions or remove it"
+            ) from error
         pending += sorted(folders, reverse=True)
         paths += set(entries).difference(folders)
         if len(paths) + len(known) > MAX_ENTRIES:
             raise UserError(f"{folder}: more than {MAX_ENTRIES} files; give a folder that holds nothing but the data")
     return sorted(paths)
+
+
+def path_in_a_line(path: Path) -> str:
+    """A user's path for an error message: as a Python text if it has control characters or an unknown encoding."""
+    text = str(path)
+    return text if text.isprintable() else repr(text)
 
 
 def _is_left_behind(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from rlhf.errors import UserError
 from rlhf.runs.cleanup import LocalLocation, Location, location_at, plan_cleanup, record_objects, remove, runs_of
 from rlhf.runtime.stage import StageRequest
 from rlhf.storage.artifacts import MANIFEST
+from rlhf.storage.files import locked
 from rlhf.storage.s3_store import S3Store
 from tests.support.artifacts import finish
 
@@ -149,6 +151,43 @@ def test_a_manifest_cannot_name_files_outside_its_folder(workspace: Path) -> Non
     assert kept == {"notes.txt", *(f"{folder}/{name}" for name in (MANIFEST, "demonstrations.jsonl", "log.txt"))}
 
 
+def test_a_link_that_appears_after_the_plan_is_not_followed(workspace: Path, tmp_path: Path) -> None:
+    location, plan = LocalLocation(workspace), plan_cleanup(LocalLocation(workspace))
+    (workspace / "first").rename(tmp_path / "elsewhere")
+    (workspace / "first").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="a link that leads out of"):
+        remove(location, plan)
+    assert (tmp_path / "elsewhere" / "report.html").is_file()
+
+
+def test_files_that_can_be_no_bookkeeping_neither_stop_nor_block_a_cleanup(workspace: Path) -> None:
+    for number, name in enumerate(("manifest.json", "request.json", "results.json"), start=5):
+        for kind, parent in {"pipe": "artifacts/train_sft", "loop": "artifacts/train_ppo"}.items():
+            path = workspace / (f"{kind}{number}" if name == "results.json" else f"{parent}/{str(number) * 16}") / name
+            path.parent.mkdir(parents=True)
+            if kind == "pipe":
+                os.mkfifo(path)
+            else:
+                path.symlink_to("loop")
+    write(workspace, f"artifacts/train_sft/{'7' * 16}/manifest.json", text="[" * 100_000)
+    write(workspace, f"records/{'a' * 32}", "first/labeling_jobs.json", text="[" * 100_000)
+    plan = plan_cleanup(LocalLocation(workspace))
+    assert len(plan.unknown) == 8
+    assert plan.remote == []
+
+
+def test_what_a_killed_run_left_besides_artifacts_is_removed(workspace: Path) -> None:
+    leftovers = [
+        f"artifacts/export_model/.{TWO}.run",
+        f"artifacts/export_model/.removed-{'c' * 32}/model/model.safetensors",
+    ]
+    write(workspace, *leftovers)
+    assert leftovers[0] in plan_cleanup(LocalLocation(workspace), "first").removable
+    with locked(workspace / leftovers[0]), pytest.raises(UserError, match="a run is using it"):
+        plan_cleanup(LocalLocation(workspace))
+    assert set(leftovers) <= set(plan_cleanup(LocalLocation(workspace)).removable)
+
+
 def test_files_of_a_running_stage_are_not_removed(workspace: Path) -> None:
     with (workspace / f"artifacts/train_sft/{ONE}/.lock").open("a") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
@@ -223,13 +262,21 @@ def test_everything_that_the_s3_store_writes_is_removable_in_s3_and_in_the_cache
 def test_the_files_of_a_labeling_job_are_removed_with_its_run(workspace: Path, bucket: Location) -> None:
     client = boto3.client("s3")
     uploaded = ["jobs/job-1/input/manifest.jsonl", "jobs/job-1/input/template.liquid.html"]
-    others = ["jobs/job-1/manifests/output/output.manifest", "jobs/job-1/input/notes.txt"]
+    others = [
+        *("jobs/job-1/manifests/output/output.manifest", "jobs/job-1/input/notes.txt"),
+        *("jobs/manifest.jsonl", "input/manifest.jsonl"),
+    ]
     for name in (*uploaded, *others):
         client.put_object(Bucket="lab", Key=name, Body=b"x")
     record_objects(workspace / "first", [f"s3://lab/{uploaded[0]}"])
     record_objects(workspace / "first", [f"s3://lab/{name}" for name in uploaded])
+    listed = json.loads((workspace / "first" / "labeling_jobs.json").read_bytes())
+    listed += [
+        f"s3://lab/{name}" for name in others
+    ]  # whoever can write here must not choose what is removed elsewhere
+    (workspace / "first" / "labeling_jobs.json").write_text(json.dumps(listed))
     plan = plan_cleanup(LocalLocation(workspace), "first")
     assert plan.remote == [f"s3://lab/{name}" for name in uploaded]
     remove(LocalLocation(workspace), plan)
-    assert {name for name in keys() if name.startswith("jobs/")} == set(others)
+    assert {name for name in keys() if name.startswith(("jobs/", "input/"))} == set(others)
     assert bucket.names()  # another location
