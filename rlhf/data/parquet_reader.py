@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ MAX_LIST_LENGTH = 1000
 
 def column_names(path: Path) -> list[str]:
     """The names of all columns of a parquet file."""
-    with _opened(path) as file:
+    with _damage_named(path, 0), parquet.ParquetFile(path) as file:
         return list(file.schema_arrow.names)
 
 
@@ -35,30 +35,34 @@ def parquet_rows(path: Path, fields: Sequence[str]) -> Iterator[Row]:
     parquet file or damaged.
     """
     number = 0
-    with _opened(path) as file:
-        rows_at_once = _batch_rows(path, file, fields)
+    with _damage_named(path, number):
+        file = parquet.ParquetFile(path)
+    with file:
+        with _damage_named(path, number):
+            rows_at_once = _batch_rows(path, file, fields)
         use_threads = rows_at_once >= WORTH_THREADS
         batches = file.iter_batches(rows_at_once, columns=list(fields), use_threads=use_threads)
         while True:
-            try:
+            with _damage_named(path, number):
                 batch = next(batches, None)
-            except Exception as error:  # pyarrow raises errors of many types
-                raise UserError(
-                    f"{path}: a damaged parquet file, unreadable after row {number} ({brief(error)}); get it again"
-                ) from error
+                rows = [] if batch is None else list(_rows(batch))
             if batch is None:
                 return
-            number += batch.num_rows
-            yield from _rows(batch)
+            number += len(rows)
+            yield from rows
 
 
-def _opened(path: Path) -> parquet.ParquetFile:
+@contextmanager
+def _damage_named(path: Path, rows_read: int) -> Iterator[None]:
+    """Raises UserError, with the place, in place of any error of pyarrow, which are of many types."""
     try:
-        return parquet.ParquetFile(path)
-    except PermissionError:
+        yield
+    except (UserError, PermissionError):
         raise
-    except Exception as error:  # pyarrow raises errors of many types
-        raise UserError(f"{path}: not a complete parquet file ({brief(error)}); get it again") from error
+    except Exception as error:
+        raise UserError(
+            f"{path}: not a complete parquet file, unreadable after row {rows_read} ({brief(error)}); get it again"
+        ) from error
 
 
 def _batch_rows(path: Path, file: parquet.ParquetFile, fields: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -49,6 +50,42 @@ def test_rows_that_give_no_pair_give_the_reason(chosen: str, rejected: str, reas
     assert split_dialogues(chosen, rejected) == reason
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_turns_with_windows_line_ends_are_read_as_others(tmp_path: Path, name: str) -> None:
+    rows: list[dict[str, object]] = [hh_row("Why?\n\nNow.", " Yes.\nYes.", " No.")]
+    windows: list[dict[str, object]] = [
+        {field: str(text).replace("\n", "\r\n") for field, text in row.items()} for row in rows
+    ]
+    prompt, chosen = str(windows[0]["chosen"]).split(" Yes.", 1)
+    parts: dict[str, object] = {"prompt": prompt, "chosen": f" Yes.{chosen}", "rejected": " No."}
+    expected = list(read_file(write_rows(tmp_path / "plain" / name, rows), skip_unreadable=False))
+    assert outcomes(expected) == {"pair": 1}
+    assert list(read_file(write_rows(tmp_path / "hh" / name, windows), skip_unreadable=False)) == expected
+    assert list(read_file(write_rows(tmp_path / "rm" / name, [parts]), skip_unreadable=False)) == expected
+
+
+def test_other_line_ends_and_odd_characters_stay(tmp_path: Path) -> None:
+    odd = "a\r\nb\u2028c\u2029d\u0085e\x0bf\x0cg\x00h\x1ci\u202ej\u200bk\ud83d\ude00l"
+    row = {"chosen": f"\n\nHuman: q {odd}\n\nAssistant: r {odd}.", "rejected": f"\n\nHuman: q {odd}\n\nAssistant: No."}
+    path = tmp_path / "a.jsonl"
+    for ascii_only in (False, True):
+        content = json.dumps(row, ensure_ascii=ascii_only).encode("utf-16", "surrogatepass").decode("utf-16")
+        path.write_bytes(b"\xef\xbb\xbf" + f"{content}\r\n".encode() * 2)
+        [pair, again] = read_file(path, skip_unreadable=False)
+        text = odd.replace("\ud83d\ude00", "😀")
+        assert pair == again == Pair(f"\n\nHuman: q {text}\n\nAssistant:", f" r {text}.", " No.")
+
+
+@pytest.mark.parametrize("value", ["[" * 100_000, "9" * 5000, '"\\ud83d"', "NaN", '"\\u0000"', '{"chosen": 1}'])
+def test_an_odd_value_in_a_field_that_nobody_reads(tmp_path: Path, value: str) -> None:
+    """It does no harm, or its row is unreadable; the other rows are read."""
+    path = tmp_path / "a.jsonl"
+    good = json.dumps(hh_row("Why?"))
+    path.write_text(f'{good}\n{good[:-1]}, "unused": {value}}}\n{good}\n')
+    seen = outcomes(list(read_file(path, skip_unreadable=True)))
+    assert seen == ({"pair": 2, "unreadable line": 1} if value[0] in "[9" else {"pair": 3})
+
+
 def test_a_separate_prompt_must_be_a_dialogue() -> None:
     assert join_responses("Why?", " Yes.", " No.") == "no dialogue"
 
@@ -58,6 +95,7 @@ def test_a_separate_prompt_must_be_a_dialogue() -> None:
     [
         (CONTEXT, " Hi"),
         ("\n\nHuman: Hi\n\nHuman: Hey\n\nAssistant:", " Hi"),
+        ("\n\nHuman: \n\nHuman: Hey\n\nAssistant:", " Hey"),
         ("\n\nHuman:\n\nAssistant:", ""),
         ("\n\nHuman: One\n\ntwo Human: three\n\nAssistant:", " One\n\ntwo Human: three"),
     ],

@@ -58,6 +58,14 @@ def test_an_error_for_a_missing_subset_names_it(tmp_path: Path) -> None:
         list(read_pairs(DataConfig(subsets=("a", "helpfull")), seed=0, source=None))
 
 
+@pytest.mark.usefixtures("requests")
+@pytest.mark.parametrize("subset", ["..", "a/../..", "/etc", ""])
+def test_a_subset_is_a_folder_inside_the_repository(tmp_path: Path, subset: str) -> None:
+    write_rows(tmp_path / "a" / "train.jsonl.gz", [hh_row("x")])
+    with pytest.raises(UserError, match="not a plain path"):
+        list(read_pairs(DataConfig(subsets=(subset,)), seed=0, source=None))
+
+
 def test_only_the_file_of_toxicity_prompts_is_downloaded(requests: list[dict[str, object]], tmp_path: Path) -> None:
     write_rows(tmp_path / "prompts.jsonl", [{"prompt": {"text": text, "toxicity": 0.5}} for text in "ab"])
     config = ToxicityConfig(repository="some/prompts", revision="c0ffee", n_prompts=2)
@@ -74,7 +82,14 @@ def test_only_the_file_of_toxicity_prompts_is_downloaded(requests: list[dict[str
 
 @pytest.mark.parametrize(
     "failure",
-    [LocalEntryNotFoundError("no connection"), httpx.ReadTimeout("too slow"), HFValidationError("bad name"), OSError()],
+    [
+        LocalEntryNotFoundError("no connection"),
+        httpx.ReadTimeout("too slow"),
+        HFValidationError("bad name"),
+        OSError(),
+        ValueError("Invalid pointer path"),
+        RuntimeError("bad list"),
+    ],
 )
 def test_an_error_for_a_failed_download_names_the_setting_for_a_local_copy(
     monkeypatch: pytest.MonkeyPatch, failure: Exception

@@ -98,6 +98,23 @@ def test_an_error_names_file_line_and_field(tmp_path: Path, broken: dict[str, ob
         read(path)
 
 
+def test_an_error_quotes_only_the_beginning_of_a_long_value(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.jsonl", [MMLU | {"answer": "x" * 10**6}])
+    with pytest.raises(UserError, match=r"field answer is 'x{80}…', not an index"):
+        read(path)
+    labels = [str(number) for number in range(500)]
+    path = write_rows(tmp_path / "a.jsonl", [ARC | {"choices": {"text": labels, "label": labels}}])
+    with pytest.raises(UserError, match=r"not one of the labels 0, 1, .*, 19, …; fix"):
+        read(path)
+
+
+@pytest.mark.timeout(20)
+def test_very_many_choices_are_read_in_seconds(tmp_path: Path) -> None:
+    choices = [str(number) for number in range(200_000)]
+    [question] = read(write_rows(tmp_path / "a.jsonl", [MMLU | {"choices": choices, "answer": 199_999}]))
+    assert question.correct == 199_999
+
+
 def test_a_letter_that_is_also_the_text_of_its_own_choice_is_clear(tmp_path: Path) -> None:
     row = MMLU | {"choices": ["A", "B"], "answer": "B"}
     assert read(write_rows(tmp_path / "a.jsonl", [row]))[0].correct == 1

@@ -17,7 +17,7 @@ from rlhf.config import SYNTHETIC, DataConfig
 from rlhf.errors import UserError
 from rlhf.models.tokenization import encode_prompt, encode_response
 from rlhf.stage_config import DataStage
-from rlhf.stages.prepare_data import count_prompt_tokens, count_response_tokens, prepare_data
+from rlhf.stages.prepare_data import _encode_all, count_prompt_tokens, count_response_tokens, prepare_data
 from rlhf.storage.files import read_jsonl
 from tests.support.data_files import dialogue, hh_row, shared, write_rows
 from tests.support.tiny_models import tiny_tokenizer
@@ -262,6 +262,57 @@ def test_an_error_for_too_few_rows_says_what_was_dropped_and_what_to_change(mode
     source = write_rows(tmp_path / "a.jsonl", [*different_questions(6), hh_row("z" * 80)])
     with pytest.raises(UserError, match=r"lower data\.test_prompts.*Of 7 rows read, dropped before: prompt too long 1"):
         run(model, source, tmp_path, test_prompts=10, max_prompt_tokens=50)
+
+
+FORMS_OF_A_TURN: list[Callable[[str], str]] = [
+    lambda text: text.replace("\n\n", "\n"),
+    lambda text: text.lstrip("\n"),
+    lambda text: text.replace("\n\n", " "),
+    lambda text: text.replace("Human:", "user:"),
+]
+
+
+@pytest.mark.parametrize("form", FORMS_OF_A_TURN)
+def test_an_error_for_turns_that_are_marked_otherwise_says_how_to_mark_them(
+    model: Path, tmp_path: Path, form: Callable[[str], str]
+) -> None:
+    rows: list[dict[str, object]] = [{name: form(str(row[name])) for name in row} for row in different_questions(9)]
+    marked = r'dropped before: no dialogue 9; mark the turns as in "\\n\\nHuman: \.\.\.\\n\\nAssistant: \.\.\."'
+    with pytest.raises(UserError, match=marked):
+        run(model, write_rows(tmp_path / "a.jsonl", rows), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "limit", "remedy"),
+    [
+        ("max_prompt_tokens", 8, r"prompt too long 9; raise data\.max_prompt_tokens$"),
+        ("max_response_tokens", 1, r"response too long 9; raise data\.max_response_tokens$"),
+    ],
+)
+def test_an_error_for_too_few_rows_names_the_setting_that_dropped_most(
+    model: Path, tmp_path: Path, setting: str, limit: int, remedy: str
+) -> None:
+    with pytest.raises(UserError, match=remedy):
+        run(model, write_rows(tmp_path / "a.jsonl", different_questions(9)), tmp_path, seed=0, **{setting: limit})
+
+
+def test_texts_that_are_too_long_for_sure_never_reach_the_tokenizer(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The longest token has 13 characters, END; the bound is 128 for each token, so 60 x 128 and 20 x 128."""
+    lengths: list[int] = []
+
+    def encode_all(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, special_tokens: bool) -> list[list[int]]:
+        lengths.extend(map(len, texts))
+        return _encode_all(tokenizer, texts, special_tokens=special_tokens)
+
+    monkeypatch.setattr("rlhf.stages.prepare_data._encode_all", encode_all)
+    rows = different_questions(6)
+    rows += [hh_row("p" * 3_000_000), hh_row(" " * 60 * 128), hh_row("🎉" * 300_000), hh_row("b" * 61)]
+    rows += [hh_row("c", " y" + "\n" * 1_000_000 + "y"), hh_row("d", " Yes.", " n" * 20 * 64), hh_row("e", "f" * 30)]
+    run(model, write_rows(tmp_path / "a.jsonl", rows), tmp_path, max_prompt_tokens=60, max_response_tokens=20)
+    assert counts(tmp_path) == {"prompt too long": 4, "response too long": 3}
+    assert 0 < max(lengths) <= 20 * 128 + 1
 
 
 def test_synthetic_data_need_no_source(model: Path, tmp_path: Path) -> None:
