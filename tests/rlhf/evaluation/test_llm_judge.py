@@ -312,22 +312,34 @@ def test_a_password_in_the_address_is_an_error_that_does_not_show_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "tail",
-    [b"", b'{"id": "p3', b"\0" * 100, b"{}\n", row_bytes("p9") + b"\n", row_bytes("p2"), b"\n" + row_bytes("p4")],
+    ("damage", "kept"),
+    [
+        (b"", []),
+        (b'{"id": "p3', []),
+        (b"\0" * 100, []),
+        (row_bytes("p2"), []),
+        (b"\n" + row_bytes("p4"), [b""]),
+        (b"{}\n", [b"{}"]),
+        (b"[" * 100_000 + b"\n", [b"[" * 100_000]),
+        (row_bytes("p9") + b"\n", [row_bytes("p9")]),
+    ],
 )
-def test_a_journal_keeps_the_rows_before_a_damaged_line(tmp_path: Path, tail: bytes) -> None:
+def test_a_journal_keeps_the_rows_around_a_damaged_line(tmp_path: Path, damage: bytes, kept: list[bytes]) -> None:
+    """Complete lines stay in the file, half a line at its end is removed; only intact rows about known ids count."""
     ids = [f"p{number}" for number in range(5)]
     rows = [judge_pair(name, "A", "B") for name in ids]
     Journal(tmp_path, ids).append(rows[3:4])
     Journal(tmp_path, ids).append(rows[1:2])
     path = tmp_path / "checkpoints" / "llm_judgements.jsonl"
-    path.write_bytes(path.read_bytes() + tail)
+    path.write_bytes(path.read_bytes() + damage)
     journal = Journal(tmp_path, ids)
     assert list(journal.judgements) == ["p3", "p1"]
     journal.append(rows[:1])
     journal.append(rows[2:3])
     assert Journal(tmp_path, ids).judgements == journal.judgements
-    assert [json.loads(line)["id"] for line in path.read_bytes().splitlines()] == ["p3", "p1", "p0", "p2"]
+    assert list(journal.judgements) == ["p3", "p1", "p0", "p2"]
+    intact = [row_bytes(name) for name in ("p3", "p1")]
+    assert path.read_bytes().splitlines() == [*intact, *kept, row_bytes("p0"), row_bytes("p2")]
 
 
 @pytest.fixture(scope="module")
