@@ -34,6 +34,8 @@ TABLE_TYPES = ("distilbert", "flaubert", "marian", "pegasus", "roformer", "xlm")
 """Model types that compute position embeddings row by row, at most MAX_TABLE_ROWS of them."""
 MAX_OPERATIONS = 2_000_000
 """Tensor operations with which a model may be built.  One with 60 layers of 256 experts takes a tenth."""
+BUFFERS_PER_BYTE, SMALL_BUFFERS = 16, 2**26
+"""Largest number of values in tables that are computed, such as masks: per byte of the weights, or in any model."""
 QUANTIZATION_KEYS = ("quantization_config", "compression_config")
 IGNORED_KEYS = ("auto_map", "dtype", "torch_dtype", "custom_pipelines", "use_kernels", *QUANTIZATION_KEYS)
 """Keys for code that is never run, and for what the reader decides.  Keys with `implementation`, which choose a kernel
@@ -87,7 +89,7 @@ def require_size(kind: Any, config: PreTrainedConfig, folder: Path, weight_bytes
             f"{path}: transformers cannot build a model from it as {kind.__name__} ({brief(error)}); give a folder of "
             "such a model, with its own config.json"
         ) from error
-    if max(parameters, buffers // 16) > weight_bytes:
+    if parameters > weight_bytes or buffers > max(BUFFERS_PER_BYTE * weight_bytes, SMALL_BUFFERS):
         raise UserError(
             f"{path}: describes a model of {max(parameters, buffers):,} numbers, but the weights have only "
             f"{weight_bytes:,} bytes; give the config.json that belongs to them"

@@ -39,6 +39,10 @@ PAD = "<|pad|>"
 """Pad token of reward models whose base model has none."""
 ONE_LABEL = {"num_labels": 1, "id2label": None, "label2id": None, "problem_type": None}
 """Changes of a configuration that make its model one with a single output."""
+OF_BLOCK = re.compile(r"\.\d+\..*\.(weight|bias)$")
+"""Tensors of blocks, none of which may be left over."""
+NOT_OF_MODEL = re.compile(r"(attn|attention)\.(masked_)?bias$|vision|audio|mtp")
+"""Exceptions: masks that older versions of transformers saved, and parts for other inputs than text."""
 GENERATION = "generation_config.json"
 MAX_GENERATION_BYTES = 1_000_000
 
@@ -50,6 +54,9 @@ def load_causal_lm(folder: Path, dtype: Dtype) -> PreTrainedModel:
     """
     model, missing = load_model(AutoModelForCausalLM, folder, read_config(folder), dtype)
     require_complete(folder, missing)
+    head = model.get_output_embeddings()
+    if head is not None and head.weight is not model.get_input_embeddings().weight:
+        model.config.tie_word_embeddings = False  # other readers would go by it, and not use the head in the file
     return patch_fast_kernels(model)
 
 
@@ -118,13 +125,14 @@ def load_model(
     """A model of `kind`, an Auto class of transformers, in evaluation mode, and the names of its missing tensors.
 
     transformers fills missing tensors at random: see `require_complete`.  `renamed` are patterns of names in the files
-    and what replaces them.  Raises UserError if the weights cannot be read or are not of the sizes in `config`.
+    and what replaces them.  Raises UserError if the weights cannot be read, are not of the sizes in `config`, or are of
+    more blocks.
     """
+    _silence_transformers()
     weights = find_weights(folder)
     headers = weights.read_headers()
     require_size(kind, config, folder, weights.size)
     wrapped = {WRAPPED.pattern: ""} if all(map(WRAPPED.match, headers)) else {}
-    _silence_transformers()
     try:
         model, report = kind.from_pretrained(
             folder,
@@ -151,6 +159,13 @@ def load_model(
         raise UserError(
             f"{folder}: the tensor {name} has the shape {list(stored)} in the weights, but {list(expected)} by "
             "config.json; give the config.json that belongs to the weights"
+        )
+    unused = sorted(report["unexpected_keys"])
+    left = [name for name in unused if OF_BLOCK.search(name) and not NOT_OF_MODEL.search(name)]
+    if left:
+        raise UserError(
+            f"{folder}: {len(left)} tensors of blocks have no place in the model that config.json describes: "
+            f"{', '.join(left[:5])}; give the config.json that belongs to the weights"
         )
     return model, set(report["missing_keys"])
 

@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from rlhf.errors import UserError, brief, user_message
 from rlhf.models.config_file import LAYOUT
-from rlhf.storage.untrusted import MalformedJsonError, is_plain_name, parse_json, read_regular_file
+from rlhf.storage.untrusted import is_plain_name, parse_json, read_regular_file
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 ADAPTER = "adapter_config.json"
@@ -90,8 +90,10 @@ def find_weights(folder: Path) -> WeightFiles:
 def _shards(folder: Path, index: Path, suffix: str) -> tuple[Path, ...]:
     try:
         shards = sorted(set(parse_json(read_regular_file(index, MAX_INDEX_BYTES))["weight_map"].values()))
-    except (MalformedJsonError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{index}: not an index of shards; copy the model's own again") from error
+        if not shards:
+            raise ValueError("it names no shards")
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{index}: not an index of shards ({brief(error)}); copy the model's own again") from error
     for name in shards:
         if not isinstance(name, str) or not is_plain_name(name) or not name.endswith(suffix):
             raise UserError(
@@ -99,9 +101,8 @@ def _shards(folder: Path, index: Path, suffix: str) -> tuple[Path, ...]:
                 "the model's own index again"
             )
     missing = [name for name in shards if not (folder / name).is_file()]
-    if missing or not shards:
-        named = f" ({missing[0]})" if missing else ""
-        raise UserError(f"{folder}: {len(missing)} of {len(shards)} shards are missing{named}; copy them")
+    if missing:
+        raise UserError(f"{folder}: {len(missing)} of {len(shards)} shards are missing ({missing[0]}); copy them")
     return tuple(folder / name for name in shards)
 
 

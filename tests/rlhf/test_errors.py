@@ -8,7 +8,7 @@ import tempfile
 
 import pytest
 
-from rlhf.errors import UserError, user_message
+from rlhf.errors import UserError, brief, user_message
 
 
 def system_error(number: int, path: str | None = None) -> OSError:
@@ -94,3 +94,21 @@ def test_a_file_name_cannot_break_the_line() -> None:
 @pytest.mark.parametrize("error", [ValueError("bug"), system_error(errno.ENOENT, "/runs/a"), KeyboardInterrupt()])
 def test_other_errors_have_no_message_for_the_user(error: BaseException) -> None:
     assert user_message(error) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("size mismatch for wte\nFor details look at the above report!", "ValueError: size mismatch for wte"),
+        ("For details look at the above report!\n  size mismatch for wte", "ValueError: size mismatch for wte"),
+        ("Validation error for field 'n':\n    TypeError: expected int", "ValueError: Validation error for field 'n': "
+         "TypeError: expected int"),
+        ("one\ntwo", "ValueError: one"),
+        ("look at the above report", "ValueError: look at the above report"),
+        (" \n", "ValueError: no details"),
+        ("a\x1b[2Jb\u2028c", "ValueError: a [2Jb"),
+        ("x" * 1000, "ValueError: " + "x" * 300),
+    ],
+)  # fmt: skip
+def test_a_foreign_error_is_quoted_by_the_line_that_says_the_reason(text: str, told: str) -> None:
+    assert brief(ValueError(text)) == told

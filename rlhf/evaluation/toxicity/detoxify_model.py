@@ -31,6 +31,8 @@ TOKENS_PER_BATCH = 2048
 """Padded tokens per batch.  Larger batches are not faster on a CPU because they exceed its caches."""
 TEXTS_AT_ONCE = 2048
 """Texts that are tokenized and sorted together.  The tokenizer needs at least a hundred bytes per token."""
+MAX_OUTPUTS = 1000
+"""Most outputs of a checkpoint; the released ones have up to 16."""
 LABEL_NAMES = {"toxic": "toxicity", "severe_toxic": "severe_toxicity", "identity_hate": "identity_attack"}
 """Label names of the first checkpoint, and those of later ones for the same labels."""
 OFFLINE = "--set toxicity.classifier=profanity-check, or your own toxicity.checkpoint, needs no download"
@@ -164,10 +166,10 @@ def read_detoxify(checkpoint: Path, sha256: str, encoder: Path, device: torch.de
         raise UserError(
             f"{checkpoint}: not a Detoxify checkpoint of plain data ({brief(error)}); name another toxicity.checkpoint"
         ) from error
-    if TOXICITY not in labels or len(labels) > outputs:
+    if TOXICITY not in labels or not len(labels) <= outputs <= MAX_OUTPUTS:
         raise UserError(
-            f"{checkpoint}: has {outputs} outputs for the labels {', '.join(labels)}; "
-            f"outputs must not be fewer than labels, and one label must be {TOXICITY}"
+            f"{checkpoint}: has {outputs} outputs for the labels {', '.join(labels)}; outputs must not be fewer than "
+            f"labels and at most {MAX_OUTPUTS}, and one label must be {TOXICITY}"
         )
     kind = transformers.AutoModelForSequenceClassification
     config = read_config(encoder, num_labels=outputs, id2label=None, label2id=None)

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertLMHeadModel
 
 from rlhf.config import ModelConfig
@@ -20,6 +20,7 @@ from rlhf.errors import UserError
 from rlhf.models.checks import read_model
 from rlhf.stage_config import ModelStage
 from rlhf.stages.prepare_model import prepare_model
+from tests.support.model_folders import as_pickle, edit_json, edit_tensors
 from tests.support.paths import SHARED
 from tests.support.tiny_models import tiny_model
 
@@ -30,27 +31,8 @@ def stage(**settings: object) -> ModelStage:
     return ModelStage(seed=0, model=ModelConfig.model_validate(settings))
 
 
-def as_pickle(folder: Path) -> Path:
-    """Replace the safetensors in `folder` by a pytorch_model.bin; returns its path."""
-    pickled = folder / "pytorch_model.bin"
-    torch.save(load_file(folder / "model.safetensors"), pickled)
-    (folder / "model.safetensors").unlink()
-    return pickled
-
-
 def cut_file(path: Path) -> None:
     os.truncate(path, 5000)
-
-
-def edit_json(path: Path, **changes: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-def edit_tensors(folder: Path, edit: Callable[[dict[str, torch.Tensor]], object]) -> Path:
-    tensors = load_file(folder / "model.safetensors")
-    edit(tensors)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
 
 
 def assert_same_model(source: Path, copy: Path) -> None:

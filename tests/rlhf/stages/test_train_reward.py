@@ -11,7 +11,8 @@ from typing import NamedTuple
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from tokenizers import pre_tokenizers
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config, GPT2ForSequenceClassification
 
 from rlhf.config import ModelConfig, RewardConfig
 from rlhf.errors import UserError
@@ -23,6 +24,7 @@ from rlhf.stages.train_reward import shuffle_labels, train_reward
 from rlhf.storage.files import read_jsonl
 from tests.support.stages import Stages, assert_same_files, undisturbed_and_killed
 from tests.support.tiny_inputs import tiny_inputs, write_request
+from tests.support.tiny_models import END
 
 SETTINGS = RewardConfig(
     epochs=4, batch_size=8, device_batch_size=4, learning_rate=1e-2, warmup_steps=2, checkpoint_every=3
@@ -151,6 +153,48 @@ def test_a_pickle_without_a_tokenizer_gets_that_of_the_base_model(tmp_path: Path
         for folder in (tmp_path / "out" / "model", tmp_path / "expected")
     ]
     torch.testing.assert_close(scores[0], scores[1])
+
+
+def gpt2_reward_model(folder: Path, rows: int, vocabulary: int | None) -> Path:
+    """A reward model of `rows` embeddings; its tokenizer, of `vocabulary` entries, is in GPT-2's first layout."""
+    config = GPT2Config(vocab_size=rows, n_embd=32, n_layer=1, n_head=4, n_positions=128, num_labels=1, pad_token_id=0)
+    torch.manual_seed(0)
+    GPT2ForSequenceClassification(config).save_pretrained(folder)
+    if vocabulary is not None:
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        tokens = [END, *alphabet, *(f"word{number}" for number in range(vocabulary - len(alphabet) - 1))]
+        (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
+        (folder / "merges.txt").write_text("#version: 0.2\n")
+    return folder
+
+
+@pytest.mark.parametrize("rows", [300, 400], ids=["fewer rows than the base", "more rows than the base"])
+def test_an_imported_model_keeps_its_own_tokenizer(tmp_path: Path, rows: int) -> None:
+    """In GPT-2's first layout there is no tokenizer.json.  Ids by hand: `a` is alone in the alphabet, no merges."""
+    source = gpt2_reward_model(tmp_path / "published", rows, vocabulary=300)
+    train_reward(CONFIG, tiny_inputs(tmp_path) | {"source": source}, tmp_path / "out")
+    tokenizer = load_tokenizer(tmp_path / "out" / "model")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    assert tokenizer("abc").input_ids == [1 + alphabet.index(letter) for letter in "abc"]
+    assert tokenizer.vocab_size == 300
+
+
+def test_an_imported_model_with_too_few_embeddings_for_the_tokenizer_is_refused(tmp_path: Path) -> None:
+    inputs = tiny_inputs(tmp_path)
+    source = gpt2_reward_model(tmp_path / "published", 290, vocabulary=None)
+    with pytest.raises(UserError, match=r"the tokenizer's ids go up to 319, but the model has 290 embeddings"):
+        train_reward(CONFIG, inputs | {"source": source}, tmp_path / "out")
+    gpt2_reward_model(source, 290, vocabulary=300)
+    with pytest.raises(UserError, match=r"the tokenizer's ids go up to 299, but the model has 290 embeddings"):
+        train_reward(CONFIG, inputs | {"source": source}, tmp_path / "out")
+
+
+def test_the_cache_is_in_use_as_in_the_base_model(trained: TrainedRun) -> None:
+    base, own = (
+        json.loads((folder / "model" / "config.json").read_text())["use_cache"]
+        for folder in (trained.inputs["model"], trained.output)
+    )
+    assert base is own is True
 
 
 def test_no_pairs_is_a_user_error(tmp_path: Path) -> None:

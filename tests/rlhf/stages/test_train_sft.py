@@ -73,6 +73,8 @@ def test_a_run_learns_to_respond_and_to_stop(tmp_path: Path) -> None:
     assert metrics["steps"] == 20  # 40 rows, 8 to a step, 4 epochs
     assert metrics["validation_loss_last"] < metrics["validation_loss_first"] - 2
 
+    assert json.loads((inputs["model"] / "model" / "config.json").read_text())["use_cache"] is True
+    assert json.loads((tmp_path / "out" / "model" / "config.json").read_text())["use_cache"] is True
     tokenizer = load_tokenizer(tmp_path / "out" / "model")
     model = load_causal_lm(tmp_path / "out" / "model", "float32")
     prompt = encode_prompt(tokenizer, "\n\nHuman: rice eggs?\n\nAssistant:")
