@@ -30,7 +30,8 @@ def expand_home(path: str) -> str:
     except RuntimeError as error:
         user = path.partition("/")[0]
         raise UserError(
-            f"{path}: {user} is no home folder ({error}); write the path out, or ./{path} for this name"
+            f"{path}: {user} is no home folder ({error}); set HOME if it is yours, or write the path out "
+            f"(./{path} for a folder of this name)"
         ) from error
 
 

@@ -114,7 +114,10 @@ def _explain(problem: Any) -> str:
         known = list(section.model_fields) if section else []
         return f"unknown setting {name}{_did_you_mean(path[-1], known)}; known settings are {', '.join(known)}"
     message = RULES.get(problem["type"]) or one_line(problem["msg"].removeprefix("Value error, "))
-    return f"{name} ({_input(problem['input'])}): {message}" if name else message
+    if not name:
+        return message
+    value = problem["input"]
+    return f"{name}: {message}" if isinstance(value, dict) else f"{name} ({_input(value)}): {message}"
 
 
 def _path(location: Sequence[str | int]) -> list[str]:
