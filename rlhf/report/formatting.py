@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from markupsafe import Markup
+
+from rlhf.data.invisible import escape_invisible
+
+
+def show_text(value: object) -> object:
+    """What a template writes for `value`: text with the codes of invisible characters, anything else as it is."""
+    return escape_invisible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
 
 def format_number(value: float, digits: int) -> str:
     """`value` with `digits` decimals, thousands separators and a true minus sign; no minus before zeros only."""

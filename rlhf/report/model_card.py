@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from rlhf.config import RunConfig, Settings
 from rlhf.report.claims import lead
-from rlhf.report.formatting import format_significant
+from rlhf.report.formatting import format_significant, show_text
 from rlhf.report.page import TEMPLATES
 from rlhf.results.headline import headline_metrics
 from rlhf.results.schema import CONFIG, MODEL, RESULTS, Results
@@ -33,6 +33,7 @@ def model_card(results: Results, config: ExportStage) -> str:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=select_autoescape(),  # escapes only HTML templates; the card is Markdown
+        finalize=show_text,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rlhf.data.dialogues import split_turns
-from rlhf.data.invisible import escape_invisible
 from rlhf.evaluation import reward_hacking
 from rlhf.report import formatting
 from rlhf.report.claims import JUDGE_NAMES, caveats, endpoint_rows, lead
@@ -55,16 +54,16 @@ def render_report(results: Results, report_data: ReportData) -> str:
 
 
 def make_environment() -> Environment:
-    """Jinja environment of the templates: HTML is escaped, undefined names raise an error."""
+    """Jinja environment of the templates: HTML and invisible characters are escaped, undefined names raise an error."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
+        finalize=formatting.show_text,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "escape_invisible": escape_invisible,
         "turns": split_turns,
         "format_number": format_number,
         "format_signed": format_signed,

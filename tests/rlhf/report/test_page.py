@@ -6,10 +6,13 @@ import base64
 import hashlib
 import re
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
+from pydantic import BaseModel, ValidationError
 
 from rlhf.data.dialogues import Turn, split_turns
+from rlhf.data.invisible import escape_invisible
 from rlhf.evaluation.human_preference import evaluate
 from rlhf.evaluation.verdict import complete
 from rlhf.report.claims import caveats, lead
@@ -25,6 +28,8 @@ from tests.support.judgements import key, prefers, responses
 from tests.support.results_fixture import HOSTILE, fake_config, fake_run
 
 MINUS = "\N{MINUS SIGN}"
+HIDDEN = "\u00ad\u202e\U000e0041\u115f\x1b[31m"
+RecordType = TypeVar("RecordType", bound=BaseModel)
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +189,38 @@ def test_hostile_text_is_text(page: str) -> None:
     assert "</div><script>document.title = 'taken'</script><img src=https://example.org/x" in elements.text
     assert "{{ 7 * 7 }} ⟨U+202E⟩evil⟨U+0000⟩⟨U+001B⟩[31m" in elements.text
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", page)
+
+
+def with_hidden_text(record: RecordType) -> RecordType:
+    """The record with invisible characters at the end of every text that may be any text; the plots are our own."""
+    changed: list[tuple[str | int, ...]] = []
+
+    def add(value: Any, place: tuple[str | int, ...]) -> Any:
+        if isinstance(value, dict):
+            return {name: add(item, (*place, name)) for name, item in value.items()}
+        if isinstance(value, list):
+            return [add(item, (*place, number)) for number, item in enumerate(value)]
+        if isinstance(value, str) and place not in fixed and place[-1] != "svg":
+            changed.append(place)
+            return value + HIDDEN
+        return value
+
+    content, fixed = record.model_dump(mode="json"), set[tuple[str | int, ...]]()
+    try:
+        type(record).model_validate(add(content, ()))
+    except ValidationError as error:
+        fixed |= {tuple(part["loc"]) for part in error.errors()}
+    changed.clear()
+    hidden = type(record).model_validate(add(content, ()))
+    assert len(changed) > 20
+    return hidden
+
+
+def test_invisible_characters_are_shown_wherever_they_come_from(results: Results, artifact: Path) -> None:
+    report_data = ReportData.model_validate_json((artifact / "report_data.json").read_bytes())
+    text = render_report(with_hidden_text(results), with_hidden_text(report_data))
+    assert escape_invisible(text) == text
+    assert text.count("⟨U+00AD⟩⟨U+202E⟩⟨U+E0041⟩⟨U+115F⟩⟨U+001B⟩[31m") > 20
 
 
 def test_the_page_references_nothing_external(page: str) -> None:
