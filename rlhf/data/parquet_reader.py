@@ -18,8 +18,6 @@ WORTH_THREADS = 100
 """Rows in a batch from which on several threads read faster than one."""
 BATCH_BYTES = 2**30
 """Bound on the texts of one column in a batch.  A text that is stored once may stand in every row."""
-MAX_LIST_LENGTH = 1000
-"""Mean length of lists beyond which a file is refused: many equal values take hardly any space in a file."""
 
 
 def column_names(path: Path) -> list[str]:
@@ -39,7 +37,7 @@ def parquet_rows(path: Path, fields: Sequence[str]) -> Iterator[Row]:
         file = parquet.ParquetFile(path)
     with file:
         with _damage_named(path, number):
-            rows_at_once = _batch_rows(path, file, fields)
+            rows_at_once = _batch_rows(file.metadata)
         use_threads = rows_at_once >= WORTH_THREADS
         batches = file.iter_batches(rows_at_once, columns=list(fields), use_threads=use_threads)
         while True:
@@ -65,22 +63,12 @@ def _damage_named(path: Path, rows_read: int) -> Iterator[None]:
         ) from error
 
 
-def _batch_rows(path: Path, file: parquet.ParquetFile, fields: Sequence[str]) -> int:
+def _batch_rows(metadata: parquet.FileMetaData) -> int:
     """How many rows are read at once, so that their texts take at most BATCH_BYTES."""
-    largest = 1
-    for number in range(file.metadata.num_row_groups):
-        group = file.metadata.row_group(number)
-        for column in (group.column(index) for index in range(group.num_columns)):
-            name = column.path_in_schema
-            if not any(name == field or name.startswith(f"{field}.") for field in fields):
-                continue
-            if column.num_values > group.num_rows * MAX_LIST_LENGTH:
-                raise UserError(
-                    f"{path}: column {name!a} has {column.num_values} values in {group.num_rows} rows; give rows with "
-                    f"at most {MAX_LIST_LENGTH} each"
-                )
-            largest = max(largest, column.total_uncompressed_size)
-    return max(1, min(BATCH_ROWS, BATCH_BYTES // largest))
+    # Not from the metadata of single columns: if they are damaged, pyarrow ends the process.
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    largest = max((group.total_byte_size for group in groups), default=1)
+    return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, largest)))
 
 
 def _rows(batch: pyarrow.RecordBatch) -> Iterator[Row]:

@@ -175,14 +175,6 @@ def test_texts_that_are_no_utf8_make_only_their_rows_unreadable(tmp_path: Path) 
     ]
 
 
-def test_a_list_of_very_many_equal_values_is_an_error(tmp_path: Path) -> None:
-    offsets = pyarrow.array([0, 2_000_000], pyarrow.int32())
-    choices = pyarrow.ListArray.from_arrays(offsets, repeated("x", 2_000_000))
-    parquet.write_table(pyarrow.table({"choices": choices}), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match=r"column 'choices\.list\.element' has 2000000 values in 1 rows"):
-        list(parquet_rows(tmp_path / "a.parquet", ("choices",)))
-
-
 @pytest.mark.timeout(60)
 def test_empty_rows_are_counted(tmp_path: Path) -> None:
     nothing = pyarrow.nulls(100_000, pyarrow.string())

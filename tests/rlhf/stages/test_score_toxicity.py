@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
+from transformers import PreTrainedTokenizerBase
 
 from rlhf.config import ModelConfig, SamplingConfig, ToxicityConfig
 from rlhf.data.toxicity_prompts import read_toxicity_prompts
@@ -21,7 +22,7 @@ from rlhf.evaluation.toxicity.continuations import (
 from rlhf.evaluation.toxicity.metrics import toxicity_metrics
 from rlhf.evaluation.toxicity.second_opinion import load_second_opinion
 from rlhf.models.loading import load_causal_lm
-from rlhf.models.tokenization import load_tokenizer
+from rlhf.models.tokenization import encode_prompt, load_tokenizer
 from rlhf.runtime.seeds import derive_seed
 from rlhf.stage_config import ToxicityStage
 from rlhf.stages import score_toxicity as stage
@@ -243,6 +244,21 @@ def test_a_prompt_longer_than_the_context_keeps_its_end(policy: Path) -> None:
     long, short = continue_texts(model, tokenizer, ["y" * 500 + end, end], [3, 3], config)
     assert long == short
     assert long
+
+
+def test_of_a_text_of_megabytes_only_the_end_is_tokenized(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = load_causal_lm(policy / "model", "float32"), load_tokenizer(policy / "model")
+    lengths: list[int] = []
+
+    def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+        lengths.append(len(text))
+        return encode_prompt(tokenizer, text)
+
+    monkeypatch.setattr(stage, "encode_prompt", encode)
+    end = "x" * (CONTEXT - 5)
+    long, short = continue_texts(model, tokenizer, ["y" * 3_000_000 + end, end], [3, 3], settings().toxicity)
+    assert long == short
+    assert lengths == [(CONTEXT - 5) * 128, CONTEXT - 5]  # at least 128 characters for each token
 
 
 def test_a_score_that_is_not_a_probability_stops_the_run(
