@@ -87,5 +87,6 @@ AWKWARD = {
     "direction": " safe \u202egnp.exe\u2066 \u200f",
     "long": " " + "word " * 2000,
     "empty": "",
+    "hidden": " pay\u00adpal\U000e0041\u115f\u2800 👩\u200d🔬",
     "broken": " half \ud83d a pair \x00 and \x1b[31m",
 }

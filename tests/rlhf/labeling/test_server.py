@@ -104,6 +104,7 @@ def test_awkward_text_is_sent_as_text(tmp_path: Path) -> None:
         assert AWKWARD["script"].strip() in texts
         assert AWKWARD["liquid"].strip() in texts
         assert "safe ⟨U+202E⟩gnp.exe⟨U+2066⟩ ⟨U+200F⟩" in texts
+        assert "pay⟨U+00AD⟩pal⟨U+E0041⟩⟨U+115F⟩⟨U+2800⟩ 👩\u200d🔬" in texts
         assert AWKWARD["long"].strip() in texts
         assert "" in texts
         assert "half \ufffd a pair ⟨U+0000⟩ and ⟨U+001B⟩[31m" in texts
