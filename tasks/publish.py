@@ -18,8 +18,8 @@ from rlhf.report.model_card import refresh_card
 from rlhf.report.plot_images import image_uri
 from rlhf.report.summary import metrics_table, stage_table, summary
 from rlhf.results.schema import CONFIG, LABELS, MODEL, REPORT, RESULTS, ReportData, Results, StageRow
-from rlhf.runs.published import read_report_data, write_with_stage_times
-from rlhf.storage.files import copy_model, write_atomically
+from rlhf.runs.published import publishing, read_report_data, write_with_stage_times
+from rlhf.storage.files import copy_folder, write_atomically
 from tasks.run import Run
 from tasks.stage import StageFuture
 
@@ -49,11 +49,11 @@ def publish(run: Run, other_stages: list[StageFuture], results: StageFuture, exp
     run.folder.mkdir(parents=True, exist_ok=True)
     artifact, model = (run.store.folder(stage.name, stage.fingerprint) for stage in (results, exported_model))
     report, results_path = run.folder / REPORT, run.folder / RESULTS
-    with run.store.local_copies([artifact, model]):
+    with run.store.local_copies([artifact, model]), publishing(run.folder):
         run.store.pull(run.folder, [LABELS])
         write_with_stage_times(artifact, rows, results_path, report)
         write_atomically(run.folder / CONFIG, run.config.model_dump_json(indent=2))
-        copy_model(model / MODEL, run.folder / MODEL)
+        copy_folder(model / MODEL, run.folder / MODEL)
         refresh_card(run.folder)
         show(Results.model_validate_json(results_path.read_bytes()), read_report_data(artifact))
     remote_uri = run.store.push(run.folder, [REPORT, RESULTS, CONFIG])

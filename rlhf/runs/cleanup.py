@@ -25,7 +25,7 @@ from rlhf.results.schema import CONFIG, LABELS, REPORT, RESULTS
 from rlhf.runtime.stage import StageRequest
 from rlhf.stage_config import STAGES
 from rlhf.storage.artifacts import LOG, MANIFEST, REQUEST, RUN_LOCK, STAGE_LOCK, STAT_CACHE, parse_manifest
-from rlhf.storage.files import REMOVED, locked, write_atomically
+from rlhf.storage.files import PUBLISH_LOCK, REMOVED, locked, write_atomically
 from rlhf.storage.s3 import MAX_SMALL_BYTES, S3, Bucket, TooLargeError
 from rlhf.storage.s3_store import ARTIFACTS, INPUTS, LEASES, MACHINE, REMOTE_MANIFEST, UNFINISHED
 from rlhf.storage.untrusted import MalformedJsonError, parse_json, read_regular_file
@@ -278,7 +278,7 @@ def _files_of_runs(location: Location, names: list[str]) -> Iterator[tuple[str, 
 def _owner_of_bookkeeping(location: Location, name: str) -> FileOwner | None:
     """The owner of a record, lock, comparison or leftover of a removal; None for any other file."""
     match name.split("/"):
-        case [file] if fnmatch(file, COMPARISON):
+        case [file] if fnmatch(file, COMPARISON) or fnmatch(file, f".*{PUBLISH_LOCK}"):
             return FileOwner()
         case [folder, file] if folder == RECORDS:
             return _owner_of_record(location, file)
@@ -356,7 +356,7 @@ def _removed_last(name: str) -> bool:
 
 def _require_idle(folder: LocalLocation, names: Iterable[str]) -> None:
     for name in names:
-        if name.endswith((f"/{STAGE_LOCK}", RUN_LOCK)) or name.startswith(f"{LEASES}/"):
+        if name.endswith((f"/{STAGE_LOCK}", RUN_LOCK, PUBLISH_LOCK)) or name.startswith(f"{LEASES}/"):
             try:
                 with locked(folder.path / name, wait=False):
                     pass

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from rlhf.errors import UserError
 from rlhf.evaluation.verdict import complete
@@ -25,12 +26,17 @@ from rlhf.results.schema import (
     StageRow,
 )
 from rlhf.storage.artifacts import Store, verify
-from rlhf.storage.files import write_atomically
+from rlhf.storage.files import PUBLISH_LOCK, locked_when_free, write_atomically
+from rlhf.storage.s3 import MAX_SMALL_BYTES
 from rlhf.storage.s3_store import open_store
+from rlhf.storage.untrusted import read_regular_file
 
 LABELING = "export_labeling_manifest"
 READ_BY_IMPORT = "aggregate_results"
 """The stage whose artifact a label import reads, besides that of the pairs."""
+
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -75,12 +81,10 @@ def find_run(workspace: str, name: str | None) -> FinishedRun:
         raise UserError(f"{workspace}: no finished run {run_name}; there are {', '.join(names) or 'none'}")
     folder = store.run_folder(run_name)
     store.pull(folder, [RESULTS, CONFIG, LABELS])
-    try:
-        results = Results.model_validate_json((folder / RESULTS).read_bytes())
-    except ValidationError as error:
-        raise UserError(
-            f"{folder / RESULTS}: written by another version; `rlhf run PROFILE --name {run_name}` rebuilds it"
-        ) from error
+    results = _read(Results, folder / RESULTS, run_name)
+    stages = {stage.name for stage in results.stages}
+    if READ_BY_IMPORT not in stages or LABELING not in results.lineage.fingerprints:
+        raise UserError(f"{folder / RESULTS}: names no {READ_BY_IMPORT} or {LABELING}; {_remedy(run_name)}")
     return FinishedRun(folder, store, results)
 
 
@@ -99,10 +103,17 @@ def open_run(workspace: str, name: str | None) -> Iterator[FinishedRun]:
         yield run
 
 
+@contextmanager
+def publishing(folder: Path) -> Iterator[None]:
+    """Keep others from publishing in a run's folder inside the `with` block, so that its files belong together."""
+    with locked_when_free(folder.with_name(f".{folder.name}{PUBLISH_LOCK}"), lambda: None):
+        yield
+
+
 def results_artifact(run: FinishedRun) -> Path:
     """Folder of the run's aggregate_results artifact.  Raises UserError if it is not intact."""
-    fingerprint = next(stage.fingerprint for stage in run.results.stages if stage.name == "aggregate_results")
-    artifact = run.store.folder("aggregate_results", fingerprint)
+    fingerprint = next(stage.fingerprint for stage in run.results.stages if stage.name == READ_BY_IMPORT)
+    artifact = run.store.folder(READ_BY_IMPORT, fingerprint)
     if problems := verify(artifact):
         raise UserError(f"{'; '.join(problems)}; `rlhf run PROFILE --name {run.folder.name}` rebuilds it")
     return artifact
@@ -111,8 +122,9 @@ def results_artifact(run: FinishedRun) -> Path:
 def rebuild_report(run: FinishedRun) -> None:
     """Write results.json, report.html and model card again, with imported labels; also to S3 if they are there."""
     artifact = results_artifact(run)
-    write_with_stage_times(artifact, run.results.stages, run.folder / RESULTS, run.folder / REPORT)
-    refresh_card(run.folder)
+    with publishing(run.folder):
+        write_with_stage_times(artifact, run.results.stages, run.folder / RESULTS, run.folder / REPORT)
+        refresh_card(run.folder)
     run.store.push(run.folder, [name for name in (LABELS, REPORT, RESULTS) if (run.folder / name).exists()])
 
 
@@ -127,9 +139,9 @@ def write_with_stage_times(artifact: Path, stages: list[StageRow], results_path:
 
     Labels that were imported for the same pairs, next to the results, are included.
     """
-    results = Results.model_validate_json((artifact / RESULTS).read_bytes())
+    results = _read(Results, artifact / RESULTS)
     report_data = read_report_data(artifact)
-    labeling_task = results.lineage.fingerprints["export_labeling_manifest"]
+    labeling_task = results.lineage.fingerprints[LABELING]
     labels = read_labels(results_path.parent, labeling_task)
     people = labels.evaluation if labels is not None else results.human_evaluation
     completed = complete(results.model_copy(update={"stages": stages}), people)
@@ -137,14 +149,27 @@ def write_with_stage_times(artifact: Path, stages: list[StageRow], results_path:
 
 
 def read_report_data(artifact: Path) -> ReportData:
-    """Plots and texts of a finished aggregate_results `artifact`."""
-    return ReportData.model_validate_json((artifact / REPORT_DATA).read_bytes())
+    """Plots and texts of a finished aggregate_results `artifact`.  Raises UserError if another version wrote them."""
+    return _read(ReportData, artifact / REPORT_DATA)
+
+
+def _read(kind: type[ModelT], path: Path, run: str = "RUN") -> ModelT:
+    try:
+        return kind.model_validate_json(read_regular_file(path, MAX_SMALL_BYTES))
+    except ValidationError as error:
+        raise UserError(f"{path}: damaged or written by another version; {_remedy(run)}") from error
+
+
+def _remedy(run: str) -> str:
+    return f"`rlhf run PROFILE --name {run}` rebuilds it"
 
 
 def read_labels(folder: Path, labeling_task: str) -> ImportedLabels | None:
     """Labels imported for the pairs with this fingerprint, or None if there are none."""
     try:
-        labels = ImportedLabels.model_validate_json((folder / LABELS).read_bytes())
-    except (FileNotFoundError, ValidationError):
-        return None
+        labels = _read(ImportedLabels, folder / LABELS)
+    except UserError as error:
+        if isinstance(error.__cause__, FileNotFoundError | ValidationError):
+            return None
+        raise
     return labels if labels.labeling_task == labeling_task else None

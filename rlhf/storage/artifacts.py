@@ -246,7 +246,8 @@ class Store:
 
     def runs(self, published: str) -> list[str]:
         """Names of the runs that have published a file of this name."""
-        return sorted(path.parent.name for path in self.root.parent.glob(f"*/{published}"))
+        names = [path.parent.name for path in self.root.parent.glob(f"*/{published}")]
+        return sorted(name for name in names if is_plain_name(name))
 
     def pull(self, _folder: Path, _names: Iterable[str], /) -> None:
         """Download the named files of a run's folder.  A no-op for local workspaces."""

@@ -20,9 +20,10 @@ from rlhf.storage.untrusted import path_inside
 
 REMOVED = ".removed-"
 """Start of the names of folders that are being removed, next to where they were."""
+PUBLISH_LOCK = ".publish"
+"""End of the name of the file, next to a run's folder, that is locked while its results are published."""
 FICLONE = 0x40049409
 """Request number of Linux (ioctl_ficlone(2)): let a file share the blocks of another."""
-COPY_BYTES = 2**23
 WAIT_SECONDS = 0.2
 """Time between two attempts to get a lock."""
 
@@ -167,23 +168,23 @@ def copy_model(source: Path, folder: Path) -> None:
             link_or_copy(file, new / file.name)
 
 
-def publish_folder(source: Path, folder: Path) -> None:
+def copy_folder(source: Path, folder: Path) -> None:
     """Replace `folder` by a copy of `source`, a folder of files, in which the user may edit anything.
 
-    Copies share their blocks where the file system can do so.  Of runs that publish at once, one comes after the
-    other.  Raises UserError for a link in `source` that leads out of it.
+    Copies share their blocks where the file system can do so.  Raises UserError for a link in `source` that leads out
+    of it.
     """
-    with locked_when_free(folder.with_name(f".{folder.name}.lock"), lambda: None), replace_folder(folder) as new:
+    with replace_folder(folder) as new:
         for name in sorted(path.name for path in source.iterdir()):
-            _copy_file(path_inside(source, name), new / name)
+            _clone_or_copy(path_inside(source, name), new / name)
 
 
-def _copy_file(source: Path, target: Path) -> None:
-    with source.open("rb") as reader, target.open("wb") as writer:
-        try:
+def _clone_or_copy(source: Path, target: Path) -> None:
+    try:
+        with source.open("rb") as reader, target.open("wb") as writer:
             fcntl.ioctl(writer, FICLONE, reader.fileno())
-        except OSError:  # a file system without shared blocks, or another one
-            shutil.copyfileobj(reader, writer, COPY_BYTES)
+    except OSError:  # a file system without shared blocks, or another one
+        shutil.copyfile(source, target)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -180,6 +180,7 @@ def test_what_a_killed_run_left_besides_artifacts_is_removed(workspace: Path) ->
     leftovers = [
         f"artifacts/export_model/.{TWO}.run",
         f"artifacts/export_model/.removed-{'c' * 32}/model/model.safetensors",
+        ".first.publish",
     ]
     write(workspace, *leftovers)
     assert leftovers[0] in plan_cleanup(LocalLocation(workspace), "first").removable
