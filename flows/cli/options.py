@@ -7,9 +7,13 @@ from typing import Annotated
 
 import typer
 
+from rlhf.errors import UserError
+
 
 def _home_expanded(folder: str) -> str:
     """The folder as the shell would have given it, which leaves `--workspace=~/runs` as it is."""
+    if not folder:
+        raise UserError("--workspace: must not be empty; name a folder, . for the current one")
     if not folder.startswith("~"):
         return folder
     from rlhf.config import expand_home

@@ -11,6 +11,7 @@ S3 holds are evicted, the least recently used first; artifacts in use are never 
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import socket
@@ -64,6 +65,20 @@ def open_s3_store(uri: str) -> S3Store:
 def open_store(workspace: str) -> Store:
     """The artifacts of a workspace: a folder or s3://bucket/prefix."""
     return open_s3_store(workspace) if workspace.startswith(S3) else Store(Path(expand_home(workspace)) / ARTIFACTS)
+
+
+def cache_limit() -> float:
+    """Bytes that the cache may have.  Raises UserError if RLHF_CACHE_GB is no such number."""
+    configured = os.environ.get(CACHE_GB) or DEFAULT_CACHE_GB
+    try:
+        limit = float(configured) * GIGABYTE
+    except ValueError:
+        limit = math.nan
+    if not limit >= 0:
+        raise UserError(
+            f"the environment variable {CACHE_GB} ({configured!r}) must be a number of gigabytes, 0 or more"
+        )
+    return limit
 
 
 class S3Store(Store):
@@ -224,6 +239,7 @@ class S3Store(Store):
 
     def require_writable(self) -> None:
         """Raise UserError if objects below the URI, or the cache, cannot be read, written and removed."""
+        cache_limit()
         probe = f".probe-{uuid4().hex}"
         self.bucket.sizes(INPUTS)
         self.bucket.write(probe, b"")
@@ -232,7 +248,7 @@ class S3Store(Store):
 
     def evict(self) -> None:
         """Remove unused artifacts that S3 holds from the cache, least recently used first, down to its limit."""
-        limit = float(os.environ.get(CACHE_GB, DEFAULT_CACHE_GB)) * GIGABYTE
+        limit = cache_limit()
         sizes = {
             self.artifact_key(path.parent): sum(record.size for record in manifest.files.values())
             for part in (ARTIFACTS, INPUTS)
@@ -253,7 +269,15 @@ class S3Store(Store):
         names = self.bucket.sizes(ARTIFACTS).keys()
         keys = sorted({"/".join([ARTIFACTS, *name.split("/")[:2]]) for name in names})
         finished = {f"{ARTIFACTS}/{name.removesuffix(f'/{MANIFEST}')}" for name in names}
-        return {f"{self.bucket.uri}/{key}": self._verify_bytes(key) if key in finished else None for key in keys}
+        odd = [key for key in keys if not is_plain_path(key)]
+        return {
+            **{f"{self.bucket.uri}/{key!r}": ["not a plain path; remove these objects"] for key in odd},
+            **{
+                f"{self.bucket.uri}/{key}": self._verify_bytes(key) if key in finished else None
+                for key in keys
+                if key not in odd
+            },
+        }
 
     def _verify_bytes(self, key: str) -> list[str]:
         content = self._manifest_bytes(key)
@@ -347,7 +371,8 @@ class S3Store(Store):
                     if self._manifest_bytes(key) != content:
                         continue  # it was replaced during the download
                     self.bucket.remove([f"{key}/{MANIFEST}"])
-                    raise UserError(f"{error}; it now counts as unfinished: run again to rebuild it") from error
+                    problems = "; ".join(str(error).splitlines())
+                    raise UserError(f"{problems}; it now counts as unfinished: run again to rebuild it") from error
                 folder.mkdir(parents=True, exist_ok=True)
                 write_atomically(folder / MANIFEST, content)
                 write_atomically(folder / REMOTE_MANIFEST, content)

@@ -82,6 +82,13 @@ def test_a_name_with_markup_is_shown_as_it_is() -> None:
     assert (shown.exit_code, shown.output.splitlines()[0].strip()) == (0, "[red]a[bold] on cpu, 1 processes")
 
 
+def test_an_empty_workspace_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = CliRunner().invoke(cli.app, ["clean", "--workspace="])
+    assert isinstance(outcome.exception, UserError)
+    assert str(outcome.exception).startswith("--workspace: must not be empty")
+
+
 def test_a_workspace_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"file: not a folder; name another one with --workspace"):

@@ -22,7 +22,7 @@ from rlhf.errors import UserError
 from rlhf.storage import s3_transfer
 from rlhf.storage.artifacts import MANIFEST, record_files, verify
 from rlhf.storage.s3 import ATTEMPTS, Bucket, parse_uri
-from rlhf.storage.s3_store import S3Store
+from rlhf.storage.s3_store import S3Store, cache_limit
 from rlhf.storage.s3_transfer import DamagedError, download, part_bytes, upload
 from tests.support.artifacts import finish
 from tests.support.s3_server import Fault, Faults, faulty, s3_server
@@ -394,3 +394,16 @@ def test_retries_end(first: S3Store, faults: Faults, tmp_path: Path) -> None:
         download(first.bucket, "x", {SMALL: files[SMALL]}, tmp_path / "copy")
     assert len(faults.requests) == ATTEMPTS
     assert not (tmp_path / "copy" / s3_transfer.INCOMING).exists()
+
+
+@pytest.mark.parametrize("limit", ["nan", "-1", "many", "10 GB"])
+def test_a_limit_of_the_cache_that_is_no_size_evicts_nothing(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    monkeypatch.setenv("RLHF_CACHE_GB", limit)
+    with pytest.raises(UserError, match=r"RLHF_CACHE_GB \('.*'\) must be a number of gigabytes, 0 or more"):
+        cache_limit()
+
+
+@pytest.mark.parametrize(("limit", "size"), [("0", 0), ("0.5", 5e8), ("", 200e9), ("inf", float("inf"))])
+def test_the_limit_of_the_cache_is_in_gigabytes(monkeypatch: pytest.MonkeyPatch, limit: str, size: float) -> None:
+    monkeypatch.setenv("RLHF_CACHE_GB", limit)
+    assert cache_limit() == size
