@@ -101,11 +101,11 @@ def results_table(results: Results) -> Table:
         rate = judge.length_controlled_win_rate
         low, high = rate.ci95
         table.add_row(
-            f"win rate by {judge.name}, at equal length", "", f"{rate.mean:.3f}", f"({low:.3f} to {high:.3f})"
+            escape(f"win rate by {judge.name}, at equal length"), "", f"{rate.mean:.3f}", f"({low:.3f} to {high:.3f})"
         )
     table.add_row("accuracy of the optimized reward model", "", f"{results.reward_model.accuracy:.3f}", "")
     table.add_row("human evaluation", "", results.human_evaluation.status, "")
-    table.caption = results.verdict.headline
+    table.caption = escape(results.verdict.headline)
     return table
 
 

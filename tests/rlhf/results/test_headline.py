@@ -49,3 +49,12 @@ def test_every_table_lists_them(results: Results) -> None:
     for metric in metrics:
         assert metric.name in text
     assert "+2.0 (+2.0 to +2.0)" in text
+
+
+def test_the_table_shows_the_name_of_a_judge_as_it_is(results: Results) -> None:
+    [first, *_] = results.judges
+    named = results.model_copy(update={"judges": [first.model_copy(update={"name": "[/red]judge[bold]"})]})
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(results_table(named))
+    assert "win rate by [/red]judge[bold], at equal length" in capture.get()
