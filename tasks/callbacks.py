@@ -11,7 +11,8 @@ import httpx
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 
-from tasks.launch import Progress, StageCallbacks
+from tasks.launch import StageCallbacks
+from tasks.messages import Progress
 
 UI_SECONDS = 5.0
 """Minimum time between two updates of a progress bar in the Prefect UI."""
@@ -42,7 +43,7 @@ def ui_callbacks(label: str) -> StageCallbacks:
     def on_progress(progress: Progress) -> None:
         for display in attached_displays:
             display.progress(label, progress)
-        percent = 100.0 * progress.done / max(1, progress.total)
+        percent = min(100.0, 100.0 * progress.done / max(1, progress.total))
         now = time.monotonic()
         artifact, updated = artifacts.get(progress.phase, (None, -UI_SECONDS))
         if now - updated < UI_SECONDS and progress.done < progress.total:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shlex
 import signal
@@ -11,22 +10,31 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict
 
 import deployments
+import rlhf
 from rlhf.config import ComputeConfig
 from rlhf.errors import UserError
-from rlhf.runtime.stage import TRACKER, TRACKER_FOLDER, StageRequest
+from rlhf.runtime.stage import CODE, TRACKER, TRACKER_FOLDER, StageRequest
 from rlhf.storage.artifacts import LOG, REQUEST
 from rlhf.storage.files import write_atomically
-from tasks.process_group import kill_after, signal_group, start_group
+from tasks.environment import (
+    forget_launchers,
+    isolate,
+    name_unknown_user,
+    reach_loopback_directly,
+    restore_hidden_proxies,
+)
+from tasks.messages import Note, Progress, StageError, read_messages
+from tasks.process_group import ask_to_end, start_group, wait_for_end
 from tasks.trlx_environment import ACCELERATE_CONFIG_GPU, import_path, trlx_python
 
 GRACE_SECONDS = 30.0
@@ -35,20 +43,12 @@ RENDEZVOUS_PORT = "29500"
 """Port on which machine 0 waits for the others, unless compute.main_address names one."""
 TAIL_LINES = 20
 """Number of lines at the end of the log that an error quotes."""
+TAIL_CHARACTERS = 2000
+"""How much of such a line is quoted."""
 
 
 class StageFailedError(RuntimeError):
     """A stage failed, and not because of the user's input."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Progress of one phase of a stage."""
-
-    phase: str
-    done: int
-    total: int
-    metrics: dict[str, float]
 
 
 class RemoteWorkspace(BaseModel):
@@ -104,7 +104,8 @@ def stage_command(job: StageJob, machine_rank: int = 0) -> list[str]:
     `machine_rank` counts the machines of a stage from 0; machine 0 holds rank 0, which writes the artifact.
     Raises UserError if the accelerate configuration or the trlx environment is missing.
     """
-    stage_arguments = ["-m", job.module, "--config", str(job.output / REQUEST), "--output", str(job.output)]
+    output = job.output.absolute()
+    stage_arguments = ["-m", job.module, "--config", str(output / REQUEST), "--output", str(output)]
     if not job.needs_gpu:
         return [sys.executable, *stage_arguments]
     compute = job.compute
@@ -151,42 +152,63 @@ def launch_stage(job: StageJob, callbacks: StageCallbacks) -> None:
     command = stage_command(job)
     job.output.mkdir(parents=True, exist_ok=True)
     write_atomically(job.output / REQUEST, job.request.model_dump_json(indent=2))
-    with _stage_environment(job) as environment:
+    with _stage_settings(job) as settings:
         for rank in range(1, job.compute.machines if job.needs_gpu else 1):
-            other = ["env", *(f"{name}={value}" for name, value in environment.items()), *stage_command(job, rank)]
+            other = ["env", *(f"{name}={value}" for name, value in settings.items()), *stage_command(job, rank)]
             callbacks.note(f"{job.label} waits for machine {rank}. Run on machine {rank}: {shlex.join(other)}")
         with _stage_semaphore(job.compute.parallel_stages):
-            run_process(command, job.output, {**os.environ, **environment}, callbacks)
+            # Python before 3.11, as an environment of trlx may have, imports from the current folder nevertheless.
+            folder = Path(settings["PYTHONPATH"]) if job.environment == "trlx" else None
+            environment = stage_environment(os.environ) | settings
+            run_process(command, job.output, environment, callbacks, folder)
 
 
-def run_process(command: list[str], output: Path, environment: dict[str, str], callbacks: StageCallbacks) -> None:
-    """Run `command` to its end.
+def stage_environment(inherited: Mapping[str, str]) -> dict[str, str]:
+    """What a stage keeps of the variables of this process, and which code it must run."""
+    environment = {**inherited, CODE: str(Path(rlhf.__file__).parent)}
+    isolate(environment)
+    forget_launchers(environment)
+    restore_hidden_proxies(environment)
+    reach_loopback_directly(environment)
+    name_unknown_user(environment)
+    return environment
+
+
+def run_process(
+    command: list[str],
+    output: Path,
+    environment: dict[str, str],
+    callbacks: StageCallbacks,
+    folder: Path | None = None,
+) -> None:
+    """Run `command` to its end, in `folder` if one is named.
 
     Progress and notes on its standard output go to the callbacks, all other output to `output/log.txt`.  If this
-    thread is interrupted, the process group gets SIGTERM, and SIGKILL after a grace; if this process dies, SIGTERM.
+    thread is interrupted or this process dies, the command gets SIGTERM, and after a grace SIGKILL, as has everything
+    that it started.
 
     Raises UserError if the stage reports an error that the user can fix, else StageFailedError with the end of the log.
     """
-    error: dict[str, str] | None = None
+    error: StageError | None = None
     tail: deque[str] = deque(maxlen=TAIL_LINES)
-    with _started(command, environment) as process, _log(output / LOG) as log:
+    with _started(command, environment, folder) as process, _log(output / LOG) as log:
         assert process.stdout is not None
-        for line in process.stdout:
-            kind, content = _parse(line)
-            if kind == "progress":
-                callbacks.progress(Progress(**content))
-            elif kind == "note":
-                callbacks.note(content)
-            elif kind == "error":
-                error = error or content
-            else:
-                tail.append(line)
-                log(line)
+        for message in read_messages(process.stdout):
+            match message:
+                case Progress():
+                    callbacks.progress(message)
+                case Note(note):
+                    callbacks.note(note)
+                case StageError():
+                    error = error or message
+                case line:
+                    tail.append(line[:TAIL_CHARACTERS])
+                    log(line)
         code = process.wait()
-    if error is not None and error["kind"] == "input":
-        raise UserError(error["message"])
+    if error is not None and error.kind == "input":
+        raise UserError(error.message)
     if code != 0 or error is not None:
-        reason = error["message"] if error else _exit_reason(code)
+        reason = error.message if error else _exit_reason(code)
         raise StageFailedError(f"{reason}\n{''.join(tail)}(full log: {output / LOG})")
 
 
@@ -204,9 +226,9 @@ def stop_stages_on_error() -> Iterator[None]:
             _stopping.set()
             running = list(_running)
         for process in running:
-            signal_group(process, signal.SIGTERM)
+            ask_to_end(process)
         for process in running:
-            kill_after(process, GRACE_SECONDS)
+            wait_for_end(process, GRACE_SECONDS)
         raise
 
 
@@ -224,36 +246,28 @@ ctrl_c_pressed = threading.Event()
 
 
 @contextlib.contextmanager
-def _started(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+def _started(command: list[str], environment: dict[str, str], folder: Path | None) -> Iterator[subprocess.Popen[str]]:
     with _running_lock:
         if _stopping.is_set():
             raise StageFailedError("the run is being stopped")
-        process = start_group(command, environment, output=subprocess.PIPE)
+        process = start_group(command, environment, output=subprocess.PIPE, grace_seconds=GRACE_SECONDS, folder=folder)
         _running.add(process)
-    # A rank that outlives its launcher would keep the pipe open, and reading from it would never end.
-    reaper = threading.Thread(target=_end_group_with_launcher, args=(process,), daemon=True)
-    reaper.start()
     try:
         yield process
     except BaseException:
-        signal_group(process, signal.SIGTERM)
+        ask_to_end(process)
         raise
     finally:
-        reaper.join()
+        wait_for_end(process, GRACE_SECONDS)
         with _running_lock:
             _running.discard(process)
 
 
-def _end_group_with_launcher(process: subprocess.Popen[str]) -> None:
-    process.wait()
-    signal_group(process, signal.SIGTERM)
-    kill_after(process, GRACE_SECONDS)
-
-
 @contextlib.contextmanager
-def _stage_environment(job: StageJob) -> Iterator[dict[str, str]]:
-    """Environment variables of a stage, in addition to those of this process.  Valid inside the `with` block."""
-    environment = {
+def _stage_settings(job: StageJob) -> Iterator[dict[str, str]]:
+    """Environment variables of a stage, in addition to those that it inherits.  Valid inside the `with` block."""
+    settings = {
+        "PYTHONSAFEPATH": "1",
         "OMP_NUM_THREADS": str(job.compute.threads),
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
@@ -262,11 +276,11 @@ def _stage_environment(job: StageJob) -> Iterator[dict[str, str]]:
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }
     if job.compute.tracker != "none":
-        environment |= {TRACKER: job.compute.tracker, TRACKER_FOLDER: str(job.tracker_folder)}
+        settings |= {TRACKER: job.compute.tracker, TRACKER_FOLDER: str(job.tracker_folder)}
     if job.offline:
-        environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+        settings |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     with import_path() if job.environment == "trlx" else contextlib.nullcontext() as folder:
-        yield environment if folder is None else environment | {"PYTHONPATH": str(folder)}
+        yield settings if folder is None else settings | {"PYTHONPATH": str(folder)}
 
 
 @contextlib.contextmanager
@@ -289,15 +303,10 @@ def _log(path: Path) -> Iterator[Callable[[str], object]]:
             stream.close()
 
 
-def _parse(line: str) -> tuple[str, Any]:
-    kind, _, content = line.partition(" ")
-    if kind in ("@progress", "@note", "@error"):
-        with contextlib.suppress(ValueError):
-            return kind[1:], json.loads(content)
-    return "log", line
-
-
 def _exit_reason(code: int) -> str:
-    if code < 0:
+    if code >= 0:
+        return f"the stage ended with exit code {code}"
+    try:
         return f"the stage was killed by {signal.Signals(-code).name}"
-    return f"the stage ended with exit code {code}"
+    except ValueError:  # a real-time signal has no name
+        return f"the stage was killed by signal {-code}"

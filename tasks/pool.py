@@ -22,7 +22,8 @@ from prefect.runtime import flow_run as pipeline_run
 from prefect.states import Cancelling
 
 from rlhf.errors import UserError
-from tasks.launch import NO_CALLBACKS, Progress, StageCallbacks, StageFailedError, StageJob, ctrl_c_pressed
+from tasks.launch import NO_CALLBACKS, StageCallbacks, StageFailedError, StageJob, ctrl_c_pressed
+from tasks.messages import Progress
 
 STAGE_FLOW = "rlhf-stage"
 """Name of the flow that a GPU pool runs.  Its deployment has the name of the pool."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.options import Storage
-from flows.server.settings import set_prefect_defaults
+from flows.server.settings import prepare_prefect
 
 if TYPE_CHECKING:
     from rlhf.runs.cleanup import CleanupPlan, Location
@@ -36,7 +36,7 @@ def clean(workspace: Storage = "runs", run: OneRun = None, *, yes: Yes = False, 
         if yes:
             remove(location, plan)
     if pools:
-        set_prefect_defaults()
+        prepare_prefect()
         from flows.server.undeploy import undeploy
 
         for item in undeploy(remove=yes):

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from flows.cli.options import Overrides, Profile, Storage, Workspace
-from flows.server.settings import set_prefect_defaults
+from flows.server.settings import PASSWORD, SERVER_PASSWORD, prepare_for_server, prepare_prefect, use_own_server
 from rlhf.errors import UserError
 
 GpuPoolType = Annotated[
@@ -31,9 +31,12 @@ def deploy(
     from rlhf.profiles import load_profile
 
     config = load_profile(profile, overrides or ())
-    set_prefect_defaults()
+    prepare_prefect()
+    from prefect.settings import PREFECT_API_URL
+
     from flows.server.deploy import deploy as deploy_to_server
 
+    prepare_for_server(str(PREFECT_API_URL.value() or ""))
     for change in deploy_to_server(config, workspace, gpu_pool):
         typer.echo(f"{change.outcome:<10} {change.kind:<11} {change.name}")
 
@@ -45,18 +48,24 @@ def serve(profile: Profile = "quickstart", workspace: Workspace = Path("runs"), 
     config = load_profile(profile, ())
     _require_free(port)
     address = f"http://127.0.0.1:{port}"
-    os.environ["PREFECT_API_URL"] = f"{address}/api"
-    set_prefect_defaults()
+    prepare_prefect()
+    prepare_for_server(f"{address}/api")
+    logs = workspace / "services"
+    # Unlike the server of a run, this one may be protected by a password.
+    password = os.environ.get(SERVER_PASSWORD)
+    access = {SERVER_PASSWORD: password, PASSWORD: password} if password else {}
+    use_own_server(os.environ, f"{address}/api", logs)
+    os.environ.update(access)
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     from flows.server.processes import Services
 
-    with Services(workspace / "services", f"{address}/api") as services:
-        services.server(port)
+    with Services(logs, f"{address}/api") as services:
+        services.server(port, **access)
         from flows.server.deploy import deploy as deploy_to_server
 
         deploy_to_server(config, workspace)
         for pool in ("cpu", "p4d"):
-            services.worker(pool)
+            services.worker(pool, **access)
         typer.echo(f"Prefect is at {address}; logs are in {services.logs}; Ctrl-C stops everything")
         typer.echo(f"run the pipeline: Deployments > pipeline > Run, or `PREFECT_API_URL={address}/api rlhf run ...`")
         services.wait()

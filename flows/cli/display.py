@@ -16,7 +16,7 @@ from rlhf.results.base import Difference
 from rlhf.results.headline import headline_metrics
 from rlhf.results.schema import Results
 from tasks.callbacks import attached_displays
-from tasks.launch import Progress
+from tasks.messages import Progress
 
 PLAIN_SECONDS = 15.0
 """Minimum time between two progress lines of a stage if the output is not a terminal."""

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import Overrides, Profile, Storage, examples
-from flows.server.settings import gc_paused_import, set_prefect_defaults
+from flows.server.settings import gc_paused_import, prepare_prefect
 from rlhf.errors import UserError
 
 profiles = typer.Typer(
@@ -29,7 +29,7 @@ def run(profile: Profile, name: Name = None, workspace: Storage = "runs", overri
 
     config = load_profile(profile, overrides or (), run_name=name)
     open_store(workspace).require_writable()
-    set_prefect_defaults()
+    prepare_prefect()
     with gc_paused_import():
         from rich.console import Console
 

@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import atexit
 import os
-import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import httpx
-from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_ENABLE_HTTP2,
+    PREFECT_API_KEY,
+    PREFECT_API_REQUEST_TIMEOUT,
+    PREFECT_API_TLS_INSECURE_SKIP_VERIFY,
+    PREFECT_API_URL,
+    PREFECT_CLIENT_CSRF_SUPPORT_ENABLED,
+    PREFECT_CLIENT_CUSTOM_HEADERS,
+    PREFECT_CLIENT_MAX_RETRIES,
+    get_current_settings,
+    temporary_settings,
+)
 
+from flows.server.settings import prepare_for_server, use_own_server
 from rlhf.errors import UserError
-from tasks.process_group import kill_after, signal_group, start_group
+from tasks.environment import forget_other_servers, hide_unusable_proxies, isolate, reach_loopback_directly
+from tasks.process_group import ask_to_end, start_group, wait_for_end
 
 START_SECONDS = 120.0
 """Enough for a server on a busy machine, which takes most of a minute to create its database."""
@@ -27,13 +41,31 @@ STOP_SECONDS = 45.0
 """Longer than the grace of a stage, so that its checkpoint is saved."""
 
 
+POLL_SECONDS = 0.3
+RESTARTS = 3
+"""How often a server that ends by itself is started again."""
+MEANT_FOR_OTHER_SERVERS = (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_ENABLE_HTTP2,
+    PREFECT_API_KEY,
+    PREFECT_API_REQUEST_TIMEOUT,
+    PREFECT_API_TLS_INSECURE_SKIP_VERIFY,
+    PREFECT_CLIENT_CSRF_SUPPORT_ENABLED,
+    PREFECT_CLIENT_CUSTOM_HEADERS,
+    PREFECT_CLIENT_MAX_RETRIES,
+)
+"""Settings of Prefect's client that do not hold for a server of our own, wherever they come from."""
+
+
 class Services:
     """Named child processes, each with a log file.  They end with the `with` block."""
 
     def __init__(self, logs: Path, api: str) -> None:
-        self.logs = logs
+        self.logs = logs.absolute()
         self.api = api
         self.running: dict[str, subprocess.Popen[str]] = {}
+        self._stopping = threading.Event()
+        self._starting = threading.Lock()
         logs.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Self:
@@ -46,10 +78,16 @@ class Services:
 
     def start(self, name: str, *arguments: str, **environment: str) -> None:
         """Start `python -m ARGUMENTS` and append its output to NAME.log."""
-        settings = {"PREFECT_API_URL": self.api, "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
-        with (self.logs / f"{name}.log").open("ab") as log:
+        with self._starting, (self.logs / f"{name}.log").open("ab") as log:
+            if self._stopping.is_set():
+                raise UserError(f"the Prefect {name} is not started again, because the run is being stopped")
+            # Not in the current folder: Prefect reads settings from files there.
             self.running[name] = start_group(
-                [sys.executable, "-m", *arguments], os.environ | settings | environment, output=log
+                [sys.executable, "-m", *arguments],
+                service_environment(os.environ, self.api, self.logs) | environment,
+                output=log,
+                grace_seconds=STOP_SECONDS,
+                folder=self.logs,
             )
 
     def server(self, port: int, **environment: str) -> None:
@@ -57,6 +95,19 @@ class Services:
         address = ("--host", "127.0.0.1", "--port", str(port))
         self.start("server", "flows.server.gc_safe_server", "start", *address, **environment)
         self._wait_until("server", self._is_healthy)
+
+    def keep_server(self, port: int, **environment: str) -> None:
+        """Start a server as `server` does, and again whenever it ends, on the same port and the same database."""
+        self.server(port, **environment)
+        threading.Thread(target=self._restart_server, args=(port, environment), daemon=True).start()
+
+    def _restart_server(self, port: int, environment: dict[str, str]) -> None:
+        for _ in range(RESTARTS):
+            while (server := self.running.get("server")) is not None and server.poll() is None:
+                if self._stopping.wait(POLL_SECONDS):
+                    return
+            with suppress(UserError):  # it ended while it started, or the run is being stopped
+                self.server(port, **environment)
 
     def worker(self, pool: str, **environment: str) -> None:
         """Start a worker of `pool` that looks for work every second."""
@@ -66,12 +117,14 @@ class Services:
     def stop(self, name: str) -> None:
         """End a process and all others of its group."""
         process = self.running.pop(name)
-        signal_group(process, signal.SIGTERM)
-        kill_after(process, STOP_SECONDS)
-        process.wait()
+        ask_to_end(process)
+        wait_for_end(process, STOP_SECONDS)
 
     def stop_all(self) -> None:
         """End all processes, the server last, because workers report the end of their runs to it."""
+        self._stopping.set()
+        with self._starting:  # what is being started is in the list after this
+            pass
         for name in reversed(list(self.running)):
             self.stop(name)
 
@@ -86,17 +139,28 @@ class Services:
     def _wait_until(self, name: str, is_ready: Callable[[], bool]) -> None:
         deadline = time.monotonic() + START_SECONDS
         while not is_ready():
-            ended = self.running[name].poll() is not None
+            process = self.running.get(name)
+            ended = process is None or process.poll() is not None
             if ended or time.monotonic() > deadline:
                 problem = "ended" if ended else f"did not answer within {START_SECONDS:.0f} s"
                 raise UserError(f"the Prefect {name} {problem}; see {self.logs / name}.log")
-            time.sleep(0.3)
+            time.sleep(POLL_SECONDS)
 
     def _is_healthy(self) -> bool:
         try:
             return httpx.get(f"{self.api}/health", timeout=5).is_success
         except httpx.TransportError:
             return False
+
+
+def service_environment(inherited: Mapping[str, str], api: str, folder: Path) -> dict[str, str]:
+    """Environment variables of a server of our own and of its workers.  `folder` has no settings of Prefect."""
+    environment = dict(inherited)
+    isolate(environment)
+    reach_loopback_directly(environment)
+    hide_unusable_proxies(environment)
+    use_own_server(environment, api, folder)
+    return environment
 
 
 @contextmanager
@@ -106,15 +170,19 @@ def temporary_server() -> Iterator[str | None]:
     Prefect's own temporary server is not enough: Ctrl-C kills it before the run can report its state, and it survives
     if the run is killed.
     """
-    if PREFECT_API_URL.value() is not None:
+    api = PREFECT_API_URL.value()
+    if api is not None:
+        prepare_for_server(str(api))
         yield None
         return
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     api = f"{url}/api"
+    prepare_for_server(api)
+    forget_other_servers(os.environ)
     services = Services(get_current_settings().home / "temporary-server", api)
     atexit.register(services.stop_all)  # not after the `with` block: Prefect still sends to the server at exit
-    services.server(port)
-    with temporary_settings({PREFECT_API_URL: api}):
+    services.keep_server(port)
+    with temporary_settings({PREFECT_API_URL: api}, restore_defaults=MEANT_FOR_OTHER_SERVERS):
         yield url

@@ -1,4 +1,4 @@
-"""Defaults for Prefect: its settings, and how it is imported."""
+"""Defaults for Prefect: its settings, the environment that its clients need, and how it is imported."""
 
 from __future__ import annotations
 
@@ -6,18 +6,67 @@ import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tasks.environment import (
+    LOOPBACK,
+    Environment,
+    forget_other_servers,
+    hide_unusable_proxies,
+    name_unknown_user,
+    reach_loopback_directly,
+    require_prefect_home,
+    require_usable_proxies,
+)
+
+DEFAULTS = {
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    "DO_NOT_TRACK": "1",
+}
+"""No console logs, no analytics, long timeouts, a heartbeat."""
+
+SERVER_PASSWORD, PASSWORD = "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"
+"""Environment variables with the password that a server asks for, and that a client sends."""
 
 
-def set_prefect_defaults() -> None:
-    """Set environment variables: no console logs, no analytics, long timeouts, a heartbeat.
+def prepare_prefect() -> None:
+    """Prepare this process for Prefect.  Call this before the first import of Prefect.
 
-    Call this before the first import of Prefect.  Variables that are set already stay unchanged.
+    Raises UserError if Prefect's folder cannot be written.
     """
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
-    os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")
-    os.environ.setdefault("DO_NOT_TRACK", "1")
+    name_unknown_user(os.environ)
+    require_prefect_home(os.environ)
+    set_prefect_defaults(os.environ)
+
+
+def set_prefect_defaults(environment: Environment) -> None:
+    """Set the variables of DEFAULTS that are not set already."""
+    for name, value in DEFAULTS.items():
+        environment.setdefault(name, value)
+
+
+def prepare_for_server(api: str) -> None:
+    """Let the clients of this process reach the server at `api`, whatever proxies the environment names.
+
+    Raises UserError if the server is on another machine and a proxy is not usable.
+    """
+    reach_loopback_directly(os.environ)
+    if urlsplit(api).hostname in LOOPBACK:
+        hide_unusable_proxies(os.environ)
+    else:
+        require_usable_proxies(os.environ)
+
+
+def use_own_server(environment: Environment, api: str, folder: Path) -> None:
+    """Name the server at `api`, and none of the settings of another server.  `folder` holds no profiles of Prefect."""
+    forget_other_servers(environment)
+    set_prefect_defaults(environment)
+    environment["PREFECT_API_URL"] = api
+    environment["PREFECT_PROFILES_PATH"] = str(folder.absolute() / "no-profiles.toml")
 
 
 @contextmanager

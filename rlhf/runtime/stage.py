@@ -28,6 +28,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+import rlhf
 from rlhf.config import Settings
 from rlhf.errors import UserError, user_message
 from rlhf.storage.artifacts import CHECKPOINTS, Manifest, record_files, write_manifest
@@ -48,6 +49,9 @@ PROGRESS_SECONDS = 0.5
 """Minimum time between two progress lines of one phase."""
 TRACKER, TRACKER_FOLDER = "RLHF_TRACKER", "RLHF_TRACKER_FOLDER"
 """Environment variables for rlhf.runtime.trackers: tensorboard, wandb or mlflow, and WORKSPACE/RUN/tracker/STAGE."""
+
+CODE = "RLHF_CODE"
+"""Environment variable with the folder of the package `rlhf` whose code is part of the stage's fingerprint."""
 
 StageT = TypeVar("StageT", bound=Settings)
 
@@ -92,6 +96,7 @@ def main(config_type: type[StageT], function: StageFunction[StageT]) -> None:
     arguments = parser.parse_args()
     _die_with_parent()
     try:
+        _require_code()
         request = StageRequest.model_validate_json(arguments.config.read_bytes())
         execute(request, config_type, function, arguments.output)
     except Exception as error:
@@ -133,10 +138,26 @@ def execute(request: StageRequest, config_type: type[StageT], function: StageFun
 
 
 def _die_with_parent() -> None:
-    """Get SIGTERM if the launcher dies for any reason, so that no rank stays alive.  Linux only."""
+    """Get SIGTERM if the launcher dies for any reason, so that no rank stays alive.  Linux only.
+
+    A stage without launcher is a child of its supervisor, which has asked for a signal already.
+    """
     if sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+        set_parent_death_signal, get_parent_death_signal = 1, 2
+        prctl, current = ctypes.CDLL(None).prctl, ctypes.c_int()
+        prctl(get_parent_death_signal, ctypes.byref(current))
+        if current.value == 0:
+            prctl(set_parent_death_signal, signal.SIGTERM)
+
+
+def _require_code() -> None:
+    """Raise UserError if this process runs another copy of the code than the one that the fingerprint was made of."""
+    code, expected = Path(rlhf.__file__).parent, Path(os.environ.get(CODE) or Path(rlhf.__file__).parent)
+    if code.resolve() != expected.resolve():
+        raise UserError(
+            f"the stage would run the code in {code}, but its result would count as that of {expected}; "
+            "run the `rlhf` command of the environment that the code is installed in, without PYTHONPATH"
+        )
 
 
 @contextlib.contextmanager

@@ -54,7 +54,8 @@ def test_repeating_changes_nothing_and_manual_changes_are_reverted(config: RunCo
         deployment = client.read_deployment_by_name("rlhf-pipeline/pipeline")
         client.update_work_pool("p4d", WorkPoolUpdate(concurrency_limit=8))
         assert client.read_deployment_by_name("rlhf-stage/p4d").job_variables["env"] == {
-            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"
+            "PYTHONSAFEPATH": "1",
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         }
     assert deployment.parameters["config"]["seed"] == 7
     assert deployment.parameters["config"]["compute"]["gpu_pool"] == "p4d"
