@@ -51,20 +51,24 @@ _JOINING = (
 _FLAGS = "\U0001f3f4\U000e0067\U000e0062(?:{})\U000e007f".format(
     "|".join("".join(chr(0xE0000 + ord(letter)) for letter in region) for region in ("eng", "sct", "wls"))
 )
+_PLAIN = "\t\n\x20-\x7e\u00a1-\u00ac\u00ae-\u02ff\u0400-\u052f\u3041-\u3096\u30a1-\u30ff\u4e00-\u9fff\uac00-\ud7a3"
+"""Characters of frequent alphabets, all visible, which need no second look."""
 _CANDIDATE = re.compile(
     rf"""
-    (?P<needed>
-        {_FLAGS}
-        | (?: (?<=[{_EMOJI}]) | (?<=[{_EMOJI}]\ufe0f) ) \u200d (?=[{_EMOJI}])
-        | (?<=[{_EMOJI}]) [\ufe0e\ufe0f]
-        | (?<=[0-9\#*]) \ufe0f (?=\u20e3)
-        | (?<=[{_JOINING}]) [\u200c\u200d] (?=[{_JOINING}])
+    (?=[^{_PLAIN}])
+    (?:
+        (?P<needed>
+            {_FLAGS}
+            | (?: (?<=[{_EMOJI}]) | (?<=[{_EMOJI}]\ufe0f) ) \u200d (?=[{_EMOJI}])
+            | (?<=[{_EMOJI}]) [\ufe0e\ufe0f]
+            | (?<=[0-9\#*]) \ufe0f (?=\u20e3)
+            | (?<=[{_JOINING}]) [\u200c\u200d] (?=[{_JOINING}])
+        )
+        | .
     )
-    | [^\t\n\x20-\x7e]
     """,
-    re.VERBOSE,
+    re.VERBOSE | re.DOTALL,
 )
-"""Characters to look at: all but printable ASCII."""
 
 
 def escape_invisible(text: str) -> str:
