@@ -6,13 +6,15 @@ boundary.  Text that happens to spell a special token, such as `<|endoftext|>`, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from rlhf.errors import UserError, brief
+from rlhf.errors import UserError
+from rlhf.models.tokenizer_files import read_tokenizer, refused
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -20,11 +22,27 @@ if TYPE_CHECKING:
 RESPONSE_BOUNDARY = ":"
 """Last character of every prompt.  Responses are encoded and decoded after it, because tokenizers of the Llama family
 treat the beginning of a text differently: they add a space when encoding and drop one when decoding."""
+OTHER_BOUNDARIES = ("\n", "?", "x")
+"""Stand in for RESPONSE_BOUNDARY before responses whose first characters would share a token with it."""
+DIALOGUES = (
+    "\n\nHuman: What can I cook?\n\nAssistant: Rice, or eggs.\n\nHuman: Why?\n\nAssistant:",
+    " You can make fried rice with 12 eggs. Wash it first!",
+    "\n\n1. Cook 250 g of rice.\n2. Beat 3 eggs.\n\nThen fry them in 1990 ways",
+    "No space at the beginning",
+    "  two  spaces,   three  ",
+    " I can't, you're right: it isn't so , is it ?",
+    " small CAPITALS MixedCase",
+    "\n",
+    " ",
+    " ends with a line break\n",
+)
+"""Texts that every tokenizer must give back as they are.  Characters outside ASCII are lost in some vocabularies."""
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     """Token ids of a prompt: with a BOS token if the tokenizer adds one, without an EOS at the end."""
-    ids: list[int] = tokenizer(prompt, split_special_tokens=True).input_ids
+    with _processing(prompt):
+        ids: list[int] = tokenizer(prompt, split_special_tokens=True).input_ids
     while len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
         ids.pop()
     return ids
@@ -32,11 +50,11 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
 
 def encode_response(tokenizer: PreTrainedTokenizerBase, response: str) -> list[int]:
     """Token ids of a response that follows a prompt: no BOS, one EOS at the end."""
-    boundary = _encode_plain(tokenizer, RESPONSE_BOUNDARY)
-    both = _encode_plain(tokenizer, RESPONSE_BOUNDARY + response)
-    merged = both[: len(boundary)] != boundary  # the response's first characters share a token with the boundary
-    ids = _encode_plain(tokenizer, response) if merged else both[len(boundary) :]
-    return [*ids, tokenizer.eos_token_id]
+    for boundary in (RESPONSE_BOUNDARY, *OTHER_BOUNDARIES):
+        before, both = _encode_plain(tokenizer, boundary), _encode_plain(tokenizer, boundary + response)
+        if both[: len(before)] == before:
+            return [*both[len(before) :], tokenizer.eos_token_id]
+    return [*_encode_plain(tokenizer, response), tokenizer.eos_token_id]
 
 
 def decode_responses(tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]]) -> list[str]:
@@ -44,10 +62,8 @@ def decode_responses(tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int
     if not rows:
         return []  # transformers would take it for one empty row
     boundary = _encode_plain(tokenizer, RESPONSE_BOUNDARY)
-    texts: list[str] = tokenizer.batch_decode(
-        [boundary + ids for ids in rows], skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
-    return [text.removeprefix(RESPONSE_BOUNDARY) for text in texts]
+    before, *texts = _decode(tokenizer, [boundary, *(boundary + ids for ids in rows)])  # `before` is " :" in some
+    return [text.removeprefix(before) for text in texts]
 
 
 def decode_response(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
@@ -78,15 +94,11 @@ def require_fit(text: str, tokens: int, context: int | None, *, new_tokens: int 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Load the tokenizer in `folder`; if it has no pad token, its EOS token is used.
 
-    Raises UserError if there is no tokenizer that transformers can read, or if it has no EOS token.
+    Its ids are those of tokenizer.json, whatever class tokenizer_config.json names.
+    Raises UserError if there is no tokenizer that can be read, if it has no EOS token, or if it does not give back
+    the text of an English dialogue: it would train on, and show, another text than people wrote.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{folder}: no tokenizer that transformers can load ({brief(error)}); add the files that "
-            "tokenizer.save_pretrained writes, such as tokenizer.json and tokenizer_config.json"
-        ) from error
+    tokenizer = read_tokenizer(folder)
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"{folder}: the tokenizer has no EOS token, so no response could end; set eos_token in "
@@ -94,9 +106,31 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    for text in DIALOGUES:
+        with refused(f"{folder}: the tokenizer cannot process {text!r}", "use a model with another tokenizer"):
+            restored = decode_response(tokenizer, encode_response(tokenizer, text))
+        if restored != text:
+            raise UserError(
+                f"{folder}: the tokenizer does not give back text: {text!r} comes back as {restored[:100]!r}; use a "
+                "model whose tokenizer keeps letters, spaces and line breaks"
+            )
     return tokenizer
 
 
 def _encode_plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+    with _processing(text):
+        ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
     return ids
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> list[str]:
+    with _processing("token ids"):
+        texts: list[str] = tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return texts
+
+
+@contextmanager
+def _processing(text: str) -> Iterator[None]:
+    """Raise UserError if the tokenizer fails on `text`, as it does if a pattern in tokenizer.json takes too long."""
+    with refused(f"the tokenizer cannot process {text[:60]!r}", "use a model with another tokenizer"):
+        yield

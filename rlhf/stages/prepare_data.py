@@ -20,7 +20,7 @@ from rlhf.data.dialogues import NO_DIALOGUE, UNREADABLE_LINE, Pair, read_pairs
 from rlhf.data.lengths import characters_per_token
 from rlhf.data.splits import Splits, content_id, split_pairs
 from rlhf.errors import UserError
-from rlhf.models.tokenization import RESPONSE_BOUNDARY, encode_prompt, load_tokenizer
+from rlhf.models.tokenization import RESPONSE_BOUNDARY, encode_prompt, encode_response, load_tokenizer
 from rlhf.runtime.stage import main, note, progress
 from rlhf.stage_config import DataStage
 from rlhf.storage.files import write_atomically, write_jsonl
@@ -101,9 +101,9 @@ def count_response_tokens(tokenizer: PreTrainedTokenizerBase, responses: list[st
     texts = [RESPONSE_BOUNDARY, *(RESPONSE_BOUNDARY + response for response in responses)]
     boundary, *encoded = _encode_all(tokenizer, texts, special_tokens=False)
     merged = [response for response, ids in zip(responses, encoded, strict=True) if ids[: len(boundary)] != boundary]
-    encoded_alone = dict(zip(merged, _encode_all(tokenizer, merged, special_tokens=False), strict=True))
+    counts = {response: len(encode_response(tokenizer, response)) for response in merged}
     return [
-        1 + (len(encoded_alone[response]) if response in encoded_alone else len(ids) - len(boundary))
+        counts[response] if response in counts else 1 + len(ids) - len(boundary)
         for response, ids in zip(responses, encoded, strict=True)
     ]
 
