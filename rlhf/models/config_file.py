@@ -57,18 +57,20 @@ def read_config(folder: Path, **changes: object) -> PreTrainedConfig:
             f"{path}: model_type ({_quote(model_type)}) is not one that transformers {transformers.__version__} knows, "
             "and code from a model folder is never run; use a model of a known architecture"
         )
-    _require_unquantized(path, values)
-    _require_bounded(path, values)
-    values = _plain(values) | changes
-    values = {key: value for key, value in values.items() if value is not None or key not in changes}
     try:
+        _require_unquantized(path, values)
+        values = _plain(values) | changes
+        values = {key: value for key, value in values.items() if value is not None or key not in changes}
+        _require_bounded(path, values)
         config: PreTrainedConfig = CONFIG_MAPPING[model_type].from_dict(values)
         _drop_foreign_pad_tokens(config)
+        _require_table_rows(path, config)
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(
             f"{path}: not a configuration of a {model_type} model ({brief(error)}); copy the model's own again"
         ) from error
-    _require_table_rows(path, config)
     return config
 
 

@@ -11,7 +11,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from rlhf.config import ModelConfig
 from rlhf.models.chat_template import dialogue_template
-from rlhf.models.tokenization import encode_prompt, encode_response
+from rlhf.models.loading import load_causal_lm, save_model
+from rlhf.models.tokenization import encode_prompt, encode_response, load_tokenizer
 from rlhf.stage_config import ModelStage
 from rlhf.stages.prepare_model import prepare_model
 from tests.support.tiny_models import END, tiny_model, tiny_tokenizer
@@ -61,8 +62,9 @@ def test_the_template_of_a_chat_model_does_not_stay(tmp_path: Path, template: st
     (source / "generation_config.json").write_text('{"eos_token_id": [2, 0], "temperature": 0.3, "do_sample": false}')
     prepare_model(ModelStage(seed=0, model=ModelConfig(path=str(source))), {"source": source}, tmp_path)
 
-    prepared = AutoTokenizer.from_pretrained(tmp_path / "model")
-    text = prepared.apply_chat_template(MESSAGES, add_generation_prompt=True, tokenize=False)
+    save_model(load_causal_lm(tmp_path / "model", "float32"), load_tokenizer(tmp_path / "model"), tmp_path / "trained")
+    trained = AutoTokenizer.from_pretrained(tmp_path / "trained")
+    text = trained.apply_chat_template(MESSAGES, add_generation_prompt=True, tokenize=False)
     assert text == PROMPT
-    assert not any("im_start" in path.read_text() for path in (tmp_path / "model").rglob("*.j*"))
-    assert '"eos_token_id": 0' in (tmp_path / "model" / "generation_config.json").read_text()
+    assert not any("im_start" in path.read_text() for path in (tmp_path / "trained").rglob("*.j*"))
+    assert '"eos_token_id": 0' in (tmp_path / "trained" / "generation_config.json").read_text()

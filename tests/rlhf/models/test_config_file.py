@@ -80,6 +80,13 @@ def test_wrong_types_and_absurd_sizes_are_one_line_in_no_time_and_memory(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 500_000  # kilobytes
 
 
+def test_nesting_that_is_too_deep_is_one_line(folder: Path) -> None:
+    values = (folder / "config.json").read_text().rstrip().removesuffix("}")
+    for depth in (300, 600, 900, 10**6):
+        (folder / "config.json").write_text(f'{values}, "rope_scaling": {"[" * depth}{"]" * depth}}}')
+        assert "config.json: not" in refusal(lambda: read_config(folder))
+
+
 def test_a_table_that_is_computed_is_bounded_by_the_weights(tmp_path: Path) -> None:
     """GPT-J's table of rotations is not in its weights: 3 blocks of 10^9 positions of 4 numbers."""
     folder = tiny_model(tmp_path)
