@@ -177,7 +177,9 @@ class S3Store(Store):
             files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
             for file in files:
                 if not is_plain_path(file.relative_to(path.parent).as_posix()):
-                    raise UserError(f"{file}: S3 takes no name with control characters or backslashes; rename the file")
+                    raise UserError(
+                        f"{str(file)!r}: S3 takes no name with control characters or backslashes; rename the file"
+                    )
             self._put_files(key, {file.relative_to(path.parent).as_posix(): file for file in files})
         return self.workspace / key / FILES / path.name
 
