@@ -21,8 +21,10 @@ from rlhf.labeling.journal import Entry, Journal
 from rlhf.labeling.judgements import Choices, Judgement
 from rlhf.labeling.manifest import BlindedPair, read_blinded_pairs
 from rlhf.storage.files import locked
+from rlhf.storage.untrusted import read_regular_file
 
 SIGNING_FILE = "page.signing"
+SECRET_BYTES = 32
 ANSWERS = "answers"
 OUTPUT = "output"
 
@@ -37,23 +39,28 @@ class LabelingSession:
     def __init__(self, labeling_task: Path, folder: Path) -> None:
         """Open the answers in `folder` to the manifest in `labeling_task`, and recover those of a killed page.
 
-        Raises SessionInUseError if another page has them open.
+        Raises SessionInUseError if another page has them open, and UserError if one of the files cannot be read.
         """
         (folder / ANSWERS).mkdir(parents=True, exist_ok=True)
-        self._open_lock = ExitStack()
-        try:
-            self._open_lock.enter_context(locked(folder / ".lock", wait=False))
-        except BlockingIOError as error:
-            raise SessionInUseError(f"{folder} is open in another labeling page; use that one or stop it") from error
-        self.pairs = {pair.id: pair for pair in read_blinded_pairs(labeling_task)}
-        self.secret = _read_secret(folder / SIGNING_FILE)
-        self._folder = folder
-        self._lock = Lock()
-        self._journals = {path.stem: Journal(path, path.stem) for path in sorted((folder / ANSWERS).glob("*.jsonl"))}
-        self.problems = [problem for journal in self._journals.values() for problem in journal.problems]
-        """One line about each damaged line in the files with answers."""
-        self._writer = OutputWriter(folder / OUTPUT, list(self.pairs.values()))
-        self._writer.write(self._known_judgements())
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(folder / ".lock", wait=False))
+            except BlockingIOError as error:
+                raise SessionInUseError(
+                    f"{folder} is open in another labeling page; use that one or stop it"
+                ) from error
+            self.pairs = {pair.id: pair for pair in read_blinded_pairs(labeling_task)}
+            self.secret = _read_secret(folder / SIGNING_FILE)
+            self._folder = folder
+            self._lock = Lock()
+            self._journals = {
+                path.stem: Journal(path, path.stem) for path in sorted((folder / ANSWERS).glob("*.jsonl"))
+            }
+            self.problems = [problem for journal in self._journals.values() for problem in journal.problems]
+            """One line about each damaged line in the files with answers."""
+            self._writer = OutputWriter(folder / OUTPUT, list(self.pairs.values()))
+            self._writer.write(self._known_judgements())
+            self._open_lock = stack.pop_all()
 
     @property
     def output(self) -> Path:
@@ -118,13 +125,22 @@ class LabelingSession:
 
 
 def _read_secret(path: Path) -> bytes:
-    """The page's secret, drawn once and readable by its owner only."""
+    """The page's secret, drawn once and readable by its owner only.
+
+    Raises UserError if the file is not as it was written: everybody could forge links with an empty secret.
+    """
     if not path.exists():
         temporary = path.with_suffix(".new")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as stream:
-            stream.write(secrets.token_bytes(32))
+            stream.write(secrets.token_bytes(SECRET_BYTES))
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
-    return path.read_bytes()
+    secret = read_regular_file(path, SECRET_BYTES)
+    if len(secret) != SECRET_BYTES:
+        raise UserError(
+            f"{path}: {len(secret)} bytes, but a secret has {SECRET_BYTES}; restore it from a backup, or remove it if "
+            "nobody has answered yet"
+        )
+    return secret

@@ -295,6 +295,20 @@ def test_names_are_normalized() -> None:
         annotator_name("a\u202eb")
 
 
+@pytest.mark.parametrize("secret", [b"", b"x" * 31])
+def test_a_damaged_secret_signs_nothing(tmp_path: Path, secret: bytes) -> None:
+    pairs = labeling_task(tmp_path / "pairs", plain_pairs(1))
+    LabelingSession(pairs, tmp_path / "labels").close()
+    path = tmp_path / "labels/page.signing"
+    intact = path.read_bytes()
+    path.write_bytes(secret)
+    with pytest.raises(UserError, match=f"page.signing: {len(secret)} bytes, but a secret has 32") as caught:
+        LabelingSession(pairs, tmp_path / "labels")
+    path.write_bytes(intact)
+    assert caught.traceback
+    LabelingSession(pairs, tmp_path / "labels").close()  # the error above does not keep the answers locked
+
+
 def test_the_secret_is_readable_by_its_owner_only(visitor: Visitor) -> None:
     secret = visitor.session.output.parent / "page.signing"
     assert len(secret.read_bytes()) == 32
