@@ -17,8 +17,8 @@ ENV PATH=/opt/venv/bin:$PATH
 
 WORKDIR /opt/rlhf
 COPY pyproject.toml requirements.lock torch.lock README.md LICENSE ./
-RUN pip install --no-cache-dir --no-deps --require-hashes --requirement torch.lock \
-    && pip install --no-cache-dir --no-deps --require-hashes --requirement requirements.lock
+RUN pip install --no-cache-dir --no-deps --only-binary=:all: --require-hashes --requirement torch.lock \
+    && pip install --no-cache-dir --no-deps --only-binary=:all: --require-hashes --requirement requirements.lock
 COPY flows flows
 COPY tasks tasks
 COPY rlhf rlhf

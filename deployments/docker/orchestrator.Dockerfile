@@ -22,7 +22,7 @@ COPY pyproject.toml requirements.lock development.lock README.md LICENSE ./
 RUN sed -E '/^(trl|accelerate|detoxify|alt-profanity-check|scikit-learn|datasets|tensorboard.*)==/,/[^\\]$/d' \
       requirements.lock > orchestrator.lock \
     && sed -nE '/^(prefect-aws|mypy-boto3-.*|tenacity)==/,/[^\\]$/p' development.lock >> orchestrator.lock
-RUN pip install --no-cache-dir --no-deps --require-hashes --requirement orchestrator.lock
+RUN pip install --no-cache-dir --no-deps --only-binary=:all: --require-hashes --requirement orchestrator.lock
 COPY flows flows
 COPY tasks tasks
 COPY rlhf rlhf

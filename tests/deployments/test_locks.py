@@ -98,7 +98,8 @@ def test_nothing_is_installed_without_hashes_but_the_project_torch_and_trlx(name
     for command in INSTALLS.findall(text):
         is_project = "--editable ." in command and "--no-deps" in command and "--no-build-isolation" in command
         is_pinned = name == "Makefile" and any(part in command for part in ("$(TORCH)", "uv==", "$<"))
-        assert "--require-hashes" in command or is_project or is_pinned, command
+        assert "--require-hashes --requirement" in command or is_project or is_pinned, command
+        assert "--require-hashes" not in command or {"--no-deps", "--only-binary=:all:"} <= {*command.split()}, command
 
 
 @pytest.mark.parametrize(
