@@ -13,7 +13,7 @@ from pyarrow import compute, parquet
 from rlhf.data.rows import MAX_ROW_BYTES, TOO_LONG, Row, UnreadableLineError
 from rlhf.errors import UserError, brief
 
-BATCH_ROWS = 200
+BATCH_ROWS = 1000
 WORTH_THREADS = 100
 """Rows in a batch from which on several threads read faster than one."""
 BATCH_BYTES = 2**30
