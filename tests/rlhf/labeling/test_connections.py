@@ -13,10 +13,18 @@ import pytest
 
 from rlhf.labeling.manifest import PromptResponses
 from tests.support.page_client import plain_pairs
-from tests.support.page_process import OPEN_FILES, REQUEST_SECONDS, PageProcess, page_process, read_to_end
+from tests.support.page_process import (
+    BODY_SECONDS,
+    OPEN_FILES,
+    REQUEST_SECONDS,
+    RESPONSE_SECONDS,
+    PageProcess,
+    page_process,
+    read_to_end,
+)
 
 IDLE = 3 * OPEN_FILES
-SLACK_SECONDS = 3.0
+SLACK_SECONDS = 5.0
 """What a busy machine may add."""
 
 
@@ -37,10 +45,10 @@ def page(running: PageProcess) -> Iterator[PageProcess]:
 
 
 def serves(page: PageProcess) -> bool:
-    """Whether somebody else is served within a second."""
+    """Whether somebody else is served at once."""
     started = time.monotonic()
     response = page.ask(page.head("GET", "/page.css", "Connection: close"))
-    return response.startswith(b"HTTP/1.1 200 ") and time.monotonic() - started < 1.0
+    return response.startswith(b"HTTP/1.1 200 ") and time.monotonic() - started < SLACK_SECONDS
 
 
 def test_more_idle_connections_than_files_keep_nobody_out(page: PageProcess) -> None:
@@ -79,7 +87,7 @@ def test_a_body_that_does_not_arrive_is_given_up(page: PageProcess, length: str)
     response = page.ask(head)
     assert response.startswith(b"HTTP/1.1 408 ")
     assert b"connection: close" in response
-    assert time.monotonic() - started < REQUEST_SECONDS + SLACK_SECONDS
+    assert time.monotonic() - started < BODY_SECONDS + SLACK_SECONDS
 
 
 def signed_in(page: PageProcess) -> str:
@@ -95,7 +103,7 @@ def test_a_response_that_nobody_reads_is_given_up(page: PageProcess) -> None:
     cookie = signed_in(page)
     with page.connect(receive_buffer=4096) as connection:
         connection.sendall(page.head("GET", "/api/pairs", cookie))
-        time.sleep(REQUEST_SECONDS + SLACK_SECONDS)
+        time.sleep(2 * RESPONSE_SECONDS)
         assert len(read_to_end(connection)) < 10_000_000  # all pairs are 13.5 MB
     assert serves(page)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from starlette.types import Message
 
@@ -186,7 +186,17 @@ PATHS = (
 )
 
 
+def request(path: str, name: bytes, value: bytes) -> dict[str, Any]:
+    """A request with one header more than the page sends."""
+    headers = [(name, value)]
+    return {"method": "POST", "path": path, "headers": headers, "body": b"", "is_own": True, "is_public": True}
+
+
 @bounded
+@example(**request("/api/answers", b"origin", b"http://["))
+@example(**request("/api/answers", b"content-length", b"\xb2"))
+@example(**request("/api/answers", b"content-length", b"9" * 5000))
+@example(**(request("/page.js/", b"host", b"[") | {"method": "GET"}))
 @given(
     method=st.sampled_from(["GET", "POST", "PUT", "OPTIONS", "TRACE", "x"]),
     path=st.sampled_from(PATHS) | st.text(max_size=10).map(lambda text: f"/{text}"),
