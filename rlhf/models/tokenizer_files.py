@@ -2,7 +2,8 @@
 
 tokenizer.json says what a tokenizer computes.  transformers builds other rules in its place for many classes that
 tokenizer_config.json may name, which gives other ids without a word; here the file itself is followed.  Of
-tokenizer_config.json only special tokens and two harmless settings are read: no code, path or template.
+tokenizer_config.json only special tokens and two harmless settings are read, and the chat template as text that nobody
+renders here: no code and no path.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from rlhf.errors import UserError, brief, user_message
 from rlhf.storage.untrusted import MalformedJsonError, parse_json, read_regular_file
 
 PIPELINE, CONFIG, SPECIAL_TOKENS = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
+CHAT_TEMPLATE = "chat_template.jinja"
 OTHER_LAYOUTS = (
     "vocab.json",
     "merges.txt",
@@ -56,7 +58,7 @@ Values = dict[str, Any]
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer in `folder`, with its special tokens, without padding, truncation, dropout and chat template.
+    """The tokenizer in `folder`, with its special tokens, without padding, truncation and dropout.
 
     Raises UserError if there is none, if a file cannot be read, if ids differ between the files, or if the EOS token
     is not in the vocabulary.  Other special tokens that are not in the vocabulary are dropped.
@@ -78,7 +80,11 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         if hasattr(pipeline.model, "dropout"):
             pipeline.model.dropout = None
         return PreTrainedTokenizerFast(
-            tokenizer_object=pipeline, clean_up_tokenization_spaces=False, **special, **arguments
+            tokenizer_object=pipeline,
+            clean_up_tokenization_spaces=False,
+            chat_template=_read_chat_template(folder, config),
+            **special,
+            **arguments,
         )
 
 
@@ -239,6 +245,15 @@ def _text(path: Path, key: str, token: object) -> str:
     if not isinstance(text, str) or not text:
         raise UserError(f"{path}: {key} is {str(token)[:80]!r}, not a token; {REMEDY}")
     return text
+
+
+def _read_chat_template(folder: Path, config: Values) -> str | None:
+    """The chat template in a file of its own or in tokenizer_config.json; of several templates, none."""
+    path = folder / CHAT_TEMPLATE
+    if path.exists():
+        return read_regular_file(path, MAX_BYTES).decode(errors="replace")
+    template = config.get("chat_template")
+    return template if isinstance(template, str) else None
 
 
 def _length_and_side(path: Path, config: Values) -> Values:

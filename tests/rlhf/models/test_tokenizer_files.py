@@ -286,8 +286,8 @@ def test_a_setting_of_the_wrong_type_is_one_line_that_names_it(intact: Path, tmp
     require_one_line(folder, CONFIG, next(iter(values)))
 
 
-def test_what_nobody_needs_is_not_read(intact: Path, tmp_path: Path) -> None:
-    """Code, templates and paths in tokenizer_config.json: nothing runs, is asked for, or is read from elsewhere."""
+def test_code_and_paths_are_ignored_and_a_template_is_only_text(intact: Path, tmp_path: Path) -> None:
+    """Nothing runs, is asked for, or is read from elsewhere; a template that never ends is kept, but not rendered."""
     elsewhere = write(tmp_path / "elsewhere", digits_apart())
     folder = tmp_path / "model"
     values = {
@@ -307,7 +307,7 @@ def test_what_nobody_needs_is_not_read(intact: Path, tmp_path: Path) -> None:
     (folder / "chat_template.jinja").write_text(str(values["chat_template"]))
     tokenizer = load_tokenizer(folder)
     assert encode_prompt(tokenizer, PROMPT) == encode_prompt(load_tokenizer(intact), PROMPT)
-    assert tokenizer.chat_template is None
+    assert tokenizer.chat_template == values["chat_template"]
 
 
 @pytest.mark.parametrize("name", [PIPELINE, CONFIG])
