@@ -59,11 +59,12 @@ def test_an_error_for_a_missing_subset_names_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("requests")
-@pytest.mark.parametrize("subset", ["..", "a/../..", "/etc", ""])
-def test_a_subset_is_a_folder_inside_the_repository(tmp_path: Path, subset: str) -> None:
-    write_rows(tmp_path / "a" / "train.jsonl.gz", [hh_row("x")])
-    with pytest.raises(UserError, match="not a plain path"):
-        list(read_pairs(DataConfig(subsets=(subset,)), seed=0, source=None))
+def test_a_subset_is_a_folder_inside_the_repository(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    write_rows(outside / "train.jsonl.gz", [hh_row("x")])
+    (tmp_path / "a").symlink_to(outside)
+    with pytest.raises(UserError, match="a link that leads out of"):
+        list(read_pairs(DataConfig(subsets=("a",)), seed=0, source=None))
 
 
 def test_only_the_file_of_toxicity_prompts_is_downloaded(requests: list[dict[str, object]], tmp_path: Path) -> None:
