@@ -23,7 +23,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Resp
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from rlhf.data.dialogues import split_turns
-from rlhf.data.invisible import escape_invisible
+from rlhf.data.invisible import escape_invisible, one_line
 from rlhf.data.text import valid_unicode
 from rlhf.errors import UserError, brief, user_message
 from rlhf.labeling.connections import limited_server
@@ -220,8 +220,8 @@ def save_answer(page: Page, answer: Answer, name: Annotated[str, Depends(_sent_b
 def annotator_name(text: str) -> str:
     """A name in its normal form, without outer or repeated spaces.  Raises UserError if it is not a valid name."""
     name = " ".join(unicodedata.normalize("NFC", valid_unicode(text)).split())
-    if not name or len(name) > MAX_NAME or not name.isprintable():
-        raise UserError(f"a name has 1 to {MAX_NAME} printable characters, not {text[:MAX_NAME]!r}")
+    if not name or len(name) > MAX_NAME or escape_invisible(name) != name:
+        raise UserError(f"a name has 1 to {MAX_NAME} visible characters, not {one_line(text, MAX_NAME)!r}")
     return name
 
 

@@ -291,8 +291,10 @@ def test_two_pages_cannot_open_the_same_answers(tmp_path: Path) -> None:
 
 def test_names_are_normalized() -> None:
     assert annotator_name("  Zoe\u0308   Z ") == "Zo\u00eb Z"
-    with pytest.raises(UserError, match="1 to 64 printable"):
-        annotator_name("a\u202eb")
+    for name in ("a\u202eb", "Ada\u115f", "Ada\u00ad", "A\x1b[31m", "\u2800", ""):
+        with pytest.raises(UserError, match="1 to 64 visible") as caught:
+            annotator_name(name)
+        assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("secret", [b"", b"x" * 31])
