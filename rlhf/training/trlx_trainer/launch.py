@@ -43,8 +43,8 @@ def reward_device(state: PartialState) -> torch.device:
 
 def longest_text(model: Path, texts: list[str], new_tokens: int) -> int:
     """Tokens of the longest of `texts`; raises UserError if it leaves no room for `new_tokens` in the context."""
-    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
     longest = max(len(ids) for ids in tokenizer(texts).input_ids)
-    context = context_length(AutoConfig.from_pretrained(model, local_files_only=True))
+    context = context_length(AutoConfig.from_pretrained(model, local_files_only=True, trust_remote_code=False))
     require_fit("the longest text", longest, context, new_tokens=new_tokens)
     return longest

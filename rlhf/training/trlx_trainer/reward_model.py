@@ -27,7 +27,7 @@ class TrlxRewardModel(RewardModel):
         # Text that looks like a special token is ordinary text; this transformers has no split_special_tokens.
         tokenizer.backend_tokenizer.encode_special_tokens = True
         model = AutoModelForSequenceClassification.from_pretrained(
-            folder, torch_dtype=getattr(torch, dtype), local_files_only=True
+            folder, torch_dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False
         )
         return cls(folder, model.to(device).eval().requires_grad_(False), tokenizer)
 

@@ -119,6 +119,7 @@ def write_bidirectional_model(folder: Path) -> None:
     BertLMHeadModel(config).save_pretrained(folder)
 
 
+EOS_FILES = ("tokenizer_config.json", "config.json")
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (
         lambda folder: (folder / "config.json").unlink(),
@@ -161,7 +162,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         r"no tokenizer \(tokenizer\.json, .* are all missing\); add that of the model",
     ),
     "no end of text": (
-        lambda folder: edit_json(folder / "tokenizer_config.json", eos_token=None),
+        lambda folder: [edit_json(folder / name, eos_token=None, eos_token_id=None) for name in EOS_FILES],
         r"the tokenizer has no EOS token",
     ),
     "another model's tokenizer": (
