@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerFast as TokenizerOfThisVersion
 
 from rlhf.errors import UserError, brief, user_message
 from rlhf.storage.untrusted import MalformedJsonError, parse_json, read_regular_file
@@ -55,6 +56,13 @@ MAX_BYTES = 2**28
 """Longest file; the largest published tokenizer.json have 2^25."""
 REMEDY = "copy the model's own tokenizer files again, or save them once more with a current version of transformers"
 Values = dict[str, Any]
+
+
+class PreTrainedTokenizerFast(TokenizerOfThisVersion):  # type: ignore[misc]  # transformers is not type-checked
+    """A tokenizer that does what its tokenizer.json says.
+
+    Saved folders name its class, and this name is the one that transformers 4 and 5 both know.
+    """
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:

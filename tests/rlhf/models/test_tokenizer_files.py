@@ -99,6 +99,7 @@ def test_ids_are_those_of_tokenizer_json_whatever_class_is_named(
     copy = tmp_path / "copy"  # as the exported model is, with which other programs go on
     tokenizer.save_pretrained(copy)
     (copy / "config.json").write_text(json.dumps({"model_type": model_type}))
+    assert json.loads((copy / CONFIG).read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
     for read in (load_tokenizer, AutoTokenizer.from_pretrained):
         assert read(copy)(PROMPT).input_ids == pipeline.encode(PROMPT).ids
 
