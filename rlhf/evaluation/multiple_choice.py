@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
+from rlhf.data.lengths import characters_per_token
 from rlhf.data.questions import MultipleChoiceQuestion
 from rlhf.errors import UserError
 from rlhf.evaluation.policy_comparison import Dialogue, ModelPair, require_finite, response_logprob_sums
@@ -28,9 +29,11 @@ def question_rows(models: ModelPair, questions: Sequence[MultipleChoiceQuestion]
     Each question is run on its own, with all its choices, so its row does not depend on the other questions.
     Raises UserError if a choice is longer than the models' context, or if a log-probability is not finite.
     """
+    context = context_length(models.rlhf.config)
+    most_characters = None if context is None else context * characters_per_token(models.tokenizer.get_vocab())
     rows = []
     for number, question in enumerate(questions, start=1):
-        dialogues = _dialogues(models, question)
+        dialogues = _dialogues(models, question, most_characters)
         sft, sft_normalized = _choose(models.sft, question, dialogues)
         rlhf, rlhf_normalized = _choose(models.rlhf, question, dialogues)
         rows.append(
@@ -48,15 +51,19 @@ def question_rows(models: ModelPair, questions: Sequence[MultipleChoiceQuestion]
     return rows
 
 
-def _dialogues(models: ModelPair, question: MultipleChoiceQuestion) -> list[Dialogue]:
-    """Token ids of the question with each of its choices.  A question that is too long is cut at its beginning."""
-    prompt = encode_prompt(models.tokenizer, f"Question: {question.text}\nAnswer:")
-    choices = [encode_response(models.tokenizer, f" {choice}")[:-1] for choice in question.choices]
+def _dialogues(models: ModelPair, question: MultipleChoiceQuestion, most_characters: int | None) -> list[Dialogue]:
+    """Token ids of the question with each of its choices.  A question that is too long is cut at its beginning.
+
+    Of longer texts than `most_characters`, which cannot fit the context, the tokenizer sees only so many.
+    """
+    text = question.text if most_characters is None else question.text[-most_characters:]
+    prompt = encode_prompt(models.tokenizer, f"Question: {text}\nAnswer:")
+    choices = [encode_response(models.tokenizer, f" {choice}"[:most_characters])[:-1] for choice in question.choices]
     context, longest = context_length(models.rlhf.config), max(map(len, choices))
     if context is not None and longest >= context:
         raise UserError(
-            f"evaluation.questions: a choice of the question {question.text[:60]!r} has {longest} tokens, which leaves "
-            f"no room for the question in the model's context of {context}; remove the question"
+            f"evaluation.questions: a choice of the question {question.text[:60]!r} has {longest} tokens or more, "
+            f"which leaves no room for the question in the model's context of {context}; remove the question"
         )
     kept_prompt = prompt if context is None else prompt[-(context - longest) :]
     return [Dialogue(kept_prompt, choice) for choice in choices]

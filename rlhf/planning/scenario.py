@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow
+from pyarrow import parquet
+
 from rlhf.config import HUB, SYNTHETIC, DataConfig, ModelConfig, RewardConfig, RunConfig
+from rlhf.data.files import SUFFIXES
 from rlhf.data.questions import SYNTHETIC_QUESTIONS
-from rlhf.errors import UserError
+from rlhf.errors import UserError, brief
 from rlhf.models.sizes import ModelSize, gptj_size, read_model_size
 from rlhf.planning.machines import Machine
 from rlhf.planning.throughput import Throughput, throughput_of
+from rlhf.storage.user_folders import walk_folder
 
 HUB_MODELS = {"EleutherAI/gpt-j-6b": gptj_size(hidden_size=4096, num_layers=28, vocab_size=50400)}
 """Sizes in config.json of the repository at the pinned revision."""
@@ -184,7 +190,7 @@ def count_pairs(data: DataConfig) -> PairCounts:
     elif data.source == HUB and all(subset in HUB_PAIRS for subset in data.subsets):
         rows, source = sum(HUB_PAIRS[subset] for subset in data.subsets), f"data card of {data.repository}"
     else:
-        counted = 0 if data.source == HUB else _count_lines(Path(data.source))
+        counted = 0 if data.source == HUB else _count_rows(Path(data.source))
         rows, source = (counted, data.source) if counted else (UNKNOWN_PAIRS, f"assumed for {data.source}")
     kept, share = int(KEPT_SHARE * rows), data.judge_share
     source = f"{KEPT_SHARE:.0%} kept of {rows:,} ({source})"
@@ -199,7 +205,7 @@ def count_questions(source: str | None) -> int:
     """Number of multiple-choice questions that the setting evaluation.questions names."""
     if source is None:
         return 0
-    return SYNTHETIC_QUESTIONS if source == SYNTHETIC else _count_lines(Path(source))
+    return SYNTHETIC_QUESTIONS if source == SYNTHETIC else _count_rows(Path(source))
 
 
 def _read(path: Path) -> ModelSize:
@@ -212,12 +218,17 @@ def _read(path: Path) -> ModelSize:
     return read_model_size(config, str(path))
 
 
-def _count_lines(source: Path) -> int:
-    """Rows of the JSON Lines files at `source`; 0 if there are none."""
-    files = [source] if source.is_file() else [*source.rglob("*.jsonl"), *source.rglob("*.jsonl.gz")]
-    rows = 0
-    for path in files:
-        if path.name.endswith((".jsonl", ".jsonl.gz")):
-            with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
-                rows += sum(1 for _ in stream)
-    return rows
+def _count_rows(source: Path) -> int:
+    """Rows of the data files at `source`, without reading them as data; 0 if there are none."""
+    files = [source] if source.is_file() else walk_folder(source) if source.is_dir() else []
+    return sum(_rows_of(path) for path in files if path.name.endswith(SUFFIXES))
+
+
+def _rows_of(path: Path) -> int:
+    try:
+        if path.suffix == ".parquet":
+            return int(parquet.read_metadata(path).num_rows)
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
+            return sum(1 for _ in stream)
+    except (OSError, EOFError, zlib.error, pyarrow.ArrowException) as error:
+        raise UserError(f"{path}: cannot be read ({brief(error)}); get it again or remove it") from error

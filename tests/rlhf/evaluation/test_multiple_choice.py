@@ -93,7 +93,11 @@ def test_a_question_longer_than_the_context_keeps_its_end(models: ModelPair) -> 
     ends = [MultipleChoiceQuestion("q", begin + end, choices, 0) for begin in ("", "y" * 300)]
     first, second = question_rows(models, ends)
     assert first == second
-    with pytest.raises(UserError, match=rf"a choice of the question 'Which\?' has \d+ tokens, .* context of {CONTEXT}"):
+    [megabytes] = question_rows(models, [MultipleChoiceQuestion("q", "y " * 2**21 + end, choices, 0)])
+    assert megabytes == first
+    with pytest.raises(
+        UserError, match=rf"a choice of the question 'Which\?' has \d+ tokens or more, .* context of {CONTEXT}"
+    ):
         question_rows(models, [MultipleChoiceQuestion("q", "Which?", ("x" * CONTEXT, "y"), 0)])
 
 

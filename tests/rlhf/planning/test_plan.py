@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 from typer.testing import CliRunner
 
 from flows.cli import app
@@ -249,6 +252,22 @@ def test_rows_of_a_file_are_counted(tmp_path: Path) -> None:
     limited = planned("quickstart", "cpu", f"data.source={rows}", "data.max_pairs=60").scenario
     assert limited.judge is not None
     assert (limited.pairs, limited.judge.pairs) == (60, 53)  # max_pairs does not limit the judge
+
+
+def test_rows_of_every_data_file_of_a_folder_are_counted(tmp_path: Path) -> None:
+    """Linked folders count, hidden files do not, as for the pipeline."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "a.jsonl").write_text("{}\n" * 200)
+    (tmp_path / "data" / "._a.jsonl").write_text("{}\n" * 7)
+    (tmp_path / "elsewhere" / "b.jsonl.gz").write_bytes(gzip.compress(b"{}\n" * 30))
+    parquet.write_table(pyarrow.table({"chosen": ["a"] * 4}), tmp_path / "elsewhere" / "c.parquet")
+    settings = f"data.source={tmp_path / 'data'}"
+    assert planned("quickstart", "cpu", settings).scenario.rows == 234
+    (tmp_path / "data" / "d.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"d\.parquet: cannot be read"):
+        planned("quickstart", "cpu", settings)
 
 
 def test_the_command_prints_every_step_and_where_numbers_come_from(tmp_path: Path) -> None:
