@@ -37,11 +37,15 @@ def file_sha256(path: Path) -> str:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write `content` so that `path` holds either the old content or all of the new, also after a power cut."""
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(content.encode() if isinstance(content, str) else content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content.encode() if isinstance(content, str) else content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def append_durably(path: Path, data: str | bytes, *, truncate_to: int | None = None) -> int:

@@ -41,6 +41,7 @@ from rlhf.storage.s3 import S3, Bucket, TooLargeError
 from rlhf.storage.s3_lease import lease
 from rlhf.storage.s3_transfer import DamagedError, download, upload
 from rlhf.storage.untrusted import is_plain_name, is_plain_path, path_inside
+from rlhf.storage.user_folders import walk_folder
 
 CACHE, CACHE_GB, DEFAULT_CACHE_GB = "RLHF_CACHE", "RLHF_CACHE_GB", "200"
 DEFAULT_CACHE = "~/.cache/rlhf"
@@ -174,7 +175,7 @@ class S3Store(Store):
         key = f"{INPUTS}/{fingerprint}/{path.name}"
         content = self._manifest_bytes(key)
         if self._missing_objects(key, content):
-            files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+            files = [path] if path.is_file() else [file for file in walk_folder(path) if file.is_file()]
             for file in files:
                 if not is_plain_path(file.relative_to(path.parent).as_posix()):
                     raise UserError(

@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 from rlhf.errors import UserError
-from rlhf.storage.files import append_durably, copy_folder, locked, locked_when_free, replace_folder
+from rlhf.storage.files import (
+    append_durably,
+    copy_folder,
+    locked,
+    locked_when_free,
+    replace_folder,
+    write_atomically,
+)
 
 
 def test_appended_data_and_the_file_name_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,3 +128,10 @@ def test_locks_that_are_waited_for_are_held_one_at_a_time_and_removed(tmp_path: 
         thread.join()
     assert counts == [15]
     assert list(path.parent.iterdir()) == []
+
+
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_atomically(tmp_path / "folder", "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]

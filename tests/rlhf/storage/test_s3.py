@@ -287,6 +287,9 @@ def test_a_users_file_or_folder_is_available_to_every_machine(first: S3Store, se
     (tmp_path / "data" / "more").mkdir(parents=True)
     (tmp_path / "data" / MANIFEST).write_text("the user's own")
     (tmp_path / "data" / "more" / "rows.jsonl").write_text("{}\n")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "rows.jsonl").write_text("[]\n")
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "elsewhere")
     folder = first.upload_input(tmp_path / "data", "abc")
     file = first.upload_input(tmp_path / "data" / "more" / "rows.jsonl", "def")
     assert folder.name == "data"
@@ -294,6 +297,7 @@ def test_a_users_file_or_folder_is_available_to_every_machine(first: S3Store, se
     with second.local_copies(copies):
         assert (copies[0] / MANIFEST).read_text() == "the user's own"
         assert (copies[0] / "more" / "rows.jsonl").read_text() == copies[1].read_text() == "{}\n"
+        assert (copies[0] / "linked" / "rows.jsonl").read_text() == "[]\n"
 
 
 def interrupt(store: S3Store, text: str) -> Path:
