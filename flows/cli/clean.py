@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.options import Storage
-from flows.server.settings import prepare_prefect
 
 if TYPE_CHECKING:
     from rlhf.runs.cleanup import CleanupPlan, Location
@@ -36,6 +35,8 @@ def clean(workspace: Storage = "runs", run: OneRun = None, *, yes: Yes = False, 
         if yes:
             remove(location, plan)
     if pools:
+        from flows.server.settings import prepare_prefect
+
         prepare_prefect()
         from flows.server.undeploy import undeploy
 

@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 import typer
 
 from flows.cli.options import Overrides, Profile, Storage, Workspace
-from flows.server.settings import PASSWORD, SERVER_PASSWORD, prepare_for_server, prepare_prefect, use_own_server
 from rlhf.errors import UserError
 
 GpuPoolType = Annotated[
@@ -28,6 +27,7 @@ def deploy(
     gpu_pool: GpuPoolType = "process",
 ) -> None:
     """Create or update work pools, deployments and the lost-run automation on the Prefect server. Safe to repeat."""
+    from flows.server.settings import prepare_for_server, prepare_prefect
     from rlhf.profiles import load_profile
 
     config = load_profile(profile, overrides or ())
@@ -43,6 +43,7 @@ def deploy(
 
 def serve(profile: Profile = "quickstart", workspace: Workspace = Path("runs"), port: Port = 4200) -> None:
     """Start a local Prefect server with one worker per pool. Ctrl-C stops everything."""
+    from flows.server.settings import PASSWORD, SERVER_PASSWORD, prepare_for_server, prepare_prefect, use_own_server
     from rlhf.profiles import load_profile
 
     config = load_profile(profile, ())

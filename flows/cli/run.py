@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import Overrides, Profile, Storage, examples
-from flows.server.settings import gc_paused_import, prepare_prefect
 from rlhf.errors import UserError
 
 profiles = typer.Typer(
@@ -24,6 +23,7 @@ Name = Annotated[
 
 def run(profile: Profile, name: Name = None, workspace: Storage = "runs", overrides: Overrides = None) -> None:
     """Run the pipeline. Stages whose inputs have not changed are cached."""
+    from flows.server.settings import gc_paused_import, prepare_prefect
     from rlhf.profiles import load_profile
     from rlhf.storage.s3_store import open_store
 
