@@ -1,8 +1,9 @@
 """Checkpoints of a PPO run: trained parameters, optimizer state, and the few numbers that the next step depends on.
 
 `checkpoints/step-000010/` holds `weights.safetensors` (trained parameters including the value head, in float32),
-`optimizer_state.safetensors` (of AdamW) and `state.json`.  Prompts, seeds and minibatches follow from the step number,
-so no generator state is saved.  A folder gets its name after all of its content is on disk.
+`optimizer_state.safetensors` (of AdamW), `state.json`, and `checkpoint.json` with their SHA-256.  Prompts, seeds and
+minibatches follow from the step number, so no generator state is saved.  A folder gets its name after all of its
+content is on disk.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ import re
 import shutil
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rlhf.runtime.distributed import all_reduce_sum
+from rlhf.runtime.stage import is_main_process, note
 from rlhf.storage.artifacts import CHECKPOINTS
 from rlhf.storage.files import replace_folder, write_atomically
+from rlhf.training.checkpoint_record import discard_damaged, find_damage, read_record, write_record
 
 WEIGHTS, OPTIMIZER_STATE, STATE = "weights.safetensors", "optimizer_state.safetensors", "state.json"
 
@@ -42,6 +47,7 @@ class Checkpoints:
 
     def __init__(self, output: Path, keep: int) -> None:
         """Keep the `keep` newest checkpoints and the best one."""
+        self.output = output
         self.folder = output / CHECKPOINTS
         self.keep = keep
 
@@ -53,14 +59,48 @@ class Checkpoints:
             for name in (WEIGHTS, OPTIMIZER_STATE):
                 fsync(folder / name)
             write_atomically(folder / STATE, state.model_dump_json(indent=2))
+            write_record(folder, self.output, state.step)
             fsync(folder)
         fsync(self.folder)
         self._prune(state)
 
     def newest(self) -> TrainingState | None:
-        """State of the newest complete checkpoint; None if there is none."""
-        steps = self._steps()
-        return TrainingState.model_validate_json((self._path(steps[-1]) / STATE).read_bytes()) if steps else None
+        """State of the newest checkpoint that is intact, as is the best one at that time; None if there is none.
+
+        Damaged ones are removed, with a note.  All ranks must call this together; the main rank chooses.
+        """
+        step = self._newest_intact() if is_main_process() else 0
+        step = int(all_reduce_sum(torch.tensor([step])).item())
+        return None if step < 0 else TrainingState.model_validate_json((self._path(step) / STATE).read_bytes())
+
+    def _newest_intact(self) -> int:
+        """Its step; -1 if there is none."""
+        checked: dict[int, bool] = {}
+
+        def is_intact(step: int) -> bool:
+            if step not in checked:
+                checked[step] = self._is_intact(step)
+            return checked[step]
+
+        for step in reversed(self._steps()):
+            if is_intact(step):
+                best = TrainingState.model_validate_json((self._path(step) / STATE).read_bytes()).best_step
+                if is_intact(best):
+                    return step
+                note(f"{self._path(step)}: not used, because the best checkpoint of that time, step {best}, is damaged")
+        if checked:
+            note(f"{self.folder}: no intact checkpoint is left; the training starts again")
+        return -1
+
+    def _is_intact(self, step: int) -> bool:
+        path = self._path(step)
+        record = read_record(path, self.output)
+        if record is None:
+            return False
+        damage = find_damage(path, record) or _find_strange_state(path / STATE, step)
+        if damage is not None:
+            discard_damaged(path, damage)
+        return damage is None
 
     def weights(self, step: int) -> dict[str, Tensor]:
         """Trained weights after `step`."""
@@ -78,11 +118,11 @@ class Checkpoints:
             shutil.rmtree(self._path(step))
 
     def _steps(self) -> list[int]:
-        """Steps with a complete checkpoint, in order.  One whose removal was interrupted lacks a file."""
-        matches = [re.fullmatch(r"step-(\d+)", path.name) for path in self.folder.glob("step-*")]
+        """Steps with a complete checkpoint of this run, in order."""
+        matches = [re.fullmatch(r"step-(\d{6,12})", path.name, re.ASCII) for path in self.folder.glob("step-*")]
         steps = sorted(int(match[1]) for match in matches if match)
-        files = (WEIGHTS, OPTIMIZER_STATE, STATE)
-        return [step for step in steps if all((self._path(step) / name).is_file() for name in files)]
+        records = {step: read_record(self._path(step), self.output) for step in steps}
+        return [step for step, record in records.items() if record is not None and record.step == step]
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:06d}"
@@ -95,6 +135,15 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _find_strange_state(path: Path, step: int) -> str | None:
+    """What is wrong with the state in a file, which should be that after `step`."""
+    try:
+        state = TrainingState.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        return f"{path.name} has {error.error_count()} wrong fields"
+    return None if state.step == step and state.validations else f"{path.name} is that of another step"
 
 
 def _storable(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

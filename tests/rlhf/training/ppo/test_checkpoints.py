@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from rlhf.training.ppo.checkpoints import STATE, WEIGHTS, Checkpoints, TrainingState
+from rlhf.training.checkpoint_record import RECORD
+from rlhf.training.ppo.checkpoints import OPTIMIZER_STATE, STATE, WEIGHTS, Checkpoints, TrainingState
 from rlhf.training.ppo.optimizer import Optimizer, assign_owners
 
 WEIGHT = {"weight": torch.tensor([1 / 3, 2.0])}
@@ -33,8 +37,8 @@ def saved_steps(output: Path) -> list[str]:
 
 def test_a_checkpoint_restores_every_bit(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=1)
-    checkpoints.save(state(7), WEIGHT, {"exp_avg.weight": torch.tensor([0.1])})
-    assert checkpoints.newest() == state(7)
+    checkpoints.save(state(7, best_step=7), WEIGHT, {"exp_avg.weight": torch.tensor([0.1])})
+    assert checkpoints.newest() == state(7, best_step=7)
     assert torch.equal(checkpoints.weights(7)["weight"], WEIGHT["weight"])
     assert torch.equal(checkpoints.optimizer_state(7)["exp_avg.weight"], torch.tensor([0.1]))
 
@@ -50,13 +54,88 @@ def test_there_is_no_newest_checkpoint_before_the_first(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path, keep=2).newest() is None
 
 
-@pytest.mark.parametrize("file", [WEIGHTS, STATE])
-def test_a_half_removed_checkpoint_does_not_count(tmp_path: Path, file: str) -> None:
-    checkpoints = Checkpoints(tmp_path, keep=2)
-    checkpoints.save(state(1), WEIGHT, {})
-    checkpoints.save(state(2), WEIGHT, {})
-    (tmp_path / "checkpoints" / "step-000002" / file).unlink()
+def three_checkpoints(output: Path) -> Checkpoints:
+    """Checkpoints after steps 0, 1 and 2; step 0 is the best."""
+    checkpoints = Checkpoints(output, keep=2)
+    for step in range(3):
+        checkpoints.save(state(step), WEIGHT, {"exp_avg.weight": torch.tensor([0.1])})
+    return checkpoints
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def replace_by_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "removed": Path.unlink,
+    "torn": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "flipped bit": flip_a_bit,
+    "pipe": replace_by_pipe,
+    "of another step": lambda path: shutil.copyfile(path.parents[1] / "step-000001" / path.name, path),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("file", [WEIGHTS, OPTIMIZER_STATE, STATE, RECORD])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, damage: str
+) -> None:
+    checkpoints = three_checkpoints(tmp_path)
+    DAMAGES[damage](tmp_path / "checkpoints" / "step-000002" / file)
+    if damage == "of another step" and file in (WEIGHTS, OPTIMIZER_STATE):
+        assert checkpoints.newest() == state(2)  # the same content
+        return
     assert checkpoints.newest() == state(1)
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("@note")]
+    if file != RECORD:  # without its record, a checkpoint is one that was never completed
+        [line] = notes
+        assert f"step-000002: this checkpoint is damaged ({file} " in line
+        assert saved_steps(tmp_path) == ["step-000000", "step-000001"]
+    checkpoints.save(state(2), WEIGHT, {})
+    assert checkpoints.newest() == state(2)
+
+
+def test_without_the_best_checkpoint_the_run_goes_back_to_before_it_was_best(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its weights are the result if no later step is better; training would end without them."""
+    checkpoints = Checkpoints(tmp_path, keep=4)
+    for step, best_step in ((0, 0), (1, 0), (2, 2), (3, 2)):
+        checkpoints.save(state(step, best_step), WEIGHT, {})
+    flip_a_bit(tmp_path / "checkpoints" / "step-000002" / WEIGHTS)
+    assert checkpoints.newest() == state(1)
+    assert "step-000003: not used, because the best checkpoint of that time, step 2, is" in capsys.readouterr().out
+
+
+def test_without_any_intact_checkpoint_the_run_starts_again_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(state(0), WEIGHT, {})
+    flip_a_bit(tmp_path / "checkpoints" / "step-000000" / WEIGHTS)
+    assert checkpoints.newest() is None
+    assert "no intact checkpoint is left; the training starts again" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_another_run_is_not_taken(tmp_path: Path) -> None:
+    three_checkpoints(tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "other")
+    assert Checkpoints(tmp_path / "other", keep=2).newest() is None
+    assert Checkpoints(tmp_path / "one", keep=2).newest() == state(2)
+
+
+@pytest.mark.parametrize("name", ["step-x", "step-", "step-9", "step-000009", "step-" + 200 * "9"])
+def test_other_names_do_not_count(tmp_path: Path, name: str) -> None:
+    checkpoints = three_checkpoints(tmp_path)
+    shutil.copytree(tmp_path / "checkpoints" / "step-000002", tmp_path / "checkpoints" / name)
+    assert checkpoints.newest() == state(2)
 
 
 def test_a_half_written_checkpoint_does_not_count_and_is_written_again(tmp_path: Path) -> None:
@@ -65,8 +144,8 @@ def test_a_half_written_checkpoint_does_not_count_and_is_written_again(tmp_path:
     (partial / WEIGHTS).write_bytes(b"half")
     checkpoints = Checkpoints(tmp_path, keep=2)
     assert checkpoints.newest() is None
-    checkpoints.save(state(3), WEIGHT, {})
-    assert checkpoints.newest() == state(3)
+    checkpoints.save(state(3, best_step=3), WEIGHT, {})
+    assert checkpoints.newest() == state(3, best_step=3)
     assert saved_steps(tmp_path) == ["step-000003"]
 
 
