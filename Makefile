@@ -6,7 +6,8 @@ RUN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(RUN)/pytest -n 2 --dist loadfile
 
 # Packages come from the lock files, as wheels, each checked against its hashes: nothing is resolved, nothing else is
-# installed, and no code of a package runs meanwhile.  torch alone is installed by its version: the machine decides between its CPU and its CUDA build.
+# installed, and no code of a package runs meanwhile.  torch alone is installed by its version: the machine decides
+# between its CPU and its CUDA build.
 INSTALL := $(RUN)/pip install --quiet --no-deps --only-binary=:all: --require-hashes --requirement
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' torch.lock)
 EDITABLE := $(RUN)/pip install --quiet --no-deps --no-build-isolation --editable .
