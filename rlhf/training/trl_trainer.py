@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import math
 import random
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,14 +32,19 @@ from rlhf.models.limits import RECOMPUTE_FROM_PARAMETERS, total_steps
 from rlhf.models.loading import Dtype
 from rlhf.runtime.distributed import init_distributed
 from rlhf.runtime.metrics_log import MetricsLog
-from rlhf.runtime.stage import is_main_process, progress
+from rlhf.runtime.stage import is_main_process, note, progress
 from rlhf.runtime.trackers import log_metrics
 from rlhf.storage.artifacts import CHECKPOINTS
-from rlhf.storage.files import read_jsonl, write_atomically
+from rlhf.storage.files import read_jsonl
+from rlhf.training.checkpoint_record import (
+    discard_damaged,
+    find_damage,
+    read_record,
+    remove_checkpoint,
+    write_record,
+)
 
 METRICS = "metrics.jsonl"
-COMPLETE = "complete"
-"""File that is written into a checkpoint last.  A checkpoint without it is incomplete."""
 LOG_EVERY = 5
 """Optimizer steps between two rows of metrics; every validation and checkpoint adds a row too."""
 
@@ -132,44 +136,64 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def train(trainer: Trainer, phase: str, output: Path, *, epochs_per_step: float) -> Path:
-    """Train from the newest complete checkpoint, or from the start; returns the folder of the float32 weights.
+    """Train from the newest intact checkpoint, or from the start; returns the folder of the float32 weights.
 
     Writes rows to `output`/metrics.jsonl: {step, epoch, loss, learning_rate, tokens_per_second, ...} every LOG_EVERY
     steps, and validation_* before the first step, at each checkpoint and after the last step.
     Raises UserError if the loss is not finite.
     """
-    checkpoints = output / CHECKPOINTS
     with trainer.accelerator.main_process_first():
         if is_main_process():
-            delete_incomplete(checkpoints)
-        checkpoint = newest_checkpoint(checkpoints)
+            remove_unusable(output)
+        checkpoint = newest_checkpoint(output)
+    if checkpoint is not None:
+        note(f"resuming after step {_step_of(checkpoint)}")
     metrics = MetricsLog(output / METRICS, _step_of(checkpoint) if checkpoint else None, log_metrics)
     trainer.args.eval_on_start = checkpoint is None
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Recorder(phase, metrics, epochs_per_step))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    final = checkpoints / "final"
+    final = output / CHECKPOINTS / "final"
     if trainer.is_fsdp_enabled:
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model(str(final))
     return final
 
 
-def newest_checkpoint(checkpoints: Path) -> Path | None:
-    """The complete checkpoint with the highest step, or None."""
-    complete = [folder for folder in checkpoints.glob("checkpoint-*") if (folder / COMPLETE).is_file()]
-    return max(complete, key=_step_of, default=None)
+def newest_checkpoint(output: Path) -> Path | None:
+    """The complete checkpoint with the highest step in a stage's output, or None."""
+    return max(_complete_checkpoints(output), key=_step_of, default=None)
+
+
+def remove_unusable(output: Path) -> None:
+    """Remove the checkpoints that a killed process could not complete, and damaged ones that are newer than an intact.
+
+    For each damaged one, and if none is left, there is a line for the user.
+    """
+    complete = _complete_checkpoints(output)
+    for folder in set((output / CHECKPOINTS).glob("checkpoint-*")) - set(complete):
+        remove_checkpoint(folder)
+    for folder in sorted(complete, key=_step_of, reverse=True):
+        record = read_record(folder, output)
+        damage = find_damage(folder, record) if record else "checkpoint.json was changed"
+        if damage is None:
+            return
+        discard_damaged(folder, damage)
+    if complete:
+        note(f"{output / CHECKPOINTS}: no intact checkpoint is left; the training starts again")
+
+
+def _complete_checkpoints(output: Path) -> list[Path]:
+    complete = []
+    for folder in (output / CHECKPOINTS).glob("checkpoint-*"):
+        record = read_record(folder, output)
+        if record is not None and folder.name == f"checkpoint-{record.step}":
+            complete.append(folder)
+    return complete
 
 
 def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
-
-
-def delete_incomplete(checkpoints: Path) -> None:
-    """Delete the checkpoints that a killed process could not complete."""
-    for folder in checkpoints.glob("checkpoint-*"):
-        if not (folder / COMPLETE).is_file():
-            shutil.rmtree(folder)
 
 
 class _Recorder(TrainerCallback):  # type: ignore[misc]  # transformers is not type-checked
@@ -218,7 +242,8 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]  # transformers is not t
         self._write_row()
         init_distributed().wait_for_everyone()
         if is_main_process():
-            write_atomically(Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE, "")
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            write_record(folder, folder.parents[1], state.global_step)
         self.since = time.monotonic()
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
