@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from prefect.settings import (
     get_current_settings,
     temporary_settings,
 )
+from rich.console import Console
 
 from flows.server.settings import prepare_for_server, use_own_server
 from rlhf.errors import UserError
@@ -44,6 +46,8 @@ STOP_SECONDS = 45.0
 POLL_SECONDS = 0.3
 RESTARTS = 3
 """How often a server that ends by itself is started again."""
+LOST_SECONDS = 35.0
+"""Time for a run without server to end its stages; longer than their grace.  Then the process ends."""
 MEANT_FOR_OTHER_SERVERS = (
     PREFECT_API_AUTH_STRING,
     PREFECT_API_ENABLE_HTTP2,
@@ -64,6 +68,8 @@ class Services:
         self.logs = logs.absolute()
         self.api = api
         self.running: dict[str, subprocess.Popen[str]] = {}
+        self.lost: str | None = None
+        """Message for the user if a server ended again and again; this process has then been interrupted."""
         self._stopping = threading.Event()
         self._starting = threading.Lock()
         logs.mkdir(parents=True, exist_ok=True)
@@ -97,17 +103,35 @@ class Services:
         self._wait_until("server", self._is_healthy)
 
     def keep_server(self, port: int, **environment: str) -> None:
-        """Start a server as `server` does, and again whenever it ends, on the same port and the same database."""
+        """Start a server as `server` does, and again if it ends, on the same port and the same database.
+
+        If it ends too often, `lost` is set, and this process is interrupted as by Ctrl-C so that stages are saved.
+        """
         self.server(port, **environment)
         threading.Thread(target=self._restart_server, args=(port, environment), daemon=True).start()
 
     def _restart_server(self, port: int, environment: dict[str, str]) -> None:
-        for _ in range(RESTARTS):
+        for attempt in range(RESTARTS + 1):
             while (server := self.running.get("server")) is not None and server.poll() is None:
                 if self._stopping.wait(POLL_SECONDS):
                     return
-            with suppress(UserError):  # it ended while it started, or the run is being stopped
-                self.server(port, **environment)
+            if attempt < RESTARTS:
+                with suppress(UserError):  # it ended while it started
+                    self.server(port, **environment)
+            elif not self._stopping.is_set():
+                self._end_run()
+
+    def _end_run(self) -> None:
+        self.lost = (
+            f"the Prefect server of this run ended {RESTARTS + 1} times; see {self.logs / 'server.log'}; "
+            "run the same command again to resume"
+        )
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(LOST_SECONDS)  # after which Prefect still tries to report to the server
+        if not self._stopping.is_set():
+            Console(stderr=True).show_cursor()
+            print(f"error: {self.lost}", file=sys.stderr, flush=True)
+        os._exit(2)
 
     def worker(self, pool: str, **environment: str) -> None:
         """Start a worker of `pool` that looks for work every second."""
@@ -185,4 +209,10 @@ def temporary_server() -> Iterator[str | None]:
     atexit.register(services.stop_all)  # not after the `with` block: Prefect still sends to the server at exit
     services.keep_server(port)
     with temporary_settings({PREFECT_API_URL: api}, restore_defaults=MEANT_FOR_OTHER_SERVERS):
-        yield url
+        try:
+            yield url
+        except KeyboardInterrupt:
+            if services.lost is None:
+                raise
+            services.stop_all()
+            raise UserError(services.lost) from None

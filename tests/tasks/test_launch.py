@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -13,20 +15,23 @@ from pathlib import Path
 
 import pytest
 
+import rlhf
 from rlhf.config import ComputeConfig
 from rlhf.errors import UserError
 from rlhf.runtime.stage import StageRequest
 from tasks.launch import (
     NO_CALLBACKS,
-    Progress,
     StageCallbacks,
     StageFailedError,
     StageJob,
     launch_stage,
     run_process,
     stage_command,
+    stage_environment,
     stop_stages_on_error,
 )
+from tasks.messages import Progress
+from tests.support.hostile import FOREIGN_ENVIRONMENT, hostile_folder
 
 
 class Recorder:
@@ -228,7 +233,38 @@ def test_gpu_stages_are_started_by_accelerate(job: StageJob) -> None:
     assert stage_command(job)[:3] == [sys.executable, "-m", "stand_in"]
 
 
+def test_a_stage_runs_the_code_of_its_fingerprint_or_not_at_all(tmp_path: Path) -> None:
+    shutil.copytree(Path(rlhf.__file__).parent, tmp_path / "rlhf", ignore=shutil.ignore_patterns("__pycache__"))
+    environment = stage_environment(os.environ | {"PYTHONPATH": str(tmp_path)})
+    request = StageRequest(stage="export_model", fingerprint="f", config={}, inputs={})
+    (tmp_path / "request.json").write_text(request.model_dump_json())
+    arguments = ["--config", str(tmp_path / "request.json"), "--output", str(tmp_path / "artifact")]
+    command = [sys.executable, "-m", "rlhf.stages.export_model", *arguments]
+    with pytest.raises(UserError, match=rf"^the stage would run the code in {tmp_path}/rlhf, but .* PYTHONPATH$"):
+        run_process(command, tmp_path, environment, NO_CALLBACKS)
+
+
+def test_a_signal_without_name_is_told_by_its_number(tmp_path: Path) -> None:
+    with pytest.raises(StageFailedError, match=f"killed by signal {signal.SIGRTMIN + 1}"):
+        run_code("import os, signal; os.kill(os.getpid(), signal.SIGRTMIN + 1)", tmp_path)
+
+
+@pytest.fixture
+def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hostile modules in the current folder, and an environment that others have left."""
+    monkeypatch.chdir(hostile_folder(tmp_path / "current"))
+    for name, value in FOREIGN_ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("hostile")
+def test_a_stage_imports_nothing_from_the_current_folder(job: StageJob) -> None:
+    launch_stage(job, NO_CALLBACKS)
+    assert (job.output / "seen.json").is_file()
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("hostile")
 def test_accelerate_starts_the_configured_number_of_processes(job: StageJob, tmp_path: Path) -> None:
     (tmp_path / "stand_in.py").write_text(
         "import os, sys\noutput = sys.argv[sys.argv.index('--output') + 1]\n"
