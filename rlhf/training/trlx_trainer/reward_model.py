@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 from rlhf.errors import UserError
 from rlhf.models.loading import Dtype
 from rlhf.models.reward_model import RewardModel
-from rlhf.models.tokenization import load_tokenizer
+from rlhf.models.tokenizer_files import read_tokenizer
 
 TOLERANCE: dict[Dtype, float] = {"float32": 1e-3, "bfloat16": 0.1}
 """Absolute and relative tolerance between the score of a chosen response and the one that train_reward measured."""
@@ -23,7 +23,7 @@ class TrlxRewardModel(RewardModel):
     @classmethod
     def load(cls, folder: Path, dtype: Dtype, device: torch.device | str) -> Self:
         """The reward model in `folder`."""
-        tokenizer = load_tokenizer(folder)
+        tokenizer = read_tokenizer(folder)
         # Text that looks like a special token is ordinary text; this transformers has no split_special_tokens.
         tokenizer.backend_tokenizer.encode_special_tokens = True
         model = AutoModelForSequenceClassification.from_pretrained(

@@ -47,7 +47,7 @@ def run_trlx(config: PpoStage, inputs: dict[str, Path], output: Path) -> None:
         if is_main_process():
             convert_for_trlx(source, policy)
             convert_for_trlx(inputs["reward"] / "model", reward_model)
-    found = checkpoints.newest()
+        found = checkpoints.newest()
     resume, resumed = found or (None, None)
     done = resumed.iteration // updates_per_step(ppo) if resumed else 0
     if resumed:

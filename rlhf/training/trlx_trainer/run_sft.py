@@ -40,7 +40,7 @@ def run_trlx(config: SftStage, inputs: dict[str, Path], output: Path) -> None:
     with processes.main_process_first():
         if is_main_process():
             convert_for_trlx(source, converted)
-    found = checkpoints.newest()
+        found = checkpoints.newest()
     resume, resumed = found or (None, None)
     if config.sft.warmup_steps:
         note("trlx has no warm-up: sft.warmup_steps has no effect")

@@ -135,7 +135,8 @@ def test_a_killed_run_resumes_from_its_checkpoint(tmp_path: Path, stages: Stages
     inputs, output = ppo_inputs(tmp_path), tmp_path / "trlx"
     request = write_request(tmp_path / "request.json", "train_ppo", PPO, inputs)
     state = output / "checkpoints" / "step-00000008" / "state.json"  # after the second round
-    assert not stages.run("rlhf.stages.train_ppo_trlx", request, output, kill_when=state.is_file)
+    complete = state.with_name("checkpoint.json")
+    assert not stages.run("rlhf.stages.train_ppo_trlx", request, output, kill_when=complete.is_file)
     before = read_jsonl(output / "metrics.jsonl")[:2]
     saved = json.loads(state.read_bytes())
     assert saved["running_statistics"]["count"] == pytest.approx(16)
