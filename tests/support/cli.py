@@ -78,6 +78,8 @@ class CommandLine:
     """Command that starts it, such as `unshare --net`."""
     server: str | None = None
     """Address of a Prefect server's API; if None, each run starts its own server."""
+    folder: Path | None = None
+    """The current folder, if it is not that of the tests."""
 
     def start(self, *arguments: str, log: IO[str] | None = None) -> subprocess.Popen[str]:
         """Start `rlhf ARGUMENTS` as the leader of a process group, as a terminal does; its output goes to `log`."""
@@ -86,6 +88,7 @@ class CommandLine:
             env=os.environ
             | {"PREFECT_HOME": str(self.home)}
             | ({"PREFECT_API_URL": self.server} if self.server else {}),
+            cwd=self.folder,
             stdout=log or subprocess.PIPE,
             stderr=log or subprocess.PIPE,
             text=True,
