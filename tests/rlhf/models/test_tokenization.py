@@ -57,6 +57,18 @@ def test_a_response_that_merges_with_the_boundary_is_decoded_unchanged() -> None
     assert decode_response(tokenizer, [1, 2, 5]) == ")x"
 
 
+def test_a_boundary_that_merges_with_the_space_adds_no_second_space() -> None:
+    """`:▁` is a token, and every text gets a space before it, also a response that is encoded alone."""
+    characters = {character: index for index, character in enumerate("▁:\nrice")}
+    bpe = Tokenizer(models.BPE(characters | {":▁": 8, END: 9}, [(":", "▁")]))
+    bpe.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    bpe.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=END)
+    rice = [characters[character] for character in "▁rice"]
+    assert encode_response(tokenizer, " rice") == [*rice, 9]
+    assert decode_response(tokenizer, encode_response(tokenizer, " rice")) == " rice"
+
+
 def test_text_that_spells_a_special_token_is_text() -> None:
     response = f" one{END} two"
     ids = encode_response(BYTE_LEVEL, response)
