@@ -14,8 +14,11 @@ import httpx
 import pytest
 
 from tests.support.cli import free_port, marked
+from tests.support.hostile import FOREIGN_ENVIRONMENT, hostile_folder
 from tests.support.site import wait_for
 
+PASSWORD = ("admin", "secret")
+"""Of PREFECT_SERVER_API_AUTH_STRING in FOREIGN_ENVIRONMENT."""
 pytestmark = pytest.mark.slow
 
 
@@ -24,14 +27,17 @@ def test_everything_starts_and_ctrl_c_ends_every_process(tmp_path: Path) -> None
     api = f"http://127.0.0.1:{port}/api"
     command = [str(Path(sys.executable).with_name("rlhf")), "serve", "--port", str(port), "--workspace", str(tmp_path)]
     mark = f"test-{port}"
-    environment = os.environ | {"PREFECT_HOME": str(tmp_path / "home"), "RLHF_TEST_MARK": mark}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    environment = os.environ | FOREIGN_ENVIRONMENT
+    environment |= {"PREFECT_HOME": str(tmp_path / "home"), "RLHF_TEST_MARK": mark}
+    hostile = hostile_folder(tmp_path / "current")
+    with subprocess.Popen(command, env=environment, cwd=hostile, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert f"Prefect is at http://127.0.0.1:{port}" in process.stdout.readline()
         for pool in ("cpu", "p4d"):
             wait_for(partial(online, api, pool), 90, f"the worker of pool {pool}")
-        names = httpx.post(f"{api}/deployments/filter", json={}).json()
+        names = httpx.post(f"{api}/deployments/filter", json={}, auth=PASSWORD).json()
         assert {deployment["name"] for deployment in names} == {"pipeline", "labels", "p4d"}
+        assert httpx.post(f"{api}/deployments/filter", json={}).status_code == 401  # protected as the environment asks
         assert len(marked(mark)) >= 4
         process.send_signal(signal.SIGINT)
         assert process.wait(100) == 130
@@ -49,5 +55,5 @@ def test_a_port_in_use_is_a_one_line_error(tmp_path: Path) -> None:
 
 def online(api: str, pool: str) -> bool:
     """Whether a worker of the pool is online."""
-    workers = httpx.post(f"{api}/work_pools/{pool}/workers/filter", json={}).json()
+    workers = httpx.post(f"{api}/work_pools/{pool}/workers/filter", json={}, auth=PASSWORD).json()
     return any(worker["status"] == "ONLINE" for worker in workers)
