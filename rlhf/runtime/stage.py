@@ -100,12 +100,23 @@ def main(config_type: type[StageT], function: StageFunction[StageT]) -> None:
         request = StageRequest.model_validate_json(arguments.config.read_bytes())
         execute(request, config_type, function, arguments.output)
     except Exception as error:
-        message = user_message(error)
+        message = user_message(error) or _unusable_proxy(error)
         if message is None:
             traceback.print_exc()
         kind = "input" if message else "fault"
         _emit("error", {"kind": kind, "message": message or f"{type(error).__name__}: {error}"})
         sys.exit(2 if message else 1)
+
+
+def _unusable_proxy(error: Exception) -> str | None:
+    """The message for the user if the environment names a proxy with which no HTTP client can be created."""
+    if not ("socksio" in str(error) or str(error).startswith("Unknown scheme for proxy URL")):
+        return None
+    names = ", ".join(name for name in os.environ if name.lower() in ("all_proxy", "http_proxy", "https_proxy"))
+    return (
+        f"environment variables {names}: {str(error).partition('. ')[0].rstrip('.')}; name a proxy of http:// or "
+        "https://, install what is missing, or unset them"
+    )
 
 
 def execute(request: StageRequest, config_type: type[StageT], function: StageFunction[StageT], output: Path) -> None:

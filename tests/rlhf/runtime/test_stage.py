@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 
@@ -95,6 +98,26 @@ def test_a_failed_stage_reports_its_error_and_exits(
     assert stopped.value.code == code
     assert capsys.readouterr().out == f"@error {json.dumps(error)}\n"
     assert not (tmp_path / "out" / MANIFEST).exists()
+
+
+@pytest.mark.parametrize("address", [*([] if find_spec("socksio") else ["socks5://proxy:1080"]), "ftp://proxy"])
+def test_an_unusable_proxy_is_one_line_that_names_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], address: str
+) -> None:
+    def use_network(_config: DataStage, _inputs: dict[str, Path], _output: Path) -> dict[str, float]:
+        httpx.Client()
+        return {}
+
+    request(tmp_path)
+    monkeypatch.setattr("rlhf.runtime.stage._die_with_parent", lambda: None)
+    monkeypatch.setenv("ALL_PROXY", address)
+    monkeypatch.setattr(sys, "argv", ["stage", "--config", str(tmp_path / "request.json"), "--output", str(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        main(DataStage, use_network)
+    assert stopped.value.code == 2
+    error = json.loads(capsys.readouterr().out.removeprefix("@error "))
+    assert error["kind"] == "input"
+    assert re.fullmatch(r"environment variables .*ALL_PROXY.*: .*; name a proxy of .* or unset them", error["message"])
 
 
 def test_frequent_progress_lines_are_skipped_but_not_the_last(capsys: pytest.CaptureFixture[str]) -> None:
