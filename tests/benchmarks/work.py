@@ -1,7 +1,7 @@
 """Workload that every side of the PPO benchmark runs: models of random weights, prompts, settings.
 
-The tokenizer has one word per token, so that policy and reward model agree on tokens.  The EOS is never sampled, so
-every response has full length and both sides do the same work.
+Every token is one character, so that policy and reward model agree on tokens.  The EOS, spaces and letters that could
+spell a stop sequence are never sampled, so every response has full length and both sides do the same work.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -29,7 +29,9 @@ from tests.benchmarks.measure import CPU
 
 END = "<end>"
 NEVER = -1e4
-"""Logit of the EOS: its probability is 0 in float32, and all numbers stay finite."""
+"""Logit of tokens that are not sampled: their probability is 0 in float32, and all numbers stay finite."""
+ASCII = "\n" + "".join(map(chr, range(0x20, 0x7F)))
+IDEOGRAPHS = "".join(map(chr, [*range(0x4E00, 0xA000), *range(0x20000, 0x2A6E0)]))
 
 
 class Work(BaseModel):
@@ -115,15 +117,15 @@ def make_inputs(folder: Path, work: Work, device: torch.device = CPU) -> None:
         with device:
             model = kind.from_config(config, dtype=getattr(torch, work.dtype))
         if kind is AutoModelForCausalLM:
-            model.lm_head.bias.data[tokenizer.eos_token_id] = NEVER
+            model.lm_head.bias.data[: 1 + len(ASCII)] = NEVER
         model.save_pretrained(path)
         tokenizer.save_pretrained(path)
         del model
     rows: list[dict[str, object]] = [
         {
             "id": str(number),
-            "prompt": _words(work.prompt_tokens, work.vocab_size),
-            "chosen": " " + _words(work.response_tokens, work.vocab_size),
+            "prompt": _text(work.prompt_tokens, work.vocab_size),
+            "chosen": _text(work.response_tokens, work.vocab_size),
         }
         for number in range(work.rollouts)
     ]
@@ -151,11 +153,12 @@ def stage_inputs(folder: Path) -> dict[str, Path]:
 
 
 def _tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
-    words = {END: 0} | {f"w{number}": number for number in range(1, vocab_size)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token=END))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    characters = (ASCII + IDEOGRAPHS)[: vocab_size - 1]
+    tokenizer = Tokenizer(models.BPE({END: 0} | {text: index for index, text in enumerate(characters, start=1)}, []))
+    tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=END)
 
 
-def _words(count: int, vocab_size: int) -> str:
-    return " ".join(f"w{number}" for number in torch.randint(1, vocab_size, (count,)).tolist())
+def _text(count: int, vocab_size: int) -> str:
+    """As many random ideographs."""
+    return "".join(IDEOGRAPHS[index] for index in torch.randint(vocab_size - 1 - len(ASCII), (count,)).tolist())
