@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 import math
 import os
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ from rlhf.config import SyntheticModel, require_multiple
 from rlhf.data.synthetic import synthetic_corpus
 from rlhf.errors import UserError
 from rlhf.runtime.distributed import uses_cpu
-from rlhf.runtime.stage import progress
+from rlhf.runtime.stage import note, progress
 from rlhf.storage.artifacts import CHECKPOINTS
 from rlhf.storage.files import write_jsonl
 
@@ -44,6 +45,8 @@ ADAM_BETAS = (0.9, 0.95)
 WEIGHT_DECAY = 0.01
 MAX_GRADIENT_NORM = 1.0
 
+DIGEST_BYTES = 32
+"""Length of the SHA-256 at the beginning of a checkpoint."""
 Metrics = list[dict[str, float]]
 
 
@@ -183,7 +186,12 @@ def _load_checkpoint(path: Path, model: GPTJForCausalLM, optimizer: torch.optim.
     """Load the checkpoint into model and optimizer; returns its metrics, an empty list if there is no checkpoint."""
     if not path.is_file():
         return []
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    with path.open("rb") as stream:
+        digest, content = stream.read(DIGEST_BYTES), stream.read()
+    if digest != _digest(path, content):
+        note(f"{path}: this checkpoint is damaged or of another run and is not used; the training starts again")
+        return []
+    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     metrics: Metrics = state["metrics"]
@@ -196,8 +204,14 @@ def _save_checkpoint(path: Path, model: GPTJForCausalLM, optimizer: torch.optim.
     temporary = path.with_suffix(".new")
     buffer = io.BytesIO()  # if the disk is full, a plain write raises a clear error, torch.save an obscure one
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "metrics": metrics}, buffer)
+    content = buffer.getvalue()
     with temporary.open("wb") as stream:
-        stream.write(buffer.getbuffer())
+        stream.write(_digest(path, content) + content)
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(path)
+
+
+def _digest(path: Path, content: bytes) -> bytes:
+    """SHA-256 of a checkpoint's content and of the name of the stage's output, which is its fingerprint."""
+    return sha256(path.resolve().parents[1].name.encode() + b"\n" + content).digest()

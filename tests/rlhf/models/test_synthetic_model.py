@@ -16,7 +16,15 @@ from rlhf.config import ModelConfig, SyntheticModel
 from rlhf.data.synthetic import synthetic_corpus
 from rlhf.errors import UserError
 from rlhf.models.loading import load_causal_lm
-from rlhf.models.synthetic_model import PAD, learning_rate, new_model, pack, train_tokenizer
+from rlhf.models.synthetic_model import (
+    PAD,
+    _load_checkpoint,
+    _save_checkpoint,
+    learning_rate,
+    new_model,
+    pack,
+    train_tokenizer,
+)
 from rlhf.models.tokenization import load_tokenizer
 from rlhf.stage_config import ModelStage
 from tests.support.stages import Stages
@@ -98,6 +106,28 @@ def test_the_default_model_has_two_to_four_million_parameters() -> None:
     settings = SyntheticModel()
     tokenizer = train_tokenizer(synthetic_corpus(settings.documents, 0), settings)
     assert 2e6 < new_model(settings, tokenizer).num_parameters() < 4e6
+
+
+def test_a_damaged_or_foreign_checkpoint_is_not_used(
+    bytewise: PreTrainedTokenizerFast, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = new_model(TINY, bytewise)
+    optimizer = torch.optim.AdamW(model.parameters())
+    path = tmp_path / "run" / "checkpoints" / "pretraining.pt"
+    path.parent.mkdir(parents=True)
+    rows = [{"step": 10.0, "loss": 2.5}]
+    _save_checkpoint(path, model, optimizer, rows)
+    assert _load_checkpoint(path, model, optimizer) == rows
+
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    foreign = tmp_path / "other" / "checkpoints" / path.name
+    foreign.parent.mkdir(parents=True)
+    for file, content in ((path, flipped), (path, whole[:-1]), (path, b""), (path, whole + b"\0"), (foreign, whole)):
+        file.write_bytes(content)
+        assert _load_checkpoint(file, model, optimizer) == []
+        assert f"{file}: this checkpoint is damaged or of another run" in capsys.readouterr().out
 
 
 @pytest.mark.slow
