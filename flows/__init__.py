@@ -4,11 +4,11 @@ Importing it takes the current folder off the import path if an empty or relativ
 so that a file named like a library is not run because `rlhf` is started next to it.
 """
 
+# ruff: noqa: PTH100, PTH117, PTH120 pathlib is imported from that path
 import os
 import sys
 
-_relative = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if not os.path.isabs(entry)]  # noqa: PTH117
-if os.environ.get("PYTHONPATH"):
-    _added = {os.path.abspath(entry) for entry in _relative}  # noqa: PTH100 importing pathlib might import a file there
-    _added.discard(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH100, PTH120
-    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) not in _added]  # noqa: PTH100
+if _entries := os.environ.get("PYTHONPATH"):
+    _relative = {os.path.abspath(entry) for entry in _entries.split(os.pathsep) if not os.path.isabs(entry)}
+    _relative.discard(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) not in _relative]

@@ -8,7 +8,7 @@ FROM nvidia/cuda:13.0.1-runtime-ubuntu22.04@${BASE_DIGEST}
 
 # rdma-core is the user-space part of EFA.  The machine image has the EFA installer with libfabric and the NCCL plug-in.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends tini util-linux python3.11 python3.11-venv rdma-core libibverbs1 \
+    && apt-get install --yes --no-install-recommends tini python3.11 python3.11-venv rdma-core libibverbs1 \
     && rm -rf /var/lib/apt/lists/* \
     && python3.11 -m venv /opt/venv \
     && groupadd --gid 1000 rlhf \

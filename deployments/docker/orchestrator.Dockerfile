@@ -8,9 +8,9 @@
 ARG BASE_DIGEST
 FROM python:3.11-slim-bookworm@${BASE_DIGEST}
 
-# setpriv (util-linux) ends a stage together with its flow; tini reaps orphaned processes.
+# tini reaps orphaned processes.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends tini util-linux \
+    && apt-get install --yes --no-install-recommends tini \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 1000 rlhf \
     && useradd --create-home --uid 1000 --gid 1000 rlhf
