@@ -9,8 +9,7 @@ from rlhf.errors import UserError
 from rlhf.storage.artifacts import MANIFEST, Store, verify
 from rlhf.storage.files import discard_folder
 from rlhf.storage.s3_store import S3Store, open_s3_store
-from tasks import launch
-from tasks.launch import StageCallbacks, StageFailedError, StageJob, launch_stage
+from tasks.launch import StageCallbacks, StageJob, launch_stage, require_going_on
 
 
 def store_for(job: StageJob) -> Store:
@@ -62,8 +61,7 @@ class _Wait:
         self.is_announced = False
 
     def __call__(self) -> None:
-        if launch._stopping.is_set():
-            raise StageFailedError("the run is being stopped")
+        require_going_on()
         if not self.is_announced:
             self.callbacks.note(f"{self.label} waits for another run that makes the same artifact")
             self.is_announced = True

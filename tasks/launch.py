@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -45,6 +46,12 @@ TAIL_LINES = 20
 """Number of lines at the end of the log that an error quotes."""
 TAIL_CHARACTERS = 2000
 """How much of such a line is quoted."""
+
+
+KILLED_PROCESS = re.compile(
+    r"died with <Signals\.SIG\w+: (?P<single>\d+)>|Signal (?P<one_of_many>\d+) \(SIG\w+\) received by PID"
+)
+"""How `accelerate launch` reports that a signal has ended a process of the stage; it then ends with exit code 1."""
 
 
 class StageFailedError(RuntimeError):
@@ -208,8 +215,8 @@ def run_process(
     if error is not None and error.kind == "input":
         raise UserError(error.message)
     if code != 0 or error is not None:
-        reason = error.message if error else _exit_reason(code)
-        raise StageFailedError(f"{reason}\n{''.join(tail)}(full log: {output / LOG})")
+        reason, lines = (error.message, list(tail)) if error else _exit_reason(code, list(tail))
+        raise StageFailedError(f"{reason}\n{''.join(lines)}(full log: {output / LOG})")
 
 
 @contextlib.contextmanager
@@ -232,6 +239,12 @@ def stop_stages_on_error() -> Iterator[None]:
         raise
 
 
+def require_going_on() -> None:
+    """Raise StageFailedError if the run is being stopped."""
+    if _stopping.is_set():
+        raise StageFailedError("the run is being stopped")
+
+
 @cache
 def _stage_semaphore(count: int) -> threading.BoundedSemaphore:
     """Lets `count` stages of this process run at once."""
@@ -248,8 +261,7 @@ ctrl_c_pressed = threading.Event()
 @contextlib.contextmanager
 def _started(command: list[str], environment: dict[str, str], folder: Path | None) -> Iterator[subprocess.Popen[str]]:
     with _running_lock:
-        if _stopping.is_set():
-            raise StageFailedError("the run is being stopped")
+        require_going_on()
         process = start_group(command, environment, output=subprocess.PIPE, grace_seconds=GRACE_SECONDS, folder=folder)
         _running.add(process)
     try:
@@ -303,10 +315,18 @@ def _log(path: Path) -> Iterator[Callable[[str], object]]:
             stream.close()
 
 
-def _exit_reason(code: int) -> str:
-    if code >= 0:
-        return f"the stage ended with exit code {code}"
+def _exit_reason(code: int, tail: list[str]) -> tuple[str, list[str]]:
+    """Why a stage ended with this code, and the lines at the end of its log that say more."""
+    killed = next((match for line in reversed(tail) if (match := KILLED_PROCESS.search(line))), None)
+    if code >= 0 and killed is None:
+        return f"the stage ended with exit code {code}", tail
+    number = int(killed["single"] or killed["one_of_many"]) if killed else -code
     try:
-        return f"the stage was killed by {signal.Signals(-code).name}"
+        name = signal.Signals(number).name
     except ValueError:  # a real-time signal has no name
-        return f"the stage was killed by signal {-code}"
+        name = f"signal {number}"
+    if killed:  # what follows is the launcher's own trace
+        starts = [index for index, line in enumerate(tail) if line.startswith("Traceback ")]
+        tail = tail[: starts[-1]] if starts else tail
+    hint = ", often because memory ran out" if number == signal.SIGKILL else ""
+    return f"the stage was killed by {name}{hint}", tail

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -103,7 +103,7 @@ def main() -> None:
         message = user_message(error) or _server_unreachable(error)
         if message is None:
             _fail(error)
-        typer.echo(f"error: {message}", err=True)
+        _print_error(message)
         sys.exit(2)
 
 
@@ -121,9 +121,16 @@ def _server_unreachable(error: Exception) -> str | None:
     )
 
 
-def _fail(error: Exception) -> None:
+def _fail(error: Exception) -> NoReturn:
     """A failed stage has printed its log, so its trace would add nothing; other errors are bugs and raised."""
     if type(error).__name__ != "StageFailedError":
         raise error
-    typer.echo(f"error: {error}", err=True)
+    _print_error(str(error))
     sys.exit(1)
+
+
+def _print_error(message: str) -> None:
+    """Print an error without control characters: it may quote names and values of strangers."""
+    from rlhf.data.invisible import escape_invisible
+
+    typer.echo(f"error: {escape_invisible(message)}", err=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+import deployments
 import rlhf
 from rlhf.config import ComputeConfig
 from rlhf.errors import UserError
@@ -83,6 +84,23 @@ def test_any_other_error_quotes_the_end_of_the_log(tmp_path: Path) -> None:
 def test_the_error_of_a_killed_stage_names_the_signal(tmp_path: Path) -> None:
     with pytest.raises(StageFailedError, match="killed by SIGKILL"):
         run_code("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.exhaustive)])
+def test_the_error_of_a_killed_rank_names_the_signal_without_the_trace_of_its_launcher(
+    tmp_path: Path, processes: int
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import os, signal\nprint('a line')\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    config = deployments.path_of("accelerate") / "cpu.yaml"
+    launcher = ["accelerate.commands.launch", "--config_file", str(config), "--num_processes", str(processes)]
+    multiple = ["--multi_gpu"] if processes > 1 else []  # as stage_command
+    with pytest.raises(StageFailedError) as raised:
+        run_process([sys.executable, "-m", *launcher, *multiple, str(script)], tmp_path, dict(os.environ), NO_CALLBACKS)
+    assert str(raised.value).startswith("the stage was killed by SIGKILL, often because memory ran out\n")
+    assert "Traceback" not in str(raised.value)
+    assert "CalledProcessError" in (tmp_path / "log.txt").read_text() or processes > 1
 
 
 def is_alive(pid: int) -> bool:
