@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from importlib import import_module
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from pydantic import ValidationError
+
+from rlhf.errors import UserError, brief
 from tasks.environment import (
     LOOPBACK,
     Environment,
@@ -35,13 +41,35 @@ SERVER_PASSWORD, PASSWORD = "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_
 
 
 def prepare_prefect() -> None:
-    """Prepare this process for Prefect.  Call this before the first import of Prefect.
+    """Prepare this process for Prefect, and import it.  Nothing may have imported it before.
 
-    Raises UserError if Prefect's folder cannot be written.
+    Raises UserError if Prefect's folder cannot be written, or if Prefect cannot use the settings that it finds.
     """
     name_unknown_user(os.environ)
     require_prefect_home(os.environ)
     set_prefect_defaults(os.environ)
+    printed = io.StringIO()  # Prefect's warnings, not wanted before our own message
+    try:
+        with gc_paused_import(), redirect_stderr(printed):
+            import_module("prefect.main")
+    except ImportError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"Prefect's settings: {_reason(error)}; correct or remove it: an environment variable PREFECT_*, "
+            f".env, prefect.toml or pyproject.toml in {Path.cwd()}, or profiles.toml in Prefect's folder"
+        ) from error
+    sys.stderr.write(printed.getvalue())
+
+
+def _reason(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return brief(error)
+    problems = [problem for problem in error.errors() if problem["type"] != "default_factory_not_called"]
+    return "; ".join(
+        f"{error.title} {'.'.join(map(str, problem['loc']))} ({str(problem['input'])[:100]!r}): {problem['msg']}"
+        for problem in problems
+    )
 
 
 def set_prefect_defaults(environment: Environment) -> None:
