@@ -12,6 +12,17 @@ from hypothesis import strategies as st
 from tasks.messages import MAX_LINE_CHARACTERS, Note, Progress, StageError, parse_message, read_messages
 
 PROGRESS = {"phase": "p", "done": 1, "total": 2, "metrics": {"loss": 0.5}}
+NOT_PROGRESS: list[dict[str, object]] = [
+    {"done": "1"},
+    {"done": -1},
+    {"done": 1.5},
+    {"total": 10**80},
+    {"total": True},
+    {"phase": None},
+    {"metrics": []},
+    {"metrics": {"loss": "low"}},
+    {"more": 1},
+]
 
 
 def test_reports_are_read() -> None:
@@ -27,20 +38,7 @@ def test_reports_are_read() -> None:
         "@note " + "[" * 100_000 + "]" * 100_000,
         "@progress null",
         "@progress []",
-        *(
-            "@progress " + json.dumps(PROGRESS | changed)
-            for changed in (
-                {"done": "1"},
-                {"done": -1},
-                {"done": 1.5},
-                {"total": 10**80},
-                {"total": True},
-                {"phase": None},
-                {"metrics": []},
-                {"metrics": {"loss": "low"}},
-                {"more": 1},
-            )
-        ),
+        *("@progress " + json.dumps(PROGRESS | changed) for changed in NOT_PROGRESS),
         '@progress {"phase": "p"}',
         '@progress {"phase": "p", "done": ' + "9" * 5000 + ', "total": 2, "metrics": {}}',
         "@note 3",
