@@ -74,7 +74,7 @@ class Owned:
 
     def id_of(self, name: str) -> int:
         """Process id that the process `name` has written."""
-        wait_until(lambda: (self.folder / name).exists(), 30)
+        wait_until((self.folder / name).exists, 30)
         return int((self.folder / name).read_text())
 
     def kill_owner(self) -> None:
