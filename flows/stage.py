@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from tasks.callbacks import ui_callbacks
-from tasks.execute import execute_locally
+from tasks.execute import execute_locally, require_same_code
 from tasks.launch import StageJob, stop_stages_on_error
 from tasks.pool import STAGE_FLOW
 
@@ -17,5 +17,6 @@ def stage(job: StageJob) -> None:
     Args:
         job: The stage, its inputs and the folder of its artifact.
     """
+    require_same_code(job)
     with stop_stages_on_error():
         execute_locally(job, ui_callbacks(job.label))

@@ -8,6 +8,7 @@ from pathlib import Path
 from rlhf.errors import UserError
 from rlhf.storage.artifacts import MANIFEST, Store, verify
 from rlhf.storage.files import discard_folder
+from rlhf.storage.fingerprints import source_digest
 from rlhf.storage.s3_store import S3Store, open_s3_store
 from tasks.launch import StageCallbacks, StageJob, launch_stage, require_going_on
 
@@ -15,6 +16,22 @@ from tasks.launch import StageCallbacks, StageJob, launch_stage, require_going_o
 def store_for(job: StageJob) -> Store:
     """The store of a job's artifact.  Its output folder is this machine's copy of the artifact."""
     return Store(job.output.parent.parent) if job.remote is None else open_s3_store(job.remote.uri)
+
+
+def require_same_code(job: StageJob) -> None:
+    """Raise UserError if this machine has other code for a stage than the machine of the pipeline.
+
+    The artifact is filed under a fingerprint of that code.
+    """
+    try:
+        same = source_digest(job.module) == job.code
+    except LookupError:
+        same = False
+    if not same:
+        raise UserError(
+            f"{job.label}: this worker's {job.module} is not the one of the pipeline, or its Python is of another "
+            "version; install the same version of this package on both machines and start the worker again"
+        )
 
 
 def execute_locally(job: StageJob, callbacks: StageCallbacks) -> None:

@@ -76,6 +76,8 @@ class StageJob(BaseModel):
     """Name of the stage, and its variant if it runs more than once: `score_toxicity[sft]`."""
     module: str
     """Entry point of the stage, such as rlhf.stages.train_sft."""
+    code: str
+    """source_digest of the module, where the pipeline runs: part of the stage's fingerprint."""
     environment: Literal["own", "trlx"] = "own"
     """Its Python environment: this one, or that of deployments/trlx."""
     needs_gpu: bool

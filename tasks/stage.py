@@ -19,7 +19,7 @@ from prefect.logging import get_run_logger
 from rlhf.config import RunConfig, Settings
 from rlhf.runtime.stage import StageInput, StageRequest
 from rlhf.stage_config import part_of
-from rlhf.storage.fingerprints import fingerprint_stage
+from rlhf.storage.fingerprints import fingerprint_stage, source_digest
 from tasks.callbacks import attached_displays, ui_callbacks
 from tasks.execute import execute_locally, store_for
 from tasks.launch import StageJob
@@ -79,6 +79,7 @@ class Stage:
             job=StageJob(
                 label=label,
                 module=module,
+                code=source_digest(module),
                 environment=environment,
                 needs_gpu=self.needs_gpu,
                 offline=not self.needs_network(run.config),

@@ -32,6 +32,7 @@ def racing_job(workspace: str) -> StageJob:
     return StageJob(
         label=STAGE,
         module="tests.support.waiting_stage",
+        code="",
         needs_gpu=False,
         offline=True,
         request=StageRequest(stage=STAGE, fingerprint=FINGERPRINT, config=config, inputs={}),

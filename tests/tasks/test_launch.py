@@ -196,6 +196,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StageJob]:
         yield StageJob(
             label="train_sft",
             module="stand_in",
+            code="",
             needs_gpu=False,
             offline=True,
             request=StageRequest(stage="train_sft", fingerprint="f", config={"seed": 1}, inputs={}),

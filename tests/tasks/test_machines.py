@@ -39,6 +39,7 @@ def toxicity_job(folder: Path, name: str, compute: ComputeConfig) -> StageJob:
     return StageJob(
         label="score_toxicity[sft]",
         module="rlhf.stages.score_toxicity",
+        code="",
         needs_gpu=True,
         offline=True,
         request=StageRequest(

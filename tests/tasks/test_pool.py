@@ -20,11 +20,14 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Cancelling, Completed, Failed, Running
 
 from flows.server.deploy import deploy
+from flows.stage import stage
 from rlhf.config import ComputeConfig
 from rlhf.errors import UserError
 from rlhf.profiles import load_profile
 from rlhf.runtime.stage import StageRequest
+from rlhf.storage.fingerprints import source_digest
 from tasks import pool
+from tasks.execute import require_same_code
 from tasks.launch import NO_CALLBACKS, StageFailedError, StageJob
 from tasks.pool import get_or_create_run, retry_while_unreachable, run_on_pool
 from tests.support.cli import CommandLine
@@ -42,6 +45,7 @@ def job(tmp_path: Path) -> StageJob:
     return StageJob(
         label="train_ppo",
         module="rlhf.stages.train_ppo",
+        code="",
         needs_gpu=True,
         offline=True,
         request=StageRequest(stage="train_ppo", fingerprint=tmp_path.name, config={}, inputs={}),
@@ -124,6 +128,15 @@ def test_an_error_that_the_user_can_fix_stays_one(job: StageJob) -> None:
     )
     with worker(job, failure), pytest.raises(UserError, match=r"^cannot write: No space left on device$"):
         pipeline(job)()
+
+
+@pytest.mark.parametrize("module", ["rlhf.stages.train_ppo", "rlhf.stages.unknown"])
+def test_a_worker_with_other_code_refuses_the_stage(job: StageJob, module: str) -> None:
+    """Otherwise its artifact would be filed under a fingerprint of code that did not run."""
+    with pytest.raises(UserError, match=rf"this worker's {module} is not the one of the pipeline"):
+        stage.fn(job.model_copy(update={"module": module, "code": "0" * 64}))
+    assert not job.output.exists()
+    require_same_code(job.model_copy(update={"code": source_digest(job.module)}))
 
 
 def finish_cancelling(job: StageJob) -> None:

@@ -25,6 +25,7 @@ def job(module: str, **compute: object) -> StageJob:
     return StageJob(
         label="train_ppo",
         module=module,
+        code="",
         environment="trlx" if module.endswith("_trlx") else "own",
         needs_gpu=True,
         offline=True,
