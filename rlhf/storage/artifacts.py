@@ -42,10 +42,14 @@ MAX_MANIFEST_BYTES = 2**26
 """Larger files are not manifests; this is enough for some hundred thousand files."""
 
 
-def _plain_path(name: str) -> str:
+def _require_plain(name: str) -> str:
     if not is_plain_path(name):
-        raise ValueError(f"{name[:200]!r} is not a plain path inside the artifact")
+        raise ValueError(f"{name[:200]!r} is not a plain path inside its folder")
     return name
+
+
+PlainPath = Annotated[str, AfterValidator(_require_plain)]
+"""The path of a file in a record from outside, relative to its folder and below it."""
 
 
 def _moment(text: str) -> str:
@@ -72,7 +76,7 @@ class Manifest(BaseModel):
     fingerprint: str
     config: dict[str, object]
     inputs: dict[str, str]
-    files: dict[Annotated[str, AfterValidator(_plain_path)], FileRecord]
+    files: dict[PlainPath, FileRecord]
     metrics: dict[str, float]
     versions: dict[str, str]
     seed: int

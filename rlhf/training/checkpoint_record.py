@@ -10,24 +10,17 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rlhf.errors import UserError
 from rlhf.runtime.stage import note
-from rlhf.storage.artifacts import FileRecord
+from rlhf.storage.artifacts import FileRecord, PlainPath
 from rlhf.storage.files import discard_folder, file_sha256, write_atomically
-from rlhf.storage.untrusted import MalformedJsonError, is_plain_path, parse_json, read_regular_file
+from rlhf.storage.untrusted import MalformedJsonError, parse_json, read_regular_file
 
 RECORD = "checkpoint.json"
 MAX_RECORD_BYTES = 2**24
-
-
-def _plain_path(name: str) -> str:
-    if not is_plain_path(name):
-        raise ValueError(f"{name[:200]!r} is not a plain path")
-    return name
 
 
 class CheckpointRecord(BaseModel):
@@ -37,9 +30,9 @@ class CheckpointRecord(BaseModel):
     run: str
     """Name of the folder of the stage's output, which is the fingerprint of its settings, inputs and code."""
     step: int
-    files: dict[Annotated[str, AfterValidator(_plain_path)], FileRecord]
+    files: dict[PlainPath, FileRecord]
     """Files below the folder of the checkpoint, by path."""
-    beside: dict[Annotated[str, AfterValidator(_plain_path)], FileRecord]
+    beside: dict[PlainPath, FileRecord]
     """Files next to that folder that belong to the checkpoint, by name."""
 
 

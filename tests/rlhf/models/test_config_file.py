@@ -26,17 +26,6 @@ from tests.support.tiny_models import tiny_model
 IDS = torch.tensor([[5, 6, 7, 8]])
 
 
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("models") / "llama", "llama")
-
-
-@pytest.fixture
-def folder(llama: Path, tmp_path: Path) -> Path:
-    """A copy of the model that a test may change."""
-    return Path(shutil.copytree(llama, tmp_path / "model"))
-
-
 def refusal(load: Callable[[], object]) -> str:
     """The message of the UserError that `load` raises: one line."""
     with pytest.raises(UserError) as caught:

@@ -26,22 +26,10 @@ from tests.support.model_folders import (
     rename_tensors,
     write_safetensors,
 )
-from tests.support.tiny_models import tiny_model
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 INDEX = f"{WEIGHTS}.index.json"
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("models") / "llama", "llama")
-
-
-@pytest.fixture
-def folder(llama: Path, tmp_path: Path) -> Path:
-    """A copy of the model that a test may change."""
-    return Path(shutil.copytree(llama, tmp_path / "model"))
 
 
 def tie(folder: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlhf.training.checkpoint_record import RECORD, find_damage, read_record, write_record
+from tests.support.damage import flip_a_bit, replace_by_pipe
 
 
 @pytest.fixture
@@ -34,17 +35,6 @@ def make_checkpoint(output: Path) -> Path:
 def damage_of(folder: Path) -> str | None:
     record = read_record(folder, folder.parent.parent)
     return "incomplete" if record is None else find_damage(folder, record)
-
-
-def flip_a_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def replace_by_pipe(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path)
 
 
 def replace_by_link(path: Path) -> None:

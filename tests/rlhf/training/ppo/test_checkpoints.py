@@ -15,6 +15,7 @@ from torch import nn
 from rlhf.training.checkpoint_record import RECORD
 from rlhf.training.ppo.checkpoints import OPTIMIZER_STATE, STATE, WEIGHTS, Checkpoints, TrainingState
 from rlhf.training.ppo.optimizer import Optimizer, assign_owners
+from tests.support.damage import flip_a_bit, replace_by_pipe
 
 WEIGHT = {"weight": torch.tensor([1 / 3, 2.0])}
 
@@ -60,17 +61,6 @@ def three_checkpoints(output: Path) -> Checkpoints:
     for step in range(3):
         checkpoints.save(state(step), WEIGHT, {"exp_avg.weight": torch.tensor([0.1])})
     return checkpoints
-
-
-def flip_a_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-
-
-def replace_by_pipe(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path)
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {

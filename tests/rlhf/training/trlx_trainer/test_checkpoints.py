@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from rlhf.training.trlx_trainer.checkpoints import Checkpoints, TrlxState
+from tests.support.damage import flip_a_bit, replace_by_pipe
 
 
 def state(iteration: int, best_step: int | None) -> TrlxState:
@@ -28,17 +29,6 @@ def make_checkpoints(output: Path, *, best_step: int | None = 1) -> Checkpoints:
         (checkpoints.folder(iteration) / "optimizer.bin").write_bytes(b"moments")
         checkpoints.finish(state(iteration, best_step))
     return checkpoints
-
-
-def flip_a_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-
-
-def replace_by_pipe(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path)
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
