@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -27,6 +27,7 @@ from rlhf.stage_config import STAGES
 from rlhf.storage.artifacts import LOG, MANIFEST, REQUEST, RUN_LOCK, STAGE_LOCK, STAT_CACHE, parse_manifest
 from rlhf.storage.files import PUBLISH_LOCK, REMOVED, locked, write_atomically
 from rlhf.storage.s3 import MAX_SMALL_BYTES, S3, Bucket, TooLargeError
+from rlhf.storage.s3_lease import is_held
 from rlhf.storage.s3_store import ARTIFACTS, INPUTS, LEASES, MACHINE, REMOTE_MANIFEST, UNFINISHED
 from rlhf.storage.untrusted import MalformedJsonError, parse_json, read_regular_file
 
@@ -97,6 +98,9 @@ class Location(Protocol):
     def read(self, name: str) -> bytes:
         """Content of a small file; empty if it is too large, no ordinary file or has just been removed."""
 
+    def is_in_use(self, name: str) -> bool:
+        """Whether a file is a lock that somebody holds."""
+
     def remove(self, names: list[str]) -> None:
         """Remove files, in the given order."""
 
@@ -125,6 +129,15 @@ class LocalLocation:
         with suppress(UserError):
             return read_regular_file(self.path / name, MAX_SMALL_BYTES)
         return b""
+
+    def is_in_use(self, name: str) -> bool:
+        """Whether a file is a lock that a process holds."""
+        is_lock = name.endswith((f"/{STAGE_LOCK}", RUN_LOCK, PUBLISH_LOCK)) or name.startswith(f"{LEASES}/")
+        try:
+            with locked(self.path / name, wait=False) if is_lock else nullcontext():
+                return False
+        except BlockingIOError:
+            return True
 
     def remove(self, names: list[str]) -> None:
         """Remove files and links, and folders that become empty.
@@ -163,6 +176,10 @@ class S3Location:
         with suppress(TooLargeError):
             return self.bucket.read(name) or b""
         return b""
+
+    def is_in_use(self, name: str) -> bool:
+        """Whether an object is a lock that a machine holds."""
+        return name.startswith(f"{LEASES}/") and is_held(self.bucket, name)
 
     def remove(self, names: list[str]) -> None:
         """Remove objects."""
@@ -224,8 +241,9 @@ def plan_cleanup(location: Location, run: str | None = None) -> CleanupPlan:
         if owners[name].run and name.endswith(f"/{JOBS}")
         for uri in _read_uris(location.read(name))
     ]
-    if isinstance(location, LocalLocation):
-        _require_idle(location, plan.removable)
+    for name in plan.removable:
+        if location.is_in_use(name):
+            raise UserError(f"{location.uri}/{name}: a run is using it; wait for its end or stop it")
     return plan
 
 
@@ -352,16 +370,6 @@ def _removed_last(name: str) -> bool:
     """Whether this file identifies other files, so that it must be removed after them."""
     parts = name.split("/")
     return parts[-1] in (RESULTS, JOBS) or (parts[0] in ARTIFACT_FOLDERS and parts[3:] in ([MANIFEST], [REQUEST]))
-
-
-def _require_idle(folder: LocalLocation, names: Iterable[str]) -> None:
-    for name in names:
-        if name.endswith((f"/{STAGE_LOCK}", RUN_LOCK, PUBLISH_LOCK)) or name.startswith(f"{LEASES}/"):
-            try:
-                with locked(folder.path / name, wait=False):
-                    pass
-            except BlockingIOError as error:
-                raise UserError(f"{folder.path / name}: a run is using it; wait for its end or stop it") from error
 
 
 def record_objects(folder: Path, uris: list[str]) -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 from uuid import uuid4
@@ -60,6 +61,13 @@ def lease(bucket: Bucket, key: str, owner: str, on_wait: Callable[[], None]) -> 
                 bucket.remove([key])
 
 
+def is_held(bucket: Bucket, key: str) -> bool:
+    """Whether a machine holds the lock `key` and has renewed it lately."""
+    with bucket.as_user_errors():
+        lock = _current(bucket, key)
+    return lock is not None and lock.age_seconds <= EXPIRY_SECONDS
+
+
 def _acquire(bucket: Bucket, key: str, owner: str, body: bytes, on_wait: Callable[[], None]) -> str | None:
     """Write the lock; returns its version, or None if the store knows no conditional writes."""
     condition = {"IfNoneMatch": "*"}
@@ -100,7 +108,8 @@ class _Lock:
     def __init__(self, reply: dict[str, Any]) -> None:
         self.tag: str = reply["ETag"]
         self.owner = reply["Body"].read(1000).partition(b"\n")[0].decode(errors="replace")
-        now = parsedate_to_datetime(reply["ResponseMetadata"]["HTTPHeaders"]["date"])
+        date = reply["ResponseMetadata"]["HTTPHeaders"].get("date")  # some stores send none
+        now = parsedate_to_datetime(date) if date else datetime.now(UTC)
         self.age_seconds: float = (now - reply["LastModified"]).total_seconds()
 
 

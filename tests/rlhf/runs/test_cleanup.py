@@ -17,6 +17,8 @@ from rlhf.runs.cleanup import LocalLocation, Location, location_at, plan_cleanup
 from rlhf.runtime.stage import StageRequest
 from rlhf.storage.artifacts import MANIFEST
 from rlhf.storage.files import locked
+from rlhf.storage.s3 import Bucket
+from rlhf.storage.s3_lease import lease
 from rlhf.storage.s3_store import S3Store
 from tests.support.artifacts import finish
 
@@ -258,6 +260,15 @@ def test_everything_that_the_s3_store_writes_is_removable_in_s3_and_in_the_cache
         assert len(plan.removable) >= 6
         remove(location, plan)
         assert location.names() == []
+
+
+def test_objects_that_another_machine_is_making_are_not_removed(bucket: Location) -> None:
+    with (
+        lease(Bucket(bucket.uri), "leases/artifacts-train_sft-f1.json", "other machine", lambda: None),
+        pytest.raises(UserError, match=r"leases/artifacts-train_sft-f1\.json: a run is using it; wait"),
+    ):
+        plan_cleanup(bucket)
+    assert plan_cleanup(bucket).removable
 
 
 def test_the_files_of_a_labeling_job_are_removed_with_its_run(workspace: Path, bucket: Location) -> None:
