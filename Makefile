@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
-# Two test processes: torch's threads of both would wait for each other.
-PYTEST := OMP_NUM_THREADS=1 $(RUN)/pytest -n 2 --dist loadfile
+# Three test processes for two cores, because the end-to-end tests often wait.  torch gets one thread in each, since the
+# threads of several would wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(RUN)/pytest -n 3 --dist loadfile
 
 # Packages come from the lock files, as wheels, each checked against its hashes: nothing is resolved, nothing else is
 # installed, and no code of a package runs meanwhile.  torch alone is installed by its version: the machine decides

@@ -49,14 +49,14 @@ def serve(profile: Profile = "quickstart", workspace: Workspace = Path("runs"), 
     config = load_profile(profile, ())
     _require_free(port)
     address = f"http://127.0.0.1:{port}"
-    prepare_prefect()
-    prepare_for_server(f"{address}/api")
     logs = workspace / "services"
     # Unlike the server of a run, this one may be protected by a password.
     password = os.environ.get(SERVER_PASSWORD)
     access = {SERVER_PASSWORD: password, PASSWORD: password} if password else {}
     use_own_server(os.environ, f"{address}/api", logs)
     os.environ.update(access)
+    prepare_prefect()  # reads the variables
+    prepare_for_server(f"{address}/api")
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     from flows.server.processes import Services
 
