@@ -43,7 +43,7 @@ def test_a_repeated_run_is_cached_and_starts_no_stage(local_run: CommandLine) ->
     assert {path: path.stat().st_mtime_ns for path in local_run.workspace.rglob("log.txt")} == logs
 
 
-@pytest.mark.exhaustive  # the two tests below show the same of other settings
+@pytest.mark.exhaustive
 def test_a_changed_ppo_setting_runs_ppo_and_the_stages_after_it(command: CommandLine) -> None:
     outcome = command.run(settings={"ppo.kl_coefficient": 0.1})
     assert outcome.code == 0, outcome.error
@@ -60,6 +60,7 @@ def test_a_changed_ppo_setting_runs_ppo_and_the_stages_after_it(command: Command
     }
 
 
+@pytest.mark.exhaustive
 def test_every_seed_is_trained_and_reported(command: CommandLine) -> None:
     """Only what is new runs: the first seed is that of the finished run."""
     [first] = Results.model_validate(command.results()).seeds

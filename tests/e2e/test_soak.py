@@ -69,11 +69,12 @@ def kill_at_random_moments(process: subprocess.Popen[str], mark: str, draw: rand
             process.wait(draw.uniform(1, LONGEST_PAUSE_SECONDS))
         except subprocess.TimeoutExpired:
             pid, words = draw.choice(sorted(marked(mark).items()))
-            kills.append(words)
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
-                kills.pop()
+                continue
+            kills.append(words)
+            print(f"kill {len(kills)}: {' '.join(words.split(chr(0)))[-150:]}", flush=True)
 
 
 def test_two_machines_over_s3_survive_kills_of_all_their_processes(local_run: CommandLine, tmp_path: Path) -> None:

@@ -216,6 +216,7 @@ def test_two_processes_train_and_score_like_one(tmp_path: Path, stages: Stages) 
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # SFT shows the same of the same trainer
 def test_a_run_that_is_killed_ten_times_gives_the_same_bytes(tmp_path: Path, stages: Stages) -> None:
     request = write_request(tmp_path / "request.json", "train_reward", CONFIG, tiny_inputs(tmp_path))
     undisturbed, killed = undisturbed_and_killed(stages, "rlhf.stages.train_reward", request, tmp_path)
