@@ -9,16 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers import CONFIG_MAPPING
 
 from rlhf.errors import UserError, brief
 from rlhf.storage.untrusted import MalformedJsonError, parse_json, read_regular_file
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig  # the transformers that trlx needs has another name for it
 
 LAYOUT = "give a folder as save_pretrained of transformers writes it"
 """What to do about a folder that lacks something."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     GenerationConfig,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -31,6 +30,9 @@ from rlhf.models.tokenization import load_tokenizer
 from rlhf.models.weight_files import SAFETENSORS, WRAPPED, find_weights
 from rlhf.storage.files import replace_folder
 from rlhf.storage.untrusted import parse_json, read_regular_file
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig  # the transformers that trlx needs has another name for it
 
 Dtype = Literal["float32", "bfloat16"]
 SCORE_WEIGHT = "score.weight"
