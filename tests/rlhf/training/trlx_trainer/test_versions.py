@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
+import rlhf
 from rlhf.errors import UserError
 from rlhf.training.trlx_trainer.versions import (
     check_accelerate,
@@ -11,6 +16,44 @@ from rlhf.training.trlx_trainer.versions import (
     check_transformers,
     check_versions,
 )
+
+IN_OLD_TRANSFORMERS = {
+    *("AutoConfig", "AutoModelForCausalLM", "AutoModelForSequenceClassification", "AutoTokenizer", "CONFIG_MAPPING"),
+    *("GPTJConfig", "GPTJForSequenceClassification", "GenerationConfig", "logging", "NewGELUActivation"),
+    *("PreTrainedModel", "PreTrainedTokenizerBase", "PreTrainedTokenizerFast", "GPTJAttention", "GPTJBlock"),
+}
+"""Names that transformers 4.41.2 has where transformers 5 has them, of those that trlx's stages import."""
+
+
+def trees_of(module: str, seen: set[str]) -> Iterator[ast.Module]:
+    """Syntax trees of a module of this package and of all others that importing it imports."""
+    base = Path(rlhf.__file__).parent.joinpath(*module.split(".")[1:])
+    path = next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+    if path is None or module in seen:
+        return
+    seen.add(module)
+    tree = ast.parse(path.read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    yield tree
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rlhf"):
+            for name in (str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)):
+                yield from trees_of(name, seen)
+
+
+@pytest.mark.parametrize("stage", ["train_sft_trlx", "train_ppo_trlx"])
+def test_the_stages_of_trlx_import_nothing_that_its_transformers_lacks(stage: str) -> None:
+    imported = {
+        alias.name
+        for tree in trees_of(f"rlhf.stages.{stage}", set())
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("transformers")
+        for alias in node.names
+    }
+    assert "AutoTokenizer" in imported  # the walk reaches rlhf.models
+    assert imported <= IN_OLD_TRANSFORMERS
 
 
 @pytest.mark.parametrize("version", ["4.27.1", "4.41.2", "4.9.0"])
