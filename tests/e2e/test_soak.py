@@ -99,6 +99,7 @@ def test_two_machines_over_s3_survive_kills_of_all_their_processes(local_run: Co
                 running.retry(run)
             elif kills < POOL_KILLS:
                 kills += kill_any(running, run, draw)
+                print(f"kill {kills}", flush=True)
         wait_for(lambda: not running.processes(), LEFT_SECONDS, "every stage process to end")
 
 
