@@ -21,6 +21,8 @@ SEE_ELSEWHERE = re.compile(r"above report|(look at|see) the (above|report)", re.
 """Lines of an error that say where its reason was printed."""
 BRIEF_CHARACTERS = 300
 """Longest quotation of another library's error."""
+MAX_PATH = 4096
+"""Characters of the longest path on Linux."""
 
 
 class UserError(ValueError):
@@ -40,7 +42,7 @@ def user_message(error: BaseException) -> str | None:
 
 def _message_of_system_error(error: OSError) -> str | None:
     path = None if error.filename is None else os.fsdecode(error.filename)
-    name = "" if path is None else f" {path if path.isprintable() else repr(path)}"
+    name = "" if path is None else f" {quoted(path)}"
     if error.errno in FULL_ERRNOS:
         return f"cannot write{name}: {error.strerror}; free space or {_other_folder(path)}"
     if error.errno in PLACE_ERRNOS:
@@ -74,6 +76,20 @@ def _is_below(path: str, folder: str) -> bool:
         return False
 
 
+def quoted(value: object, max_characters: int = MAX_PATH) -> str:
+    """A name or value from outside in one line of a message: a printable text as it is, all else as Python writes it.
+
+    Everything after `max_characters` is left out.
+    """
+    text = value if isinstance(value, str) and value.isprintable() else repr(value)
+    return text if len(text) <= max_characters else f"{text[:max_characters]}..."
+
+
+def single_line(text: str) -> str:
+    """A message of another library as one line: without line breaks, other control characters and repeated spaces."""
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
+
+
 def brief(error: BaseException) -> str:
     """Type and reason of another library's error, to quote in a message: one line without control characters.
 
@@ -83,5 +99,4 @@ def brief(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if not SEE_ELSEWHERE.search(line)] or lines or ["no details"]
     reason = " ".join(told[:2]) if told[0].endswith((":", "'")) else told[0]
-    printable = "".join(character if character.isprintable() else " " for character in reason)
-    return f"{type(error).__name__}: {printable[:BRIEF_CHARACTERS]}"
+    return f"{type(error).__name__}: {single_line(reason)[:BRIEF_CHARACTERS]}"

@@ -12,6 +12,7 @@ from typing import IO, Annotated, Literal
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from rlhf.data.invisible import escape_invisible
 from rlhf.storage.untrusted import MalformedJsonError, parse_json
 
 MAX_LINE_CHARACTERS = 2**20
@@ -19,14 +20,9 @@ MAX_LINE_CHARACTERS = 2**20
 REPORT = ConfigDict(extra="forbid")
 
 
-def printable(text: str) -> str:
-    """The text without control characters, which could rewrite the terminal, and without halves of characters."""
-    return "".join(character if character.isprintable() or character in "\n\t" else "\ufffd" for character in text)
-
-
 Count = Annotated[int, Field(ge=0, le=2**53, strict=True)]
 Number = Annotated[float, Field(strict=True)]
-Text = Annotated[str, Field(strict=True), AfterValidator(printable)]
+Text = Annotated[str, Field(strict=True), AfterValidator(escape_invisible)]
 
 
 @dataclass(frozen=True, config=REPORT)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.options import Storage
+from rlhf.errors import quoted
 
 if TYPE_CHECKING:
     from rlhf.runs.cleanup import CleanupPlan, Location
@@ -62,7 +63,7 @@ def _print_plan(location: Location, plan: CleanupPlan) -> None:
     typer.echo(f"{location.uri}:")
     folders = Counter("/".join(name.split("/")[:-1][:3]) or name for name in plan.removable)
     for folder, files in sorted(folders.items()):
-        typer.echo(f"  remove   {_one_line(folder)} ({files} files)")
+        typer.echo(f"  remove   {quoted(folder)} ({files} files)")
     for uri in plan.remote:
         typer.echo(f"  remove   {uri}")
     for names, reason_kept in (
@@ -71,9 +72,4 @@ def _print_plan(location: Location, plan: CleanupPlan) -> None:
         (plan.unknown, "not created by a run"),
     ):
         for name in names:
-            typer.echo(f"  keep     {_one_line(name)} ({reason_kept})")
-
-
-def _one_line(name: str) -> str:
-    """The name of a file that anybody may have put there: it cannot pretend to be another line."""
-    return name if name.isprintable() else repr(name)
+            typer.echo(f"  keep     {quoted(name)} ({reason_kept})")

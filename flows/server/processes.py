@@ -41,8 +41,6 @@ START_SECONDS = 120.0
 """Enough for a server on a busy machine, which takes most of a minute to create its database."""
 STOP_SECONDS = 45.0
 """Longer than the grace of a stage, so that its checkpoint is saved."""
-
-
 POLL_SECONDS = 0.3
 RESTARTS = 3
 """How often a server that ends by itself is started again."""

@@ -6,9 +6,9 @@ import stat
 from pathlib import Path
 
 from rlhf.data.rows import MAX_SHOWN
-from rlhf.errors import UserError
+from rlhf.errors import UserError, quoted
 from rlhf.runtime.stage import note
-from rlhf.storage.user_folders import path_in_a_line, walk_folder
+from rlhf.storage.user_folders import walk_folder
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 NO_SHARDS = (
@@ -32,22 +32,20 @@ def find_files(source: Path) -> list[Path]:
     mode = _mode(source)
     if mode is None:
         problem = DEAD_LINK if _is_link(source) else "no such file or folder"
-        raise UserError(f"{path_in_a_line(source)[:300]}: {problem}")
+        raise UserError(f"{quoted(str(source), 300)}: {problem}")
     if not stat.S_ISDIR(mode):
         if not source.name.endswith(SUFFIXES):
-            raise UserError(f"{path_in_a_line(source)}: not a data file; give one that ends in {', '.join(SUFFIXES)}")
+            raise UserError(f"{quoted(str(source))}: not a data file; give one that ends in {', '.join(SUFFIXES)}")
         return [_ordinary(source)]
     paths = walk_folder(source)
     for path in paths:
         if path.is_symlink() and _mode(path) is None:
-            raise UserError(f"{path_in_a_line(path)}: {DEAD_LINK}")
+            raise UserError(f"{quoted(str(path))}: {DEAD_LINK}")
     files = [_ordinary(path) for path in paths if path.name.endswith(SUFFIXES)]
     others = _describe([path for path in paths if _may_be_data(path.name)])
     if not files:
         found = f" (found: {others})" if others else ""
-        raise UserError(
-            f"{path_in_a_line(source)}: a folder without data files{found}; they end in {', '.join(SUFFIXES)}"
-        )
+        raise UserError(f"{quoted(str(source))}: a folder without data files{found}; they end in {', '.join(SUFFIXES)}")
     if others:
         note(f"{source}: passed over {others}; only files that end in {', '.join(SUFFIXES)} are read")
     return files
@@ -56,10 +54,10 @@ def find_files(source: Path) -> list[Path]:
 def _ordinary(path: Path) -> Path:
     mode = _mode(path)
     if mode is None or not stat.S_ISREG(mode):
-        raise UserError(f"{path_in_a_line(path)}: not an ordinary file; copy its content to a file, or remove it")
+        raise UserError(f"{quoted(str(path))}: not an ordinary file; copy its content to a file, or remove it")
     if not str(path).isprintable():
         raise UserError(
-            f"{path_in_a_line(path)}: a file name with control characters or of an unknown encoding; rename it"
+            f"{quoted(str(path))}: a file name with control characters or of an unknown encoding; rename it"
         )
     return path
 

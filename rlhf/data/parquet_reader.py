@@ -109,7 +109,7 @@ def _values(array: Any) -> list[Any]:
     if types.is_string(array.type) or types.is_large_string(array.type):
         return _texts(array)
     try:
-        return array.to_pylist()  # type: ignore[no-any-return]
+        return list(array.to_pylist())
     except Exception:  # such as a time stamp that Python cannot express
         return [UnreadableLineError(f"has a value of type {array.type} that cannot be read")] * len(array)
 
@@ -123,7 +123,7 @@ def _texts(array: Any) -> list[Any]:
     lengths = compute.binary_length(array)
     if (compute.max(lengths).as_py() or 0) <= MAX_ROW_BYTES:
         with suppress(UnicodeDecodeError):
-            return array.to_pylist()  # type: ignore[no-any-return]
+            return list(array.to_pylist())
     return [None if length is None else _text(array[index], length) for index, length in enumerate(lengths.to_pylist())]
 
 

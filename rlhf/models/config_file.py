@@ -17,7 +17,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import CONFIG_MAPPING
 
-from rlhf.errors import UserError, brief
+from rlhf.errors import UserError, brief, quoted
 from rlhf.storage.untrusted import MalformedJsonError, parse_json, read_regular_file
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ MAX_OPERATIONS = 2_000_000
 """Tensor operations with which a model may be built.  One with 60 layers of 256 experts takes a tenth."""
 BUFFERS_PER_BYTE, SMALL_BUFFERS = 16, 2**26
 """Largest number of values in tables that are computed, such as masks: per byte of the weights, or in any model."""
+MAX_QUOTED = 80
+"""Characters of a value that a message repeats."""
 QUANTIZATION_KEYS = ("quantization_config", "compression_config")
 IGNORED_KEYS = ("auto_map", "dtype", "torch_dtype", "custom_pipelines", "use_kernels", *QUANTIZATION_KEYS)
 """Keys for code that is never run, and for what the reader decides.  Keys with `implementation`, which choose a kernel
@@ -57,8 +59,9 @@ def read_config(folder: Path, **changes: object) -> PreTrainedConfig:
     model_type = values.get("model_type")
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         raise UserError(
-            f"{path}: model_type ({_quote(model_type)}) is not one that transformers {transformers.__version__} knows, "
-            "and code from a model folder is never run; use a model of a known architecture"
+            f"{path}: model_type ({quoted(model_type, MAX_QUOTED)}) is not one that transformers "
+            f"{transformers.__version__} knows, and code from a model folder is never run; use a model of a known "
+            "architecture"
         )
     try:
         _require_unquantized(path, values)
@@ -133,8 +136,8 @@ def _require_unquantized(path: Path, values: dict[str, Any]) -> None:
         if key in QUANTIZATION_KEYS and value:
             method = value.get("quant_method", "bitsandbytes") if isinstance(value, dict) else value
             raise UserError(
-                f"{path}: {key}: the weights are quantized ({_quote(method)}), and training needs the unquantized "
-                "model; give the folder of the model that was quantized"
+                f"{path}: {key}: the weights are quantized ({quoted(method, MAX_QUOTED)}), and training needs the "
+                "unquantized model; give the folder of the model that was quantized"
             )
 
 
@@ -145,7 +148,7 @@ def _require_bounded(path: Path, values: dict[str, Any]) -> None:
         bound = next((bound for pattern, bound in BOUNDS.items() if pattern.search(key)), MAX_INTEGER)
         if abs(value) > bound:
             raise UserError(
-                f"{path}: {_quote(key)} is {value}, but at most {bound} are read; copy the model's own "
+                f"{path}: {quoted(key, MAX_QUOTED)} is {value}, but at most {bound} are read; copy the model's own "
                 "config.json again"
             )
 
@@ -184,9 +187,3 @@ def _drop_foreign_pad_tokens(config: PreTrainedConfig) -> None:
         rows, pad = getattr(part, "vocab_size", None), getattr(part, "pad_token_id", None)
         if rows is not None and pad is not None and not 0 <= pad < rows:
             part.pad_token_id = None
-
-
-def _quote(value: object) -> str:
-    """A value from config.json in an error message: one short line."""
-    text = value if isinstance(value, str) and value.isprintable() else repr(value)
-    return text[:80]

@@ -15,9 +15,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from rlhf.config import RunConfig, expand_home
-from rlhf.errors import UserError
+from rlhf.errors import UserError, single_line
 from rlhf.profiles.overrides import MAX_SHOWN, apply_override, section_at, shown
-from rlhf.profiles.yaml_text import MalformedYamlError, one_line, parse_yaml
+from rlhf.profiles.yaml_text import MalformedYamlError, parse_yaml
 from rlhf.storage.untrusted import read_regular_file
 
 MAX_PROFILE_BYTES = 100_000
@@ -113,7 +113,7 @@ def _explain(problem: Any) -> str:
         section = section_at(path[:-1])
         known = list(section.model_fields) if section else []
         return f"unknown setting {name}{_did_you_mean(path[-1], known)}; known settings are {', '.join(known)}"
-    message = RULES.get(problem["type"]) or one_line(problem["msg"].removeprefix("Value error, "))
+    message = RULES.get(problem["type"]) or single_line(problem["msg"].removeprefix("Value error, "))
     if not name:
         return message
     value = problem["input"]

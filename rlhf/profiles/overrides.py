@@ -9,7 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from rlhf.config import RunConfig
-from rlhf.errors import UserError
+from rlhf.errors import UserError, quoted
 from rlhf.profiles.yaml_text import MalformedYamlError, parse_yaml
 
 NULL = "null"
@@ -84,5 +84,4 @@ def _is_section(kind: Any) -> bool:
 
 def shown(value: object) -> str:
     """A value of the user in a message: one line of at most 100 characters."""
-    text = value if isinstance(value, str) and value.isprintable() else repr(value)
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+    return quoted(value, MAX_SHOWN)

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from rlhf.errors import single_line
+
 MAX_DEPTH = 20
 """Levels of lists and mappings inside each other; settings have four."""
 MAX_VALUES = 10_000
@@ -34,7 +36,7 @@ def parse_yaml(text: str) -> Any:
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
-        raise MalformedYamlError(f"not valid YAML: {one_line(str(error))}") from error
+        raise MalformedYamlError(f"not valid YAML: {single_line(str(error))}") from error
     except RecursionError as error:
         raise MalformedYamlError("not valid YAML: nested too deeply") from error
     except (ValueError, OverflowError) as error:  # an escape such as \UFFFFFFFF, which is no character
@@ -86,8 +88,3 @@ def _line(node: yaml.Node) -> int:
 
 def _kind(node: yaml.Node) -> str:
     return "a merge (<<)" if node.tag == MERGE else f"the tag {node.tag[:100]!r}"
-
-
-def one_line(text: str) -> str:
-    """A text without line breaks, other control characters and repeated spaces."""
-    return " ".join("".join(character if character.isprintable() else " " for character in text).split())

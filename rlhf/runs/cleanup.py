@@ -27,7 +27,7 @@ from rlhf.stage_config import STAGES
 from rlhf.storage.artifacts import LOG, MANIFEST, REQUEST, RUN_LOCK, STAGE_LOCK, STAT_CACHE, parse_manifest
 from rlhf.storage.files import PUBLISH_LOCK, REMOVED, locked, write_atomically
 from rlhf.storage.s3 import MAX_SMALL_BYTES, S3, Bucket, TooLargeError
-from rlhf.storage.s3_lease import is_held
+from rlhf.storage.s3_lock import is_held
 from rlhf.storage.s3_store import ARTIFACTS, INPUTS, LEASES, MACHINE, REMOTE_MANIFEST, UNFINISHED
 from rlhf.storage.untrusted import MalformedJsonError, parse_json, read_regular_file
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import rlhf
 from rlhf.config import HUB, SYNTHETIC, Settings
-from rlhf.errors import UserError
+from rlhf.errors import UserError, quoted
 from rlhf.storage.files import file_sha256
-from rlhf.storage.user_folders import path_in_a_line, walk_folder
+from rlhf.storage.user_folders import walk_folder
 
 PATH_SETTINGS = {
     "": ("questions",),
@@ -116,7 +116,7 @@ def fingerprint_path(path: Path) -> str:
             return file_sha256(path)[:16]
         files = [file for file in walk_folder(path) if file.is_file()] if path.is_dir() else []
     except OSError as error:
-        raise UserError(f"{path_in_a_line(path)[:300]}: cannot be read ({error.strerror})") from error
+        raise UserError(f"{quoted(str(path), 300)}: cannot be read ({error.strerror})") from error
     if not files:
-        raise UserError(f"{path_in_a_line(path)}: no such file, or a folder without files")
+        raise UserError(f"{quoted(str(path))}: no such file, or a folder without files")
     return digest({file.relative_to(path).as_posix(): file_sha256(file) for file in files})[:16]

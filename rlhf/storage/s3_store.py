@@ -38,7 +38,7 @@ from rlhf.storage.artifacts import (
 from rlhf.storage.files import discard_folder, file_sha256, locked, write_atomically
 from rlhf.storage.fingerprints import digest
 from rlhf.storage.s3 import S3, Bucket, TooLargeError
-from rlhf.storage.s3_lease import lease
+from rlhf.storage.s3_lock import lock
 from rlhf.storage.s3_transfer import DamagedError, download, upload
 from rlhf.storage.untrusted import is_plain_name, is_plain_path, path_inside
 from rlhf.storage.user_folders import walk_folder
@@ -130,10 +130,10 @@ class S3Store(Store):
     def exclusive(self, stage: str, fingerprint: str, on_wait: Callable[[], None]) -> Iterator[None]:
         """Keep other runs, also of other machines, from making this artifact, and protect it from eviction."""
         key = self._key(stage, fingerprint)
-        lock = f"{LEASES}/{key.replace('/', '-')}.json"
+        name = f"{LEASES}/{key.replace('/', '-')}.json"
         with (
             super().exclusive(stage, fingerprint, on_wait),
-            lease(self.bucket, lock, self._machine(), on_wait),
+            lock(self.bucket, name, self._machine(), on_wait),
             self.lease(key),
         ):
             yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from rlhf.errors import UserError
+from rlhf.errors import UserError, quoted
 
 MAX_ENTRIES = 1_000_000
 """More files and folders than this are no data folder, but a link to a whole disk."""
@@ -36,19 +36,13 @@ def walk_folder(folder: Path) -> list[Path]:
         except (OSError, RuntimeError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise UserError(
-                f"{path_in_a_line(current)}: cannot be read ({reason}); change its permissions or remove it"
+                f"{quoted(str(current))}: cannot be read ({reason}); change its permissions or remove it"
             ) from error
         pending += sorted(folders, reverse=True)
         paths += set(entries).difference(folders)
         if len(paths) + len(known) > MAX_ENTRIES:
             raise UserError(f"{folder}: more than {MAX_ENTRIES} files; give a folder that holds nothing but the data")
     return sorted(paths)
-
-
-def path_in_a_line(path: Path) -> str:
-    """A user's path for an error message: as a Python text if it has control characters or an unknown encoding."""
-    text = str(path)
-    return text if text.isprintable() else repr(text)
 
 
 def _is_left_behind(name: str) -> bool:

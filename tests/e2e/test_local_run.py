@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -32,6 +33,13 @@ def test_the_results_follow_the_documented_schema(local_run: CommandLine) -> Non
     assert results.toxicity.sft.n == results.toxicity.rlhf.n == 20
     assert results.human_evaluation.status == "pending"
     assert (local_run.workspace / "quickstart" / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_the_published_model_keeps_use_cache_of_the_base_model(local_run: CommandLine) -> None:
+    """The trainers switch it off; whoever calls the model without it computes every token again."""
+    folders = [local_run.artifact("prepare_model") / "model", local_run.workspace / "quickstart" / "model"]
+    base, published = (json.loads((folder / "config.json").read_text())["use_cache"] for folder in folders)
+    assert published is base is True
 
 
 def test_a_repeated_run_is_cached_and_starts_no_stage(local_run: CommandLine) -> None:

@@ -56,9 +56,9 @@ def test_a_line_that_is_not_exactly_a_report_is_a_line_of_the_log(line: str) -> 
 
 
 def test_no_report_rewrites_the_terminal() -> None:
-    assert parse_message(r'@note "a\u001b[2Jb\ud800c\rd"') == Note("a\ufffd[2Jb\ufffdc\ufffdd")
+    assert parse_message(r'@note "a\u001b[2Jb\ud800c\rd"') == Note("a⟨U+001B⟩[2Jb⟨U+D800⟩c⟨U+000D⟩d")
     error = parse_message(r'@error {"kind": "fault", "message": "two\nlines\u0007"}')
-    assert error == StageError("fault", "two\nlines\ufffd")
+    assert error == StageError("fault", "two\nlines⟨U+0007⟩")
 
 
 def test_a_line_without_end_is_read_in_parts_and_holds_no_report() -> None:

@@ -84,7 +84,7 @@ def test_compressed_data_that_end_early_give_the_rows_before_the_end(tmp_path: P
         ),
         ("a.jsonl.gz", b'{"text": "a"}\n', "other data, not gzip data as its name says; rename it or get it again"),
         ("a.jsonl.gz", b"\x28\xb5\x2f\xfdrest", "zstandard data, not gzip data"),
-        ("a.jsonl", gzip.compress(b'{"text": "a"}\n'), "gzip data, not JSON Lines"),
+        ("a.jsonl", gzip.compress(b'{"text": "a"}\n', mtime=0), "gzip data, not JSON Lines"),
         ("a.jsonl", '{"text": "a"}\n'.encode("utf-16"), "text in UTF-16, not JSON Lines"),
         ("a.jsonl", b"PAR1 and so on", "a parquet file, not JSON Lines"),
         ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),

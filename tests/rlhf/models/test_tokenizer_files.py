@@ -1,74 +1,43 @@
-"""Tokenizers of unknown origin: ids are those of tokenizer.json, and what cannot be read is one line."""
+"""Tokenizer files of unknown origin: which special tokens they give, and what cannot be read is one line."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoTokenizer
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from rlhf.errors import UserError
 from rlhf.models.tokenization import (
     decode_response,
-    decode_responses,
     encode_prompt,
     encode_response,
     load_tokenizer,
 )
-from tests.support.tiny_models import CORPUS, END, tiny_tokenizer
+from tests.support.tiny_models import END, tiny_tokenizer
+from tests.support.tokenizer_folders import (
+    CONFIG,
+    PIPELINE,
+    Values,
+    byte_level,
+    digits_apart,
+    edit_values,
+    write_tokenizer,
+)
 
-CONFIG, PIPELINE = "tokenizer_config.json", "tokenizer.json"
 PROMPT = "\n\nHuman: What can I cook with 12345 eggs?\n\nAssistant:"
 RESPONSE = " You can make 12 omelettes.\n\n1. Beat them.\n2. Fry them!"
-DIGITS_APART = r"\p{N}|[^\r\n\p{L}\p{N}]?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+"
-Values = dict[str, Any]
-
-
-def byte_level(**arguments: Any) -> Tokenizer:
-    """A byte-level BPE of 320 entries; `arguments` are those of its pre-tokenizer."""
-    return trained(pre_tokenizers.ByteLevel(**{"add_prefix_space": False, **arguments}))
-
-
-def trained(pre_tokenizer: Any, normalizer: Any = None) -> Tokenizer:
-    bpe = Tokenizer(models.BPE())
-    bpe.normalizer, bpe.pre_tokenizer, bpe.decoder = normalizer, pre_tokenizer, decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=[END], initial_alphabet=alphabet, show_progress=False)
-    bpe.train_from_iterator([*CORPUS, " 2024 12345 " * 20], trainer)
-    return bpe
-
-
-def digits_apart() -> Tokenizer:
-    """Cuts text at a pattern of its own, as many tokenizers of current models do; GPT-2's rule keeps numbers whole."""
-    split = pre_tokenizers.Split(Regex(DIGITS_APART), "isolated")
-    return trained(pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]))
-
-
-def write(folder: Path, pipeline: Tokenizer, **config: Any) -> Path:
-    """Write a tokenizer's two files, with EOS `<|endoftext|>`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    pipeline.save(str(folder / PIPELINE))
-    (folder / CONFIG).write_text(json.dumps({"eos_token": END, **config}))
-    return folder
-
-
-def edit(path: Path, change: Callable[[Values], object]) -> None:
-    values = json.loads(path.read_text())
-    change(values)
-    path.write_text(json.dumps(values))
 
 
 @pytest.fixture(scope="module")
 def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an intact tokenizer; copy it with `damaged`."""
-    return write(tmp_path_factory.mktemp("intact"), byte_level())
+    return write_tokenizer(tmp_path_factory.mktemp("intact"), byte_level())
 
 
 def damaged(intact: Path, folder: Path, name: str, content: bytes) -> Path:
@@ -79,116 +48,13 @@ def damaged(intact: Path, folder: Path, name: str, content: bytes) -> Path:
     return folder
 
 
-# What a tokenizer computes
-
-
-@pytest.mark.parametrize(
-    "tokenizer_class", ["GPT2Tokenizer", "GPTNeoXTokenizerFast", "LlamaTokenizerFast", "Qwen2Tokenizer", "NoSuchClass"]
-)
-@pytest.mark.parametrize("model_type", ["llama", "gpt2"])
-def test_ids_are_those_of_tokenizer_json_whatever_class_is_named(
-    tmp_path: Path, tokenizer_class: str, model_type: str
-) -> None:
-    pipeline = digits_apart()
-    folder = write(tmp_path / "base", pipeline, tokenizer_class=tokenizer_class)
-    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
-    tokenizer = load_tokenizer(folder)
-    assert encode_prompt(tokenizer, PROMPT) == pipeline.encode(PROMPT).ids
-    assert encode_response(tokenizer, RESPONSE)[:-1] == pipeline.encode(RESPONSE).ids
-
-    copy = tmp_path / "copy"  # as the exported model is, with which other programs go on
-    tokenizer.save_pretrained(copy)
-    (copy / "config.json").write_text(json.dumps({"model_type": model_type}))
-    assert json.loads((copy / CONFIG).read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
-    for read in (load_tokenizer, AutoTokenizer.from_pretrained):
-        assert read(copy)(PROMPT).input_ids == pipeline.encode(PROMPT).ids
-
-
-def test_a_prefix_space_is_no_part_of_a_response(tmp_path: Path) -> None:
-    tokenizer = load_tokenizer(write(tmp_path, byte_level(add_prefix_space=True)))
-    for response in (RESPONSE, "\n\nFirst, wash it.", "no space", "  two"):
-        assert decode_response(tokenizer, encode_response(tokenizer, response)) == response
-    rice = tokenizer.convert_tokens_to_ids(list("rice"))
-    assert decode_responses(tokenizer, [rice, [], [tokenizer.eos_token_id]]) == ["rice", "", ""]
-
-
-def test_padding_truncation_and_dropout_of_the_file_do_not_apply(tmp_path: Path) -> None:
-    """Dropout skips merges at random; a fixed padding of 10^12 tokens would take all memory."""
-    folder = write(tmp_path, byte_level())
-    ids = encode_prompt(load_tokenizer(folder), PROMPT)
-
-    def disturb(values: Values) -> None:
-        values["model"]["dropout"] = 0.9
-        values["truncation"] = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
-        values["padding"] = {
-            "strategy": {"Fixed": 10**12},
-            "direction": "Right",
-            "pad_to_multiple_of": None,
-            "pad_id": 0,
-            "pad_type_id": 0,
-            "pad_token": END,
-        }
-
-    edit(folder / PIPELINE, disturb)
-    assert encode_prompt(load_tokenizer(folder), PROMPT) == ids
-    assert len(load_tokenizer(folder)("rice").input_ids) < 5
-
-
-@pytest.mark.parametrize(
-    ("normalizer", "pre_tokenizer"),
-    [
-        (normalizers.Lowercase(), pre_tokenizers.ByteLevel(add_prefix_space=False)),
-        (normalizers.Replace("\n", " "), pre_tokenizers.ByteLevel(add_prefix_space=False)),
-        (
-            None,
-            pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(use_regex=False)]),
-        ),
-    ],
-    ids=["lower case", "no line breaks", "single spaces"],
-)
-def test_a_tokenizer_that_does_not_give_back_text_is_refused(
-    tmp_path: Path, normalizer: Any, pre_tokenizer: Any
-) -> None:
-    folder = write(tmp_path, trained(pre_tokenizer, normalizer))
-    with pytest.raises(UserError, match=r"the tokenizer does not give back text: '.*' comes back as '.*'; use a"):
-        load_tokenizer(folder)
-
-
-def test_accents_may_come_back_in_their_composed_form(tmp_path: Path) -> None:
-    """As with GPT-NeoX's tokenizer; the letters are the same to a reader."""
-    tokenizer = load_tokenizer(write(tmp_path, trained(pre_tokenizers.ByteLevel(False), normalizers.NFC())))
-    assert decode_response(tokenizer, encode_response(tokenizer, " cafe\u0301")) == " caf\u00e9"
-
-
-def test_an_eos_that_the_normalizer_changes_is_no_part_of_a_response(tmp_path: Path) -> None:
-    """The normalizer puts a space before every text, also before the EOS where it is looked up."""
-    pipeline = trained(pre_tokenizers.ByteLevel(add_prefix_space=False), normalizers.Prepend(" "))
-    folder = write(tmp_path / "base", pipeline)
-    edit(folder / PIPELINE, lambda values: values["added_tokens"][0].update(normalized=True))
-    tokenizer = load_tokenizer(folder)
-    ids = encode_response(tokenizer, RESPONSE)
-    assert ids[-1] == 0
-    assert decode_response(tokenizer, ids) == RESPONSE
-
-    tokenizer.save_pretrained(tmp_path / "copy")
-    assert AutoTokenizer.from_pretrained(tmp_path / "copy").decode([0], skip_special_tokens=True) == ""
-
-
-def test_text_that_the_tokenizer_fails_on_is_one_line(tmp_path: Path) -> None:
-    """The pattern takes time that doubles with every letter; the regex library gives up, in its own kind of error."""
-    split = pre_tokenizers.Split(Regex(r"(z+)+y|\w+"), "isolated")
-    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer = load_tokenizer(write(tmp_path, trained(pre_tokenizers.Sequence([split, level]))))
-    for encode in (encode_prompt, encode_response):
-        with pytest.raises(UserError, match=r"^the tokenizer cannot process ':? zzz.*\(PanicException: .*retry-limit"):
-            encode(tokenizer, " " + 50 * "z")
-
-
 # Special tokens
 
 
 def test_special_tokens_come_from_either_file_and_else_from_the_model(tmp_path: Path) -> None:
-    folder = write(tmp_path, byte_level(), eos_token={"content": END, "lstrip": False, "__type": "AddedToken"})
+    folder = write_tokenizer(
+        tmp_path, byte_level(), eos_token={"content": END, "lstrip": False, "__type": "AddedToken"}
+    )
     assert load_tokenizer(folder).eos_token == END
 
     (folder / CONFIG).write_text("{}")
@@ -203,12 +69,12 @@ def test_special_tokens_come_from_either_file_and_else_from_the_model(tmp_path: 
 
 def test_added_tokens_get_the_ids_that_the_files_give_them(tmp_path: Path) -> None:
     entries = byte_level().get_vocab_size()
-    folder = write(
+    folder = write_tokenizer(
         tmp_path, byte_level(), added_tokens_decoder={str(entries): {"content": "<|turn|>", "special": True}}
     )
     assert load_tokenizer(folder).convert_tokens_to_ids("<|turn|>") == entries
 
-    edit(folder / CONFIG, lambda values: values.update(added_tokens_decoder={"9": {"content": "<|turn|>"}}))
+    edit_values(folder / CONFIG, lambda values: values.update(added_tokens_decoder={"9": {"content": "<|turn|>"}}))
     with pytest.raises(
         UserError, match=rf"config\.json: added_tokens_decoder gives '<\|turn\|>' the id 9, .* {entries}"
     ):
@@ -216,8 +82,8 @@ def test_added_tokens_get_the_ids_that_the_files_give_them(tmp_path: Path) -> No
 
     pipeline = byte_level()
     pipeline.add_tokens([AddedToken("<|turn|>")])
-    folder = write(tmp_path, pipeline)
-    edit(folder / PIPELINE, lambda values: values["added_tokens"][-1].update(id=999_999))
+    folder = write_tokenizer(tmp_path, pipeline)
+    edit_values(folder / PIPELINE, lambda values: values["added_tokens"][-1].update(id=999_999))
     with pytest.raises(
         UserError, match=rf"tokenizer\.json: added_tokens gives '<\|turn\|>' the id 999999, .* {entries}"
     ):
@@ -225,9 +91,9 @@ def test_added_tokens_get_the_ids_that_the_files_give_them(tmp_path: Path) -> No
 
 
 def test_an_eos_token_outside_the_vocabulary_is_an_error_and_a_pad_token_is_not_used(tmp_path: Path) -> None:
-    folder = write(tmp_path, byte_level(), pad_token="<|no such|>")  # noqa: S106
+    folder = write_tokenizer(tmp_path, byte_level(), pad_token="<|no such|>")  # noqa: S106
     assert load_tokenizer(folder).pad_token == END
-    edit(folder / CONFIG, lambda values: values.update({"eos_token": "<|no such|>"}))
+    edit_values(folder / CONFIG, lambda values: values.update({"eos_token": "<|no such|>"}))
     with pytest.raises(
         UserError, match=r"config\.json: eos_token is '<\|no such\|>', which is not in the vocabulary; "
     ):
@@ -289,7 +155,7 @@ def test_a_setting_of_the_wrong_type_is_one_line_that_names_it(intact: Path, tmp
 
 def test_code_and_paths_are_ignored_and_a_template_is_only_text(intact: Path, tmp_path: Path) -> None:
     """Nothing runs, is asked for, or is read from elsewhere; a template that never ends is kept, but not rendered."""
-    elsewhere = write(tmp_path / "elsewhere", digits_apart())
+    elsewhere = write_tokenizer(tmp_path / "elsewhere", digits_apart())
     folder = tmp_path / "model"
     values = {
         "eos_token": END,

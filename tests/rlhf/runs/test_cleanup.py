@@ -18,7 +18,7 @@ from rlhf.runtime.stage import StageRequest
 from rlhf.storage.artifacts import MANIFEST
 from rlhf.storage.files import locked
 from rlhf.storage.s3 import Bucket
-from rlhf.storage.s3_lease import lease
+from rlhf.storage.s3_lock import lock
 from rlhf.storage.s3_store import S3Store
 from tests.support.artifacts import finish
 
@@ -264,7 +264,7 @@ def test_everything_that_the_s3_store_writes_is_removable_in_s3_and_in_the_cache
 
 def test_objects_that_another_machine_is_making_are_not_removed(bucket: Location) -> None:
     with (
-        lease(Bucket(bucket.uri), "leases/artifacts-train_sft-f1.json", "other machine", lambda: None),
+        lock(Bucket(bucket.uri), "leases/artifacts-train_sft-f1.json", "other machine", lambda: None),
         pytest.raises(UserError, match=r"leases/artifacts-train_sft-f1\.json: a run is using it; wait"),
     ):
         plan_cleanup(bucket)

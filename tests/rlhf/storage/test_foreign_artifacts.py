@@ -30,7 +30,7 @@ from rlhf.storage.fingerprints import fingerprint_path
 from rlhf.storage.s3 import Bucket, TooLargeError
 from rlhf.storage.s3_store import S3Store
 from rlhf.storage.s3_transfer import DamagedError
-from tests.support.artifacts import finish
+from tests.support.artifacts import DEFAULTS, finish
 from tests.support.s3_server import shared_workspace
 
 CONTENT = b"taken over"
@@ -40,21 +40,7 @@ OUTSIDE = ["../../../../evil", "/etc/evil", "a/../../evil", "..", "a\\b", "a\nb"
 
 def manifest(**changes: object) -> dict[str, Any]:
     """The content of a manifest of the stage `train`."""
-    return {
-        "stage": "train",
-        "fingerprint": "f1",
-        "config": {},
-        "inputs": {},
-        "files": {},
-        "metrics": {},
-        "versions": {},
-        "seed": 1,
-        "seconds": 1.0,
-        "device": "cpu",
-        "processes": 1,
-        "finished_at": "2026-01-01T00:00:00+00:00",
-        **changes,
-    }
+    return {"stage": "train", "fingerprint": "f1", "files": {}, **DEFAULTS, **changes}
 
 
 def encoded(**changes: object) -> bytes:

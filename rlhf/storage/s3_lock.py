@@ -35,7 +35,7 @@ UNSUPPORTED = ("NotImplemented", "501")
 
 
 @contextmanager
-def lease(bucket: Bucket, key: str, owner: str, on_wait: Callable[[], None]) -> Iterator[None]:
+def lock(bucket: Bucket, key: str, owner: str, on_wait: Callable[[], None]) -> Iterator[None]:
     """Hold the lock `key` inside the `with` block, however long other machines hold it before.
 
     `owner` names this machine's cache: a lock that it left behind is taken over at once, so the caller must hold a
@@ -64,8 +64,8 @@ def lease(bucket: Bucket, key: str, owner: str, on_wait: Callable[[], None]) -> 
 def is_held(bucket: Bucket, key: str) -> bool:
     """Whether a machine holds the lock `key` and has renewed it lately."""
     with bucket.as_user_errors():
-        lock = _current(bucket, key)
-    return lock is not None and lock.age_seconds <= EXPIRY_SECONDS
+        current = _current(bucket, key)
+    return current is not None and current.age_seconds <= EXPIRY_SECONDS
 
 
 def _acquire(bucket: Bucket, key: str, owner: str, body: bytes, on_wait: Callable[[], None]) -> str | None:

@@ -9,9 +9,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from rlhf.storage import s3_lease
+from rlhf.storage import s3_lock
 from rlhf.storage.s3 import Bucket
-from rlhf.storage.s3_lease import lease
+from rlhf.storage.s3_lock import lock
 from tests.support.s3_server import shared_workspace
 
 KEY = "leases/artifacts-train-f1.json"
@@ -33,7 +33,7 @@ def uri() -> Iterator[str]:
 
 @pytest.fixture
 def bucket(uri: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    monkeypatch.setattr(s3_lease, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(s3_lock, "POLL_SECONDS", 0.02)
     bucket = Bucket(uri)
     bucket.remove([KEY])
     return bucket
@@ -42,7 +42,7 @@ def bucket(uri: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
 def test_the_second_machine_waits_until_the_first_has_ended(bucket: Bucket) -> None:
     waits: list[str] = []
     first = ExitStack()
-    first.enter_context(lease(bucket, KEY, "one", give_up))
+    first.enter_context(lock(bucket, KEY, "one", give_up))
 
     def on_wait() -> None:
         waits.append("wait")
@@ -50,14 +50,14 @@ def test_the_second_machine_waits_until_the_first_has_ended(bucket: Bucket) -> N
             waits.append("first ends")
             first.close()
 
-    with lease(bucket, KEY, "two", on_wait):
+    with lock(bucket, KEY, "two", on_wait):
         assert waits[:4] == ["wait", "wait", "wait", "first ends"]
     assert bucket.sizes("leases") == {}
 
 
 def test_a_wait_can_be_interrupted(bucket: Bucket) -> None:
-    with lease(bucket, KEY, "one", give_up):
-        with pytest.raises(StoppedError), lease(bucket, KEY, "two", give_up):
+    with lock(bucket, KEY, "one", give_up):
+        with pytest.raises(StoppedError), lock(bucket, KEY, "two", give_up):
             raise AssertionError("both hold the lock")
         content = bucket.read(KEY)
         assert content is not None
@@ -66,7 +66,7 @@ def test_a_wait_can_be_interrupted(bucket: Bucket) -> None:
 
 def test_the_lock_of_a_dead_process_of_the_same_machine_is_taken_over_at_once(bucket: Bucket) -> None:
     bucket.write(KEY, b"one\ndead")
-    with lease(bucket, KEY, "one", give_up):
+    with lock(bucket, KEY, "one", give_up):
         content = bucket.read(KEY)
         assert content is not None
         assert content.startswith(b"one\n")
@@ -76,8 +76,8 @@ def test_the_lock_of_a_dead_process_of_the_same_machine_is_taken_over_at_once(bu
 def test_a_lock_that_is_not_renewed_expires_and_one_that_is_does_not(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_lease, "EXPIRY_SECONDS", 2.0)  # S3 tells the time in whole seconds
-    monkeypatch.setattr(s3_lease, "RENEW_SECONDS", 0.3)
+    monkeypatch.setattr(s3_lock, "EXPIRY_SECONDS", 2.0)  # S3 tells the time in whole seconds
+    monkeypatch.setattr(s3_lock, "RENEW_SECONDS", 0.3)
     deadline = time.monotonic() + 3.5
 
     def until_the_deadline() -> None:
@@ -85,19 +85,19 @@ def test_a_lock_that_is_not_renewed_expires_and_one_that_is_does_not(
             raise StoppedError
 
     with (
-        lease(bucket, KEY, "one", give_up),
+        lock(bucket, KEY, "one", give_up),
         pytest.raises(StoppedError),
-        lease(bucket, KEY, "two", until_the_deadline),
+        lock(bucket, KEY, "two", until_the_deadline),
     ):
         raise AssertionError("a lock that is renewed was taken over")
     bucket.write(KEY, b"one\ndead")
     deadline = time.monotonic() + 30
-    with lease(bucket, KEY, "two", until_the_deadline):
+    with lock(bucket, KEY, "two", until_the_deadline):
         pass
 
 
 def test_who_lost_the_lock_does_not_remove_that_of_the_next(bucket: Bucket) -> None:
-    with lease(bucket, KEY, "one", give_up):
+    with lock(bucket, KEY, "one", give_up):
         bucket.write(KEY, b"two\nafter the first was suspended for long")
     assert bucket.read(KEY) == b"two\nafter the first was suspended for long"
 
@@ -107,7 +107,7 @@ def test_of_many_machines_one_at_a_time_holds_the_lock(bucket: Bucket) -> None:
     counter = threading.Lock()
 
     def machine(name: str) -> None:
-        with lease(bucket, KEY, name, lambda: None):
+        with lock(bucket, KEY, name, lambda: None):
             with counter:
                 holders[0] += 1
                 most[0] = max(most[0], holders[0])
@@ -126,5 +126,5 @@ def test_of_many_machines_one_at_a_time_holds_the_lock(bucket: Bucket) -> None:
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"one", b"x" * 10_000])
 def test_any_content_of_a_lock_is_waited_for(bucket: Bucket, content: bytes) -> None:
     bucket.write(KEY, content)
-    with pytest.raises(StoppedError), lease(bucket, KEY, "two", give_up):
+    with pytest.raises(StoppedError), lock(bucket, KEY, "two", give_up):
         raise AssertionError("taken over")
