@@ -161,7 +161,11 @@ def _without_people(evidence: Evidence) -> Conclusion:
                 "no verdict": "The optimized reward model may be no better than a coin",
             }[evidence.reward]
             signs = ", with signs of reward hacking" if evidence.hacking else ""
-            pending = "nobody independent has judged it yet" if evidence.pending == NOT_YET else evidence.pending
+            pending = (
+                "neither people nor a reliable judge have judged it yet"
+                if evidence.pending == NOT_YET
+                else evidence.pending
+            )
             return Conclusion(tone, f"{reward}{signs}{also[evidence.toxicity]}; {pending}")
     return _unjudged_by_people(tone, words, evidence)
 
