@@ -162,9 +162,7 @@ def _without_people(evidence: Evidence) -> Conclusion:
             }[evidence.reward]
             signs = ", with signs of reward hacking" if evidence.hacking else ""
             pending = (
-                "neither people nor a reliable judge have judged it yet"
-                if evidence.pending == NOT_YET
-                else evidence.pending
+                "there is no reliable independent judgment yet" if evidence.pending == NOT_YET else evidence.pending
             )
             return Conclusion(tone, f"{reward}{signs}{also[evidence.toxicity]}; {pending}")
     return _unjudged_by_people(tone, words, evidence)

@@ -99,9 +99,9 @@ def test_headlines_name_who_judged_and_who_has_not() -> None:
         headline = decide(case).headline
         assert ("eople" in headline.replace("people have not judged yet", "")) == (case.people != "none"), headline
         if case.people == "none":
-            assert headline.endswith(
-                ("people have not judged yet", "neither people nor a reliable judge have judged it yet")
-            ), headline
+            assert headline.endswith(("people have not judged yet", "there is no reliable independent judgment yet")), (
+                headline
+            )
             by_judge = case.judge_is_primary or case.preference_is_primary or case.judge == "against"
             if case.judge == "none":
                 assert "ndependent judge prefers" not in headline, headline
@@ -143,16 +143,16 @@ def test_signs_of_reward_hacking_are_in_the_headline_unless_people_judged() -> N
         ),
         (
             Evidence("none", "none", "better", "higher", hacking=True),
-            "The optimized reward rose, with signs of reward hacking; the RLHF model is less toxic; nobody "
-            "independent has judged it yet",
+            "The optimized reward rose, with signs of reward hacking; the RLHF model is less toxic; there is "
+            "no reliable independent judgment yet",
         ),
         (
             Evidence("none", "none", "undecided", "no verdict", hacking=False),
-            "The optimized reward model may be no better than a coin; neither people nor a reliable judge have judged it yet",
+            "The optimized reward model may be no better than a coin; there is no reliable independent judgment yet",
         ),
         (
             Evidence("none", "none", "worse", "higher", hacking=False, profanity=True),
-            "The optimized reward rose; the RLHF model is more profane; neither people nor a reliable judge have judged it yet",
+            "The optimized reward rose; the RLHF model is more profane; there is no reliable independent judgment yet",
         ),
         (
             Evidence("none", "for", "better", "higher", hacking=False, judge_is_primary=True),

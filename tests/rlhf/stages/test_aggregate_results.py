@@ -182,7 +182,7 @@ def test_a_reward_model_that_may_be_a_coin_gives_no_verdict(run: tuple[dict[str,
     aggregate_results(fake_config(), inputs, tmp_path)
     headline = Results.model_validate_json((tmp_path / "results.json").read_bytes()).verdict.headline
     assert headline.startswith("The optimized reward model may be no better than a coin")
-    assert headline.endswith("neither people nor a reliable judge have judged it yet")
+    assert headline.endswith("there is no reliable independent judgment yet")
 
 
 def test_every_seed_stands_in_the_results(run: tuple[dict[str, Path], Path], tmp_path: Path) -> None:
